@@ -1,0 +1,51 @@
+"""The exceptions nodespan raises, all at set-up or about the application's own request.
+
+    NodespanError
+    ├── ConfigurationError        a bad argument or environment variable (also a ValueError)
+    │   └── UnknownProfileError   a profile type that the factory was not given
+    ├── MissingDependencyError    an optional library is not installed (also an ImportError)
+    ├── ModelLoadError            a model file that is missing, no GGUF, or refused by llama.cpp
+    ├── PipelineClosedError       work asked of a factory or pipeline after ``close()``
+    ├── DeadlineExceededError     ``deadline_s`` passed before the generation ended (also a TimeoutError)
+    └── StoreError                the local store cannot do what was asked
+
+Every message says what was given, what is allowed and what to type. What goes wrong inside nodespan's own telemetry is
+never raised (see ``nodespan.spans.guard``); the application's exceptions pass through unchanged.
+"""
+
+from __future__ import annotations
+
+
+class NodespanError(Exception):
+    """Any error that nodespan itself raises."""
+
+
+class ConfigurationError(NodespanError, ValueError):
+    """An argument or environment variable has a value that cannot work."""
+
+
+class UnknownProfileError(ConfigurationError):
+    """A profile type was asked for that the ``PipelineFactory`` was not given."""
+
+
+class MissingDependencyError(NodespanError, ImportError):
+    """A feature needs a library that is not installed."""
+
+    def __init__(self, feature: str, install: str) -> None:
+        super().__init__(f'{feature} needs a package that is not installed. Type: pip install "{install}"')
+
+
+class ModelLoadError(NodespanError):
+    """A model file is missing, is no GGUF file, or was refused by llama.cpp."""
+
+
+class PipelineClosedError(NodespanError):
+    """A ``PipelineFactory`` or pipeline was used after ``close()``."""
+
+
+class DeadlineExceededError(NodespanError, TimeoutError):
+    """A generation was stopped because its ``deadline_s`` passed."""
+
+
+class StoreError(NodespanError):
+    """The local store cannot do what was asked."""
