@@ -1,7 +1,7 @@
 """The exceptions nodespan raises, all at set-up or about the application's own request.
 
     NodespanError
-    ├── ConfigurationError        a bad argument or environment variable (also a ValueError)
+    ├── ConfigurationError        a bad argument or environment variable
     │   └── UnknownProfileError   a profile type that the factory was not given
     ├── MissingDependencyError    an optional library is not installed (also an ImportError)
     ├── ModelLoadError            a model file that is missing, no GGUF, or refused by llama.cpp
@@ -20,8 +20,11 @@ class NodespanError(Exception):
     """Any error that nodespan itself raises."""
 
 
-class ConfigurationError(NodespanError, ValueError):
-    """An argument or environment variable has a value that cannot work."""
+class ConfigurationError(NodespanError):
+    """An argument or environment variable has a value that cannot work.
+
+    No ``ValueError``: pydantic would wrap it in a report of its own when it is raised in a validator.
+    """
 
 
 class UnknownProfileError(ConfigurationError):

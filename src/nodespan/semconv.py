@@ -1,0 +1,188 @@
+"""Every attribute, metric and event name that nodespan writes: the one table, and the only place with a name string.
+
+Dialect: OpenTelemetry semantic conventions for generative AI as in core semconv 1.41 and the Python packages of today,
+which is what Jaeger 2.20 and current dashboards read. All ``gen_ai.*`` names are "Development" there.
+Each constant is the plain name; ``NAMES`` holds what there is to say about it, and the docs are generated from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["attribute", "event", "metric", "operation"]
+Stability = Literal["stable", "development"]
+
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
+SCOPE: Final = "nodespan"
+
+_CORE: Final = "OpenTelemetry semantic conventions 1.41"
+_GENAI: Final = "OpenTelemetry GenAI semantic conventions, semconv 1.41"
+_PROPOSED: Final = "proposed for the GenAI semantic conventions (issues 187 and 188)"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What there is to know of one name.
+
+    Attributes:
+        type: OTLP value type of an attribute, instrument of a metric.
+        unit: UCUM, empty where a value has none.
+        source: Convention and version of a standard name; for one of ours, why no standard name fits.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    type: str
+    unit: str
+    stability: Stability
+    source: str
+    labels: tuple[str, ...] = ()
+
+
+NAMES: Final[dict[str, Name]] = {}
+
+
+def _standard(
+    name: str, meaning: str, type_: str = "string", unit: str = "", source: str = _GENAI, kind: Kind = "attribute"
+) -> str:
+    stability: Stability = "stable" if source == _CORE else "development"
+    NAMES[name] = Name(name, kind, meaning, type_, unit, stability, source)
+    return name
+
+
+def _ours(name: str, meaning: str, why: str, type_: str = "string", unit: str = "", kind: Kind = "attribute") -> str:
+    NAMES[name] = Name(name, kind, meaning, type_, unit, "development", why)
+    return name
+
+
+# Operations: the values of gen_ai.operation.name, and the first word of a span's name.
+CHAT: Final = _standard("chat", "A chat completion.", kind="operation")
+TEXT_COMPLETION: Final = _standard("text_completion", "A completion of a raw prompt.", kind="operation")
+EMBEDDINGS: Final = _standard("embeddings", "Embedding of one or more inputs.", kind="operation")
+EXECUTE_TOOL: Final = _standard("execute_tool", "A tool call.", kind="operation")
+INVOKE_WORKFLOW: Final = _standard("invoke_workflow", "One run of a compiled graph.", kind="operation")
+INVOKE_NODE: Final = _standard(
+    "invoke_node", "One node execution, retries included.", source=_PROPOSED, kind="operation"
+)
+
+# Standard attributes
+OPERATION_NAME: Final = _standard("gen_ai.operation.name", "What the span is: one of the operations.")
+PROVIDER_NAME: Final = _standard("gen_ai.provider.name", "Who runs the model; `llama_cpp` in process.")
+REQUEST_MODEL: Final = _standard("gen_ai.request.model", "The model that was asked for.")
+REQUEST_MAX_TOKENS: Final = _standard("gen_ai.request.max_tokens", "Most tokens to generate.", "int", "{token}")
+REQUEST_TEMPERATURE: Final = _standard("gen_ai.request.temperature", "Sampling temperature.", "double")
+REQUEST_TOP_P: Final = _standard("gen_ai.request.top_p", "Nucleus sampling.", "double")
+REQUEST_TOP_K: Final = _standard("gen_ai.request.top_k", "Top-k sampling.", "int")
+REQUEST_FREQUENCY_PENALTY: Final = _standard("gen_ai.request.frequency_penalty", "Frequency penalty.", "double")
+REQUEST_PRESENCE_PENALTY: Final = _standard("gen_ai.request.presence_penalty", "Presence penalty.", "double")
+REQUEST_SEED: Final = _standard("gen_ai.request.seed", "Seed of the sampler.", "int")
+REQUEST_STOP_SEQUENCES: Final = _standard("gen_ai.request.stop_sequences", "Texts that end it.", "string[]")
+REQUEST_STREAM: Final = _standard("gen_ai.request.stream", "The answer was streamed.", "boolean")
+RESPONSE_MODEL: Final = _standard("gen_ai.response.model", "The model that answered.")
+RESPONSE_FINISH_REASONS: Final = _standard("gen_ai.response.finish_reasons", "Why it ended.", "string[]")
+RESPONSE_TIME_TO_FIRST_CHUNK: Final = _standard(
+    "gen_ai.response.time_to_first_chunk", "From the request to the first chunk.", "double", "s"
+)
+USAGE_INPUT_TOKENS: Final = _standard("gen_ai.usage.input_tokens", "Prompt tokens, cached ones too.", "int", "{token}")
+USAGE_OUTPUT_TOKENS: Final = _standard("gen_ai.usage.output_tokens", "Generated tokens.", "int", "{token}")
+USAGE_CACHE_READ: Final = _standard(
+    "gen_ai.usage.cache_read.input_tokens", "Prompt tokens found in a cache.", "int", "{token}"
+)
+NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
+WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "Name of the compiled graph.")
+CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
+USER_ID: Final = _standard("user.id", "Who the run is for.", source="OpenTelemetry semantic conventions 1.41, user")
+ERROR_TYPE: Final = _standard("error.type", "Class of the error the work ended with.", source=_CORE)
+EXCEPTION_EVENT: Final = _standard("exception", "An exception, where it was raised.", source=_CORE, kind="event")
+EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
+EXCEPTION_MESSAGE: Final = _standard("exception.message", "Its message, redacted and capped.", source=_CORE)
+EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Its stack.", source=_CORE)
+
+# LangGraph's own facts
+_LANGGRAPH: Final = "LangGraph's own word; the conventions know no graph engine"
+LANGGRAPH_NODE: Final = _ours("langgraph.node", "Name of the node.", _LANGGRAPH)
+LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH, "int")
+LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
+LANGGRAPH_CHECKPOINT_NS: Final = _ours("langgraph.checkpoint_ns", "Namespace of the task.", _LANGGRAPH)
+LANGGRAPH_TRIGGERS: Final = _ours("langgraph.triggers", "Channels that triggered the task.", _LANGGRAPH, "string[]")
+LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; tells `Send` branches apart.", _LANGGRAPH)
+LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
+LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
+LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
+
+# The mirror of NodeMetadata: `nodespan.K` for every key K but those of STATE_ONLY_KEYS
+MIRROR_PREFIX: Final = "nodespan."
+_MIRROR: Final = "mirror of the entry in WorkflowState.node_metadata, key by key"
+MIRROR_KEYS: Final[dict[str, str]] = {
+    key: _ours(MIRROR_PREFIX + key, meaning, _MIRROR, type_, unit)
+    for key, type_, unit, meaning in (
+        ("node_name", "string", "", "Display name: given, or the LangGraph node's."),
+        ("node_id", "string", "", "8 hex digits, unique per node execution."),
+        ("node_type", "string", "", "`PipelineNode`."),
+        ("profile_type", "int", "", "ModelProfileType value, Primary is 0."),
+        ("priority", "int", "", "PipelinePriority value."),
+        ("streaming", "boolean", "", "The node streams its chunks."),
+        ("execution_time", "string", "", "Start, ISO 8601, UTC."),
+        ("user_id", "string", "", "From the state; under Send from the run."),
+        ("conversation_id", "string or int", "", "From the state; under Send from the run."),
+        ("pipeline_type", "string", "", "Class of the pipeline."),
+        ("model_name", "string", "", "ModelProfile.name, or the file's stem."),
+        ("model_provider", "string", "", "Such as `LLAMA_CPP`."),
+        ("status", "string", "", "`ok`, `error`, `interrupted` or `cancelled`."),
+        ("duration_s", "double", "s", "From the start to the node's return."),
+        ("queue_s", "double", "s", "Waited while the model served somebody else."),
+        ("load_s", "double", "s", "Loading of the model by this request."),
+        ("time_to_first_token_s", "double", "s", "From the Runner's entry to the first token."),
+        ("prompt_eval_s", "double", "s", "Prefill, by llama.cpp's counter."),
+        ("decode_s", "double", "s", "Decode, by llama.cpp's counter."),
+        ("input_tokens", "int", "{token}", "Prompt tokens, cached ones included."),
+        ("cached_input_tokens", "int", "{token}", "Prompt tokens taken from the KV cache."),
+        ("output_tokens", "int", "{token}", "Sampled tokens, as in the non-streamed usage."),
+        ("tokens_per_s", "double", "{token}/s", "(output_tokens - 1) / decode_s."),
+        ("cache_status", "string", "", "Pipeline cache: `hit` or `loaded`."),
+        ("finish_reason", "string", "", "`stop`, `length`, `cancelled` or `error`."),
+        ("error_type", "string", "", "Class of the error."),
+    )
+}
+NODE_ID: Final = MIRROR_KEYS["node_id"]
+NODE_NAME: Final = MIRROR_KEYS["node_name"]
+STATUS: Final = MIRROR_KEYS["status"]
+
+# Spans below a generation, from measured times
+_BELOW: Final = "the conventions stop at the model call; where its time went is what a local model is asked about"
+PIPELINE_QUEUE: Final = _ours("pipeline.queue", "Waiting for the loaded model.", _BELOW, kind="operation")
+PIPELINE_LOAD: Final = _ours("pipeline.load", "Loading the model.", _BELOW, kind="operation")
+LLAMA_CPP_PREFILL: Final = _ours("llama_cpp.prefill", "Evaluating the prompt.", _BELOW, kind="operation")
+LLAMA_CPP_DECODE: Final = _ours("llama_cpp.decode", "Generating after the first token.", _BELOW, kind="operation")
+EVALUATED_TOKENS: Final = _ours(
+    "nodespan.evaluated_tokens", "Tokens that the prefill or the decode evaluated.", _BELOW, "int", "{token}"
+)
+CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
+
+# Runs and attempts
+_ATTEMPT: Final = "retries of a graph node have no convention"
+ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
+ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
+ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
+LINK_KIND: Final = _ours(
+    "nodespan.link", "`resumed_from` on the link of a resumed run.", "links have no kind of their own"
+)
+TRACEPARENT_KEY: Final = _ours(
+    "nodespan.traceparent",
+    "Key of a run's checkpoint metadata: W3C traceparent of the run that wrote the checkpoint.",
+    "no convention says where a checkpoint keeps it",
+)
+PRIORITY: Final = MIRROR_KEYS["priority"]
+
+# Metrics of nodespan itself
+TELEMETRY_ERRORS: Final = _ours(
+    "nodespan.telemetry.errors",
+    "Errors inside nodespan that the application never saw.",
+    "otel.sdk.* counts the SDK's own work only",
+    "counter",
+    "{error}",
+    "metric",
+)
+TELEMETRY_ERROR_KIND: Final = _ours("nodespan.telemetry.operation", "What nodespan was doing.", "label of the above")

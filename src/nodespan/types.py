@@ -1,0 +1,239 @@
+"""The data that crosses rooms: what a model set-up is, what is asked of it, and what was measured.
+
+Everything here is frozen. Durations are seconds, counts are tokens of the model's own vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nodespan.errors import ConfigurationError
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+CacheStatus = Literal["hit", "loaded"]
+Status = Literal["ok", "error", "interrupted", "cancelled"]
+
+_Seconds = Annotated[float, Field(ge=0)]
+_Tokens = Annotated[int, Field(ge=0)]
+
+
+class ModelProfileType(IntEnum):
+    """Which model set-up is meant. Any ``IntEnum`` of your own serves as well."""
+
+    Primary = 0
+    Secondary = 1
+    Embedding = 2
+
+
+class PipelinePriority(IntEnum):
+    """Who goes first when several requests wait for one loaded model; equal ones go by arrival."""
+
+    LOW = 1
+    MEDIUM = 5
+    NORMAL = 10
+    HIGH = 11
+    CRITICAL = 20
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class _CheckedAtSetUp(_Frozen):
+    """Turns pydantic's report on bad input into a ``ConfigurationError`` that names each field."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_what_is_wrong(cls, data: Any, build: Callable[[Any], Self]) -> Self:  # pyright: ignore[reportExplicitAny] whatever the caller passed
+        try:
+            return build(data)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(cls, error)) from None
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    lines = [f"{model.__name__} cannot be made:"]
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {field}: no such field. Known: {', '.join(sorted(model.model_fields))}.")
+        else:
+            given = problem["input"]  # a number may be shown; a text may be somebody's prompt
+            where = f"{field}={given!r}" if isinstance(given, (int, float)) else f"{field} ({type(given).__name__})"
+            lines.append(f"  {where}: {problem['msg']}.")
+    return "\n".join(lines)
+
+
+class Sampling(_CheckedAtSetUp):
+    """How tokens are drawn, in llama-cpp-python's own names; ``None`` leaves its default in force."""
+
+    max_tokens: Annotated[int, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: int | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0)] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    stop: tuple[str, ...] = ()
+
+
+class ModelProfile(_CheckedAtSetUp):
+    """One model set-up: the file, and how llama.cpp loads and samples it.
+
+    Args:
+        model_path: The GGUF file. Left out only with pipelines that need none (``nodespan.testing.EchoPipeline``).
+        name: What spans, metadata and metrics call the model; the file's stem if not given.
+        provider: Ends up as ``model_provider``; ``"LLAMA_CPP"`` for in-process llama.cpp.
+        n_ctx: Context length in tokens.
+        n_batch: Tokens evaluated per ``llama_decode`` while prefilling.
+        n_threads: Threads for generation; llama.cpp's own choice if not given.
+        n_gpu_layers: Layers kept on a GPU, -1 for all.
+        chat_format: A llama-cpp-python chat format; the template inside the file if not given.
+        sampling: Defaults for every request; what a request sets itself goes first.
+        options: Any further argument of ``llama_cpp.Llama``, passed on as it is.
+
+    Raises:
+        ConfigurationError: A value cannot work, such as ``n_ctx=0``.
+    """
+
+    model_path: Path | None = None
+    name: str = ""
+    provider: str = "LLAMA_CPP"
+    n_ctx: Annotated[int, Field(gt=0)] = 4096
+    n_batch: Annotated[int, Field(gt=0)] = 512
+    n_threads: Annotated[int, Field(gt=0)] | None = None
+    n_gpu_layers: int = 0
+    chat_format: str | None = None
+    sampling: Sampling = Sampling()
+    options: Mapping[str, Any] = {}  # pyright: ignore[reportExplicitAny] llama_cpp.Llama's own arguments
+
+    @property
+    def model_name(self) -> str:
+        """The given name, else the model file's stem, else the provider in lower case."""
+        return self.name or (self.model_path.stem if self.model_path else self.provider.lower())
+
+
+class ChatMessage(_CheckedAtSetUp):
+    """One message for the model's chat template."""
+
+    role: str
+    content: str
+
+
+class GenerationRequest(_CheckedAtSetUp):
+    """What a model is asked for: chat messages or a raw prompt, exactly one of the two.
+
+    Raises:
+        ConfigurationError: Neither or both are given, or a sampling value cannot work.
+    """
+
+    messages: tuple[ChatMessage, ...] = ()
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.messages) == (self.prompt is not None):
+            raise ConfigurationError(
+                "GenerationRequest takes either messages=[{'role': 'user', 'content': ...}] or prompt='...', exactly one."
+            )
+        return self
+
+    @property
+    def operation(self) -> Literal["chat", "text_completion"]:
+        """The GenAI operation name that this request is: ``chat`` or ``text_completion``."""
+        return "chat" if self.messages else "text_completion"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One streamed piece of text. It is not a token: a token may give no text yet, or several may come at once.
+
+    Attributes:
+        content: The text, never half a character.
+        index: Its place in the stream, from 0.
+    """
+
+    content: str
+    index: int
+
+
+class PipelineExecutionMetadata(_Frozen):
+    """What one generation did and what it took. A value that is not known is absent (``None``).
+
+    Attributes:
+        queue_s: Waited for the model, because it was generating for somebody else.
+        load_s: Loading of the model, when this request was the one that loaded it.
+        time_to_first_token_s: From the Runner's entry to the first token, queue and loading included.
+        prompt_eval_s: Prefill, by llama.cpp's own counter.
+        decode_s: Decode after the first token, by llama.cpp's own counter.
+        input_tokens: Prompt tokens, the cached ones included.
+        cached_input_tokens: Prompt tokens found in the KV cache and not evaluated again.
+        output_tokens: Sampled tokens without the end-of-generation token, as in the non-streamed ``usage``.
+        tokens_per_s: ``(output_tokens - 1) / decode_s``; absent for a single token.
+    """
+
+    model_name: str
+    model_provider: str
+    pipeline_type: str
+    cache_status: CacheStatus | None = None
+    queue_s: _Seconds | None = None
+    load_s: _Seconds | None = None
+    time_to_first_token_s: _Seconds | None = None
+    prompt_eval_s: _Seconds | None = None
+    decode_s: _Seconds | None = None
+    input_tokens: _Tokens | None = None
+    cached_input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    tokens_per_s: float | None = None
+    finish_reason: FinishReason | None = None
+    error_type: str | None = None
+
+
+STATE_ONLY_KEYS: Final = frozenset({"trace_id", "span_id", "traceparent"})
+"""Keys of an entry that are the span itself and so are no attributes of it."""
+
+
+class NodeMetadata(PipelineExecutionMetadata):
+    """The facts of one node execution: an entry of ``WorkflowState.node_metadata`` and the attributes of its span.
+
+    Every key K is the span attribute ``nodespan.K`` with the same value, except ``trace_id``, ``span_id`` and
+    ``traceparent``, which are the span. A key without a value is absent on both sides.
+
+    Attributes:
+        node_name: The display name that was given, or the LangGraph node's name.
+        node_id: 8 hex digits, unique per node execution, retries included.
+        execution_time: Start of the execution, ISO 8601, UTC.
+        duration_s: From the start to the node's return.
+        traceparent: W3C Trace Context, version 00, of the node's span.
+    """
+
+    model_name: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] unknown until a pipeline was asked for
+    model_provider: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    pipeline_type: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    node_name: str
+    node_id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+    node_type: str
+    profile_type: int
+    priority: int
+    streaming: bool
+    execution_time: str
+    user_id: str | None = None
+    conversation_id: str | int | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    traceparent: str | None = None
+    status: Status | None = None
+    duration_s: _Seconds | None = None
+
+    def entry(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] plain JSON types
+        """The entry for the state: plain JSON types, without the keys that have no value."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
