@@ -1,0 +1,177 @@
+"""A span that lives exactly as long as the work it stands for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
+
+from nodespan import semconv
+from nodespan._version import __version__
+from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
+from nodespan.spans.guard import Guard
+from nodespan.spans.values import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, Tracer, TracerProvider
+
+    from nodespan.spans.directory import RunDirectory
+
+Outcome = Literal["ok", "error", "interrupted", "cancelled"]
+
+_OWNER_KEY: Final = context_api.create_key("nodespan-owner")
+_STARTING: Final = Guard("start a span")
+_WRITING: Final = Guard("write to a span")
+_ENDING: Final = Guard("end a span")
+
+_RAISED_BELOW_MAX: Final = 8
+"""Errors of children that are remembered so as not to be recorded again; only one of them can end this span."""
+
+
+def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
+    """The tracer of nodespan on the given provider, else on the global one."""
+    return trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
+
+
+def current_owner(context: Context | None = None) -> SpanOwner | None:
+    """The innermost owner whose work encloses the caller, found in the context (the current one if not given)."""
+    owner = context_api.get_value(_OWNER_KEY, context)
+    return owner if isinstance(owner, SpanOwner) else None
+
+
+class SpanOwner:
+    """Starts a span, makes it current around the work only, records an error once, and ends it exactly once.
+
+    It hands itself down in the OpenTelemetry context, so that what runs inside finds it (``current_owner``). An owner
+    that is dropped without ``finish`` ends its span as cancelled: that is how an abandoned generator leaves no open
+    span. ``finish`` may be called from any thread; the first call wins.
+
+    Args:
+        tracer: Where the span is made; children use the same one.
+        name: Span name.
+        attributes: What the sampler may look at.
+        parent: Context whose span is the parent; the current one if not given.
+        start_time_ns: Unix time in ns, if the work began earlier than now.
+    """
+
+    __slots__ = ("__weakref__", "_finished", "_raised_below", "directory", "parent", "span", "started_ns", "tracer")
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,  # pyright: ignore[reportExplicitAny]
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        parent: Context | None = None,
+        links: Sequence[Link] = (),
+        start_time_ns: int | None = None,
+        directory: RunDirectory | None = None,
+    ) -> None:
+        self._finished = threading.Lock()
+        self._raised_below: list[BaseException] = []
+        self.started_ns = time.perf_counter_ns()
+        self.tracer = tracer
+        self.parent = current_owner(parent)
+        self.directory = directory or (self.parent.directory if self.parent is not None else None)
+        self.span: Span = trace.INVALID_SPAN
+        with _STARTING:
+            self.span = tracer.start_span(
+                name, parent, kind, clean(attributes) if attributes else None, links, start_time_ns
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether ``finish`` is still to come."""
+        return not self._finished.locked()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since the start."""
+        return (time.perf_counter_ns() - self.started_ns) / 1e9
+
+    def context_over(self, base: Context | None = None) -> Context:
+        """The base (the current context if not given) with this span current and this owner to be found in it."""
+        return trace.set_span_in_context(self.span, context_api.set_value(_OWNER_KEY, self, base))
+
+    def attached(self, base: Context | None = None) -> Attached:
+        """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
+        return Attached(self.context_over(base))
+
+    def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
+        """Sets what can be held of the attributes; ``None`` values are left out."""
+        if self.span.is_recording():
+            with _WRITING:
+                self.span.set_attributes(clean(attributes))
+
+    def event(self, name: str, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
+        """Adds an event that happens now."""
+        if self.span.is_recording():
+            with _WRITING:
+                self.span.add_event(name, clean(attributes))
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the span with an error. The exception is recorded here only if no span below has recorded it."""
+        if self.is_open and self.span.is_recording():
+            with _WRITING:
+                if not any(known is error for known in self._raised_below):
+                    self.span.add_event(semconv.EXCEPTION_EVENT, exception_attributes(error))
+                self.span.set_attribute(semconv.ERROR_TYPE, error_type(error))
+                self.span.set_status(StatusCode.ERROR, exception_message(error))
+        if self.parent is not None:
+            self.parent.note_raised(error)
+        self.finish("error")
+
+    def note_raised(self, error: BaseException) -> None:
+        """Remembers an error that a span below has recorded, until this span ends."""
+        if self.is_open and len(self._raised_below) < _RAISED_BELOW_MAX:
+            self._raised_below.append(error)
+
+    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+        """Ends the span, once.
+
+        Returns:
+            Whether this call ended it.
+        """
+        if not self._finished.acquire(blocking=False):
+            return False
+        self._raised_below.clear()
+        with _ENDING:
+            if self.span.is_recording():
+                self.span.set_attribute(semconv.STATUS, outcome)
+            self.span.end(end_time_ns)
+        return True
+
+    def __del__(self) -> None:
+        # Also runs when __init__ failed half-way, and at interpreter exit.
+        if (finished := getattr(self, "_finished", None)) is not None and not finished.locked():
+            self.finish("cancelled")
+
+
+class Attached:
+    """A context made current for a ``with`` block in one frame of one task."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = context_api.attach(self._context)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A coroutine that is torn down while suspended (its loop was closed) unwinds in somebody else's context: there
+        # is nothing of ours to take away, and trying would log "Failed to detach context".
+        if kind is GeneratorExit and context_api.get_current() is not self._context:
+            return
+        context_api.detach(self._token)

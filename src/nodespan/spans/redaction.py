@@ -1,0 +1,54 @@
+"""What may leave: the redaction hook and the byte cap, applied where a text is captured (DESIGN 4.8)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from nodespan.spans.guard import report
+
+MAX_TEXT_BYTES: Final = 16 * 1024
+"""Cap of one captured text. A stack trace of a deep graph is about 8 KiB; nobody reads the end of a longer text."""
+
+REMOVED: Final = "[removed: the redaction hook failed]"
+
+Redact = Callable[[str], str]
+
+
+@dataclass(slots=True)
+class _Rules:
+    redact: Redact | None = None
+    max_bytes: int = MAX_TEXT_BYTES
+
+
+_rules = _Rules()
+
+
+def set_redaction(redact: Redact | None, *, max_bytes: int = MAX_TEXT_BYTES) -> None:
+    """Installs the hook that every captured text runs through; ``None`` takes it away. Called by ``configure()``."""
+    _rules.redact = redact
+    _rules.max_bytes = max_bytes
+
+
+def safe_text(text: str) -> str:
+    """The text as it may leave: redacted, encodable as UTF-8, and cut at the cap with size and sha256 of the whole."""
+    if (redact := _rules.redact) is not None:
+        try:
+            text = redact(text)
+        except Exception as error:  # noqa: BLE001 a hook is the user's code; its failure must not let the value out
+            report("redact a text (the value was removed)", error)
+            return REMOVED
+    return cut(text, _rules.max_bytes)
+
+
+def cut(text: str, max_bytes: int) -> str:
+    """The text if its UTF-8 form fits, else its beginning and what was cut: size in bytes and sha256 of the whole."""
+    if text.isascii() and len(text) <= max_bytes:
+        return text
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return raw.decode()
+    digest = hashlib.sha256(raw).hexdigest()
+    return f"{raw[:max_bytes].decode('utf-8', 'ignore')}… [cut: {len(raw)} bytes in all, sha256 {digest}]"
