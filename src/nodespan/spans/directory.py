@@ -25,19 +25,35 @@ class RunDirectory:
     Written by whatever opens spans in the run, read by the event stream; single dict operations are atomic.
 
     Attributes:
-        nodes: Node executions by their checkpoint namespace, which is stable over retries.
-        runs: Span ids of graphs, models and tools by LangChain's run id.
+        nodes: Node executions by their checkpoint namespace, which is stable over retries; ``None`` when nobody reads
+            it, so that a long run does not grow it.
+        runs: Span ids of models and tools by LangChain's run id; ``None`` likewise.
         streams: Whether nodes stream their chunks in this run; ``None`` leaves it to the node.
         user_id: From the run's input, for tasks whose own input does not have it (``Send``).
-        interrupted: An interrupt ended a part of the run.
     """
 
     streams: bool | None = None
     user_id: str | None = None
     conversation_id: str | int | None = None
-    interrupted: bool = False
-    nodes: dict[str, NodeIds] = field(default_factory=dict[str, NodeIds])
-    runs: dict[str, str] = field(default_factory=dict[str, str])
+    nodes: dict[str, NodeIds] | None = None
+    runs: dict[str, str] | None = None
+    _failed: tuple[BaseException, NodeIds] | None = field(default=None, repr=False)
+
+    def introduce(self, user_id: object, conversation_id: object) -> None:
+        """Keeps who the run is for, for tasks whose own input does not say it."""
+        self.user_id = None if user_id is None else str(user_id)
+        if conversation_id is not None:
+            self.conversation_id = conversation_id if isinstance(conversation_id, int) else str(conversation_id)
+
+    def note_failure(self, error: BaseException, ids: NodeIds) -> None:
+        """Remembers the innermost node that an error came from, until the run ends."""
+        if self._failed is None or self._failed[0] is not error:
+            self._failed = (error, ids)
+
+    def take_failure(self, error: BaseException) -> NodeIds | None:
+        """The node that this error came from, and forgets it."""
+        failed, self._failed = self._failed, None
+        return failed[1] if failed is not None and failed[0] is error else None
 
 
 def span_id_of(span: Span) -> str | None:

@@ -81,7 +81,7 @@ class SpanOwner:
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.parent = current_owner(parent)
-        self.directory = directory or (self.parent.directory if self.parent is not None else None)
+        self.directory: RunDirectory | None = directory or (self.parent.directory if self.parent is not None else None)
         self.span: Span = trace.INVALID_SPAN
         with _STARTING:
             self.span = tracer.start_span(

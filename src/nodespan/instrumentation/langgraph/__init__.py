@@ -1,0 +1,38 @@
+"""LangGraph: one ``invoke_workflow`` span per run of a graph, one ``invoke_node`` span per node execution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from nodespan.instrumentation.langgraph import _seam
+from nodespan.instrumentation.langgraph._patch import Claim
+from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner
+from nodespan.spans.owner import get_tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["LangGraphInstrumentor", "NodeOwner", "WorkflowOwner", "install_seams"]
+
+
+def install_seams(claimant: object) -> None:
+    """Makes node spans possible for the runs of a claimant that opens the run's span itself, while it lives."""
+    _seam.install(claimant)
+
+
+class LangGraphInstrumentor(BaseInstrumentor):
+    """Traces every run of every LangGraph graph in this process."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The versions whose seams were tried."""
+        return ("langgraph >= 0.6",)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
+        _seam.install(self)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        Claim.tracer = None
+        _seam.release(self)

@@ -1,0 +1,123 @@
+"""LangGraph's objects as span attributes and outcomes: pure functions."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from langgraph.constants import TAG_HIDDEN
+from langgraph.errors import GraphBubbleUp, ParentCommand
+
+from nodespan import semconv
+
+if TYPE_CHECKING:
+    from nodespan.spans.owner import Outcome
+
+DISPLAY_NAME = "nodespan_display_name"
+"""Attribute by which a node's runnable (a PipelineNode) says the name it wants to be shown with."""
+
+
+class Task(Protocol):
+    """What nodespan reads of LangGraph's ``PregelExecutableTask``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def proc(self) -> object: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def triggers(self) -> Sequence[str]: ...
+    @property
+    def path(self) -> tuple[object, ...]: ...
+
+
+class Graph(Protocol):
+    """What nodespan reads of LangGraph's ``Pregel``."""
+
+    @property
+    def channels(self) -> Mapping[str, object]: ...
+    def get_name(self) -> str: ...
+
+
+_CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """How work that left with this exception ended. LangGraph's control flow and cancellation are no errors."""
+    if error is None or isinstance(error, ParentCommand):
+        return "ok"
+    if isinstance(error, GraphBubbleUp):
+        return "interrupted"
+    return "cancelled" if isinstance(error, _CANCELLED) else "error"
+
+
+def is_hidden(task: Task) -> bool:
+    """Whether the task is LangGraph's own bookkeeping (``__start__``), not a node of the user's."""
+    return TAG_HIDDEN in (task.config.get("tags") or ())
+
+
+def checkpoint_ns(task: Task) -> str:
+    """Namespace of the task, the same over all its attempts: ``node:task_id``, with its parents' before it."""
+    return task.config.get("configurable", {}).get("checkpoint_ns", "")
+
+
+def display_name(task: Task) -> str:
+    """The name a node's runnable asks to be shown with, else LangGraph's name of the node."""
+    steps: Sequence[object] = getattr(task.proc, "steps", None) or (task.proc,)
+    return getattr(steps[0], DISPLAY_NAME, None) or task.name
+
+
+def node_attributes(task: Task, workflow_name: str) -> dict[str, Any]:
+    """What a node's span says from its start, so that a sampler may look at it."""
+    metadata: Mapping[str, Any] = task.config.get("metadata") or {}
+    return {
+        semconv.OPERATION_NAME: semconv.INVOKE_NODE,
+        semconv.NODE: task.name,
+        semconv.WORKFLOW_NAME: workflow_name,
+        semconv.LANGGRAPH_NODE: task.name,
+        semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
+        semconv.LANGGRAPH_TASK_ID: task.id,
+        semconv.LANGGRAPH_CHECKPOINT_NS: checkpoint_ns(task),
+        semconv.LANGGRAPH_TRIGGERS: list(task.triggers),
+        semconv.LANGGRAPH_PATH: "/".join(map(str, task.path)),
+    }
+
+
+def workflow_attributes(name: str, configurable: Mapping[str, Any], run_input: object) -> dict[str, Any]:
+    """What a run's span says from its start: who it is for and where its checkpoints are."""
+    thread_id = configurable.get("thread_id")
+    return {
+        semconv.OPERATION_NAME: semconv.INVOKE_WORKFLOW,
+        semconv.WORKFLOW_NAME: name,
+        semconv.CONVERSATION_ID: text_or_none(field_of(run_input, "conversation_id", thread_id)),
+        semconv.USER_ID: text_or_none(field_of(run_input, "user_id")),
+        semconv.LANGGRAPH_THREAD_ID: text_or_none(thread_id),
+        semconv.LANGGRAPH_CHECKPOINT_ID: configurable.get("checkpoint_id"),
+        semconv.LANGGRAPH_CHECKPOINT_NS: configurable.get("checkpoint_ns") or None,
+    }
+
+
+def field_of(state: object, name: str, default: object = None) -> object:
+    """A field of a state that may be a dict, a pydantic model, a dataclass, or none of them (under ``Send``)."""
+    if isinstance(state, dict):
+        value = cast("dict[str, object]", state).get(name)
+    else:
+        value = cast("object", getattr(state, name, None))
+    return default if value is None else value
+
+
+def text_or_none(value: object) -> str | None:
+    """An id as the conventions want it: a string."""
+    return None if value is None else str(value)
+
+
+def call_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[object, Mapping[str, Any]]:
+    """Input and config of a call of ``Pregel.stream`` or ``astream``."""
+    run_input = args[0] if args else kwargs.get("input")
+    config = args[1] if len(args) > 1 else kwargs.get("config")
+    return run_input, config or {}

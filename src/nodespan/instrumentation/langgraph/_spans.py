@@ -1,0 +1,160 @@
+"""The owners of LangGraph's two spans: ``invoke_workflow`` of a run and ``invoke_node`` of a node execution."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from nodespan import semconv
+from nodespan.instrumentation.langgraph import _convert
+from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
+from nodespan.spans.exceptions import error_type
+from nodespan.spans.owner import SpanOwner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Tracer
+
+
+class WorkflowOwner(SpanOwner):
+    """Owns ``invoke_workflow {name}``: one run of a compiled graph.
+
+    Args:
+        offered: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
+    """
+
+    __slots__ = ("_offered", "channels", "interrupted", "workflow_name")
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        name: str,
+        config: Mapping[str, Any],
+        run_input: object,
+        *,
+        parent: Context | None = None,
+        links: Sequence[Link] = (),
+        directory: RunDirectory | None = None,
+        offered: bool = False,
+    ) -> None:
+        self._offered = offered
+        self.workflow_name = name
+        self.channels: frozenset[str] = frozenset()
+        self.interrupted = False
+        attributes = _convert.workflow_attributes(name, config.get("configurable") or {}, run_input)
+        super().__init__(
+            tracer,
+            f"{semconv.INVOKE_WORKFLOW} {name}",
+            attributes,
+            parent=parent,
+            links=links,
+            directory=directory,
+        )
+        if directory is not None or self.directory is None:
+            self.directory = directory or RunDirectory()
+            self.directory.introduce(
+                _convert.field_of(run_input, "user_id"), _convert.field_of(run_input, "conversation_id")
+            )
+
+    def adopt(self) -> bool:
+        """Hands the span to the graph that asks first; afterwards says no."""
+        offered, self._offered = self._offered, False
+        return offered
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the span as the run ended."""
+        outcome = _convert.outcome_of(error)
+        if outcome == "error" and error is not None:
+            self.fail(error)
+            return
+        if self.interrupted and outcome == "ok":
+            outcome = "interrupted"
+        if outcome == "interrupted":
+            self.set({semconv.LANGGRAPH_INTERRUPTED: True})
+        self.finish(outcome)
+
+
+class NodeOwner(SpanOwner):
+    """Owns ``invoke_node {node}``: one node execution, all its attempts included.
+
+    Attributes:
+        node_id: 8 hex digits, drawn from the operating system: the application's random numbers stay its own.
+        attempt: Number of the running attempt, from 1.
+    """
+
+    __slots__ = ("_adopted_attempt", "_attempt_started_ns", "_last_failed", "attempt", "ids", "node_id")
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        name: str,
+        shown_name: str,
+        attributes: Mapping[str, Any],
+        *,
+        checkpoint_ns: str = "",
+    ) -> None:
+        self.node_id = os.urandom(4).hex()
+        super().__init__(
+            tracer,
+            f"{semconv.INVOKE_NODE} {name}",
+            {**attributes, semconv.NODE_ID: self.node_id, semconv.NODE_NAME: shown_name},
+        )
+        self.attempt = 1
+        self._attempt_started_ns = self.started_ns
+        self._adopted_attempt = 0
+        self._last_failed: BaseException | None = None
+        self.ids = NodeIds(span_id_of(self.span), self.node_id, shown_name)
+        if self.directory is not None and self.directory.nodes is not None:
+            self.directory.nodes[checkpoint_ns] = self.ids
+
+    def adopt(self) -> bool:
+        """Lets a PipelineNode take this span for its own, once per attempt."""
+        free = self._adopted_attempt != self.attempt
+        self._adopted_attempt = self.attempt
+        return free
+
+    def attempt_failed(self, error: BaseException) -> None:
+        """Says that an attempt failed, with what it took."""
+        self._last_failed = error
+        self.event(
+            semconv.ATTEMPT_FAILED,
+            {
+                semconv.ATTEMPT: self.attempt,
+                semconv.ATTEMPT_DURATION: (time.perf_counter_ns() - self._attempt_started_ns) / 1e9,
+                semconv.ERROR_TYPE: error_type(error),
+            },
+        )
+
+    def next_attempt(self) -> None:
+        """Begins the clock of the next attempt, when LangGraph has waited its back-off."""
+        self.attempt += 1
+        self._attempt_started_ns = time.perf_counter_ns()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the span as the execution ended."""
+        last_failed, self._last_failed = self._last_failed, None
+        outcome = _convert.outcome_of(error)
+        if outcome != "error" or error is None:
+            self.finish(outcome)
+            return
+        if self.attempt > 1 and last_failed is not error:
+            self.attempt_failed(error)
+            self._last_failed = None
+        if self.directory is not None:
+            self.directory.note_failure(error, self.ids)
+        self.fail(error)
+
+
+def open_node(task: _convert.Task, parent: SpanOwner) -> NodeOwner:
+    """Opens the span of a LangGraph task under the run that claims it."""
+    workflow_name = parent.workflow_name if isinstance(parent, WorkflowOwner) else ""
+    return NodeOwner(
+        parent.tracer,
+        task.name,
+        _convert.display_name(task),
+        _convert.node_attributes(task, workflow_name),
+        checkpoint_ns=_convert.checkpoint_ns(task),
+    )
