@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from nodespan.instrumentation.langgraph import _seam
+from nodespan.instrumentation.langgraph._convert import field_of, section
 from nodespan.instrumentation.langgraph._patch import Claim
-from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner
+from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, new_node_id
 from nodespan.spans.owner import get_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["LangGraphInstrumentor", "NodeOwner", "WorkflowOwner", "install_seams"]
+__all__ = ["LangGraphInstrumentor", "NodeOwner", "WorkflowOwner", "field_of", "install_seams", "new_node_id", "section"]
 
 
 def install_seams(claimant: object) -> None:

@@ -63,7 +63,7 @@ def is_hidden(task: Task) -> bool:
 
 def checkpoint_ns(task: Task) -> str:
     """Namespace of the task, the same over all its attempts: ``node:task_id``, with its parents' before it."""
-    return task.config.get("configurable", {}).get("checkpoint_ns", "")
+    return section(task.config, "configurable").get("checkpoint_ns", "")
 
 
 def display_name(task: Task) -> str:
@@ -74,7 +74,7 @@ def display_name(task: Task) -> str:
 
 def node_attributes(task: Task, workflow_name: str) -> dict[str, Any]:
     """What a node's span says from its start, so that a sampler may look at it."""
-    metadata: Mapping[str, Any] = task.config.get("metadata") or {}
+    metadata = section(task.config, "metadata")
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_NODE,
         semconv.NODE: task.name,
@@ -109,6 +109,11 @@ def field_of(state: object, name: str, default: object = None) -> object:
     else:
         value = cast("object", getattr(state, name, None))
     return default if value is None else value
+
+
+def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping inside of LangGraph's config (``metadata``, ``configurable``), empty where it is not given."""
+    return cast("Mapping[str, Any] | None", config.get(name)) or {}
 
 
 def text_or_none(value: object) -> str | None:

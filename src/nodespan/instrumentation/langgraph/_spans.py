@@ -6,6 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from nodespan import semconv
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Tracer
+
+    from nodespan.spans.owner import Outcome
 
 
 class WorkflowOwner(SpanOwner):
@@ -44,7 +48,7 @@ class WorkflowOwner(SpanOwner):
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
         self.interrupted = False
-        attributes = _convert.workflow_attributes(name, config.get("configurable") or {}, run_input)
+        attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
         super().__init__(
             tracer,
             f"{semconv.INVOKE_WORKFLOW} {name}",
@@ -77,15 +81,22 @@ class WorkflowOwner(SpanOwner):
         self.finish(outcome)
 
 
+def new_node_id() -> str:
+    """8 hex digits from the operating system: the application's own random numbers are left as they are."""
+    return os.urandom(4).hex()
+
+
 class NodeOwner(SpanOwner):
     """Owns ``invoke_node {node}``: one node execution, all its attempts included.
 
     Attributes:
-        node_id: 8 hex digits, drawn from the operating system: the application's random numbers stay its own.
+        node_id: 8 hex digits, unique per node execution.
         attempt: Number of the running attempt, from 1.
+        facts: Attributes to set when the span ends; a PipelineNode replaces them in each attempt, so that a failed
+            attempt leaves none behind.
     """
 
-    __slots__ = ("_adopted_attempt", "_attempt_started_ns", "_last_failed", "attempt", "ids", "node_id")
+    __slots__ = ("_adopted_attempt", "_attempt_started_ns", "_last_failed", "attempt", "facts", "ids", "node_id")
 
     def __init__(
         self,
@@ -96,7 +107,8 @@ class NodeOwner(SpanOwner):
         *,
         checkpoint_ns: str = "",
     ) -> None:
-        self.node_id = os.urandom(4).hex()
+        self.node_id = new_node_id()
+        self.facts: Mapping[str, Any] = {}
         super().__init__(
             tracer,
             f"{semconv.INVOKE_NODE} {name}",
@@ -132,6 +144,12 @@ class NodeOwner(SpanOwner):
         """Begins the clock of the next attempt, when LangGraph has waited its back-off."""
         self.attempt += 1
         self._attempt_started_ns = time.perf_counter_ns()
+
+    @override
+    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+        if self.facts and self.is_open:
+            self.set(self.facts)
+        return super().finish(outcome, end_time_ns=end_time_ns)
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the execution ended."""

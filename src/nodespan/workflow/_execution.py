@@ -1,0 +1,162 @@
+"""One execution of a PipelineNode: its span, its metadata, its log lines."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from opentelemetry.trace import INVALID_SPAN
+
+from nodespan import semconv
+from nodespan.instrumentation.langgraph import NodeOwner, WorkflowOwner, field_of, new_node_id, section
+from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
+from nodespan.spans.exceptions import error_type
+from nodespan.spans.owner import Attached, current_owner
+from nodespan.spans.values import holdable
+from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from opentelemetry.trace import Tracer
+
+_logger = logging.getLogger("nodespan.node")
+
+
+class Measured(Protocol):
+    """Something that says what a generation took: a ``PipelineStream``."""
+
+    @property
+    def metadata(self) -> PipelineExecutionMetadata | None: ...
+
+
+class NodeExecution:
+    """Adopts the span that LangGraph's seam opened for this execution, or opens one of its own, and fills it.
+
+    A context manager for one frame. Facts reach the span when it ends, so that a retried attempt leaves nothing of
+    the attempt before.
+
+    Attributes:
+        streams: Whether this execution streams its chunks: the node wants to and the run does not forbid it.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        facts: Mapping[str, Any],
+        state: object,
+        config: Mapping[str, Any],
+        *,
+        node_name: str | None,
+        streams: bool,
+    ) -> None:
+        self._attached: Attached | None = None
+        langgraph_name = section(config, "metadata").get("langgraph_node")
+        found = current_owner()
+        if isinstance(found, NodeOwner) and found.adopt():
+            self.owner = found
+        else:
+            name = langgraph_name or node_name or "PipelineNode"
+            attributes = {semconv.OPERATION_NAME: semconv.INVOKE_NODE, semconv.NODE: name}
+            self.owner = NodeOwner(tracer, name, node_name or name, attributes)
+            self._attached = self.owner.attached()
+        directory = self.owner.directory
+        self.streams = streams and (directory is None or directory.streams is not False)
+        self._stream: Measured | None = None
+        self._facts = start_facts(self.owner, facts, state, streams=self.streams)
+
+    def __enter__(self) -> NodeExecution:
+        if self._attached is not None:
+            self._attached.__enter__()
+        self.owner.facts = _mirror(self.metadata())
+        self._log(logging.DEBUG, "started")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.owner.facts = _mirror(self.metadata(error_type=error_type(error), duration_s=self.owner.duration_s))
+            self._log(logging.WARNING, "left with %s", error_type(error))
+        if self._attached is not None:
+            self._attached.__exit__(kind, error, traceback)
+            self.owner.leave(error)
+
+    @property
+    def channels(self) -> frozenset[str] | None:
+        """Channels of the graph that runs this node, if that is known."""
+        parent = self.owner.parent
+        return parent.channels if isinstance(parent, WorkflowOwner) and parent.channels else None
+
+    def watch(self, stream: Measured) -> None:
+        """From now on the facts include what the generation has measured, whole or as far as it came."""
+        self._stream = stream
+
+    def done(self) -> dict[str, Any]:
+        """The entry for the state; the span will say the same."""
+        metadata = self.metadata(status="ok", duration_s=self.owner.duration_s)
+        self.owner.facts = _mirror(metadata)
+        self._log(logging.INFO, "done in %.3f s", metadata.duration_s)
+        return metadata.entry()
+
+    def metadata(self, **more: Any) -> NodeMetadata:
+        """The facts so far."""
+        measured = self._stream.metadata if self._stream is not None else None
+        pipeline = dict(measured) if measured is not None else {}
+        return NodeMetadata(**{**pipeline, **self._facts, **more})
+
+    def _log(self, level: int, message: str, *args: object) -> None:
+        if not _logger.isEnabledFor(level):
+            return
+        ids = self.owner.ids
+        extra = {
+            "node_id": ids.node_id,
+            "node_name": ids.node_name,
+            "trace_id": trace_id_of(self.owner.span),
+            "span_id": ids.span_id,
+        }
+        _logger.log(level, "node %s " + message, ids.node_name, *args, extra=extra)
+
+
+def start_facts(
+    owner: NodeOwner | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
+) -> dict[str, Any]:
+    """What is known of an execution when it starts; without an owner it has a node id of its own and no span."""
+    directory = owner.directory if owner is not None else None
+    user_id = directory.user_id if directory is not None else None
+    conversation_id = directory.conversation_id if directory is not None else None
+    span = owner.span if owner is not None else INVALID_SPAN
+    return {
+        **facts,
+        "node_name": owner.ids.node_name if owner is not None else node_name,
+        "node_id": owner.node_id if owner is not None else new_node_id(),
+        "streaming": streams,
+        "execution_time": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "user_id": _held_text(field_of(state, "user_id", user_id)),
+        "conversation_id": _held_id(field_of(state, "conversation_id", conversation_id)),
+        "trace_id": trace_id_of(span),
+        "span_id": span_id_of(span),
+        "traceparent": traceparent_of(span),
+    }
+
+
+def _mirror(metadata: NodeMetadata) -> dict[str, Any]:
+    """Entry keys as span attributes. The status is left to the span's owner, who knows it last."""
+    return {
+        semconv.MIRROR_KEYS[key]: value
+        for key, value in metadata.entry().items()
+        if key not in STATE_ONLY_KEYS and key != "status"
+    }
+
+
+def _held_text(value: object) -> str | None:
+    return None if value is None else cast("str", holdable(value if isinstance(value, str) else str(value)))
+
+
+def _held_id(value: object) -> str | int | None:
+    """A conversation id, as it is if an attribute can hold it, so that state and span have the same value."""
+    if value is None or type(value) is int:
+        return cast("str | int | None", holdable(value))
+    return _held_text(value)

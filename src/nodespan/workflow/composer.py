@@ -1,0 +1,127 @@
+"""ComposerService: runs a compiled graph and hands out LangGraph's events with the ids of their spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as context_api
+
+from nodespan import semconv
+from nodespan.errors import ConfigurationError
+from nodespan.instrumentation.langgraph import WorkflowOwner, install_seams, section
+from nodespan.spans.directory import RunDirectory, traceparent_of
+from nodespan.spans.owner import get_tracer
+from nodespan.workflow._enrich import Event, EventEnricher, is_token_event
+from nodespan.workflow._resume import remember, resume_links
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+
+class ComposerService:
+    """Executes workflows and enriches their event stream.
+
+    One instance serves any number of concurrent runs. While it lives, LangGraph's seams are wrapped; the wrappers act
+    only for its own runs (and for those of ``nodespan.instrument()``).
+    """
+
+    def __init__(
+        self, *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        install_seams(self)
+
+    def execute_workflow(
+        self,
+        workflow: Any,
+        initial_state: Any,
+        stream: bool = True,
+        config: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Runs a compiled graph and yields LangGraph's ``astream_events`` (v2), in their order and with their content.
+
+        Added to each event: in ``event["metadata"]`` ``trace_id`` (32 hex digits), ``span_id`` (16; the innermost span
+        known), ``trace_flags``, ``node_id``, ``node_name`` (inside a node), ``sequence`` (from 0), ``timestamp``
+        (ISO 8601, UTC) and ``workflow_context``; and ``data["node_metadata"]`` where the data hold entries. Without a
+        real tracer provider the ids are ``None``. A user's own metadata of such a name moves to ``user_metadata``.
+
+        The caller's context at this call is the run's parent. Leaving the iterator early (``aclose``, ``break``,
+        cancel) ends the run and stops its models. An error yields one last ``workflow_error`` event and is then
+        raised as it was.
+
+        Args:
+            workflow: What ``StateGraph.compile()`` returned.
+            initial_state: A state, a dict, a ``Command`` or ``None`` to resume.
+            stream: ``False`` keeps nodes from streaming and leaves token events out.
+            config: LangGraph's config: ``configurable``, ``callbacks``, ``metadata`` and so on. It is not changed.
+
+        Raises:
+            ConfigurationError: An argument cannot work. Raised at the call.
+        """
+        _check(workflow, initial_state, config)
+        return self._run(workflow, initial_state, stream, config or {}, context_api.get_current())
+
+    async def _run(
+        self,
+        workflow: Any,
+        initial_state: Any,
+        stream: bool,
+        config: Mapping[str, Any],
+        context: Context,
+    ) -> AsyncGenerator[Event, None]:
+        owner = WorkflowOwner(
+            get_tracer(self._tracer_provider),
+            config.get("run_name") or workflow.get_name(),
+            config,
+            initial_state,
+            parent=context,
+            links=await resume_links(workflow, initial_state, config),
+            directory=RunDirectory(streams=stream, nodes={}, runs={}),
+            offered=True,
+        )
+        run = EventEnricher(owner, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
+        if getattr(workflow, "checkpointer", None):
+            config = remember(config, traceparent_of(owner.span))
+        events = workflow.astream_events(initial_state, config, version="v2")
+        try:
+            # LangGraph makes the run's task in the first step, which copies the context that is current there.
+            with owner.attached(context):
+                event = await anext(events, None)
+            while event is not None:
+                if stream or not is_token_event(event):
+                    yield run.enrich(event)
+                event = await anext(events, None)
+        except BaseException as error:
+            try:
+                await events.aclose()  # stops the run when the consumer left; nothing to do when the run failed
+            finally:
+                failed_in = owner.directory.take_failure(error) if owner.directory is not None else None
+                owner.leave(error)
+            if isinstance(error, Exception):
+                yield run.error_event(error, failed_in)
+            raise
+        owner.leave()
+
+
+def _check(workflow: Any, initial_state: object, config: object) -> None:
+    if not hasattr(workflow, "astream_events") or not hasattr(workflow, "get_name"):
+        fix = (
+            "Give it graph.compile()." if hasattr(workflow, "compile") else "Give it what StateGraph.compile() returns."
+        )
+        raise ConfigurationError(f"execute_workflow(workflow=...) got a {type(workflow).__name__}. {fix}")
+    if isinstance(initial_state, (str, bytes, type)) and hasattr(workflow, "builder"):
+        raise ConfigurationError(
+            f"execute_workflow(initial_state=...) got a {type(initial_state).__name__}. Give it a state "
+            "(WorkflowState.from_prompt('...')), a dict, a Command, or None to resume."
+        )
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigurationError(
+            f"execute_workflow(config=...) got a {type(config).__name__}. "
+            "Give it a dict such as {'configurable': {'thread_id': '1'}}."
+        )

@@ -1,0 +1,227 @@
+"""PipelineNode: a LangGraph node that asks a model and says what it did, in the state and on its span."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel
+
+from nodespan.errors import ConfigurationError
+from nodespan.instrumentation.langgraph import NodeOwner, section
+from nodespan.runner import PipelineFactory, Runner
+from nodespan.spans.owner import current_owner, get_tracer
+from nodespan.types import ModelProfileType, NodeMetadata, PipelineExecutionMetadata, PipelinePriority, Sampling
+from nodespan.workflow._chunks import ChunkEvents
+from nodespan.workflow._execution import NodeExecution, start_facts
+from nodespan.workflow._prompt import Prompt, build_request
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from nodespan.runner import PipelineStream
+
+_logger = logging.getLogger("nodespan")
+
+
+class PipelineNode(Runnable[Any, "dict[str, Any]"]):
+    """A node for ``graph.add_node(name, PipelineNode(...))``, in sync and async graphs alike.
+
+    Each execution asks the model once. The node returns its answer and one entry of ``node_metadata``; its span
+    carries the same facts (``nodespan.*``). With streaming, every chunk reaches ``astream_events`` as the custom event
+    ``pipeline_chunk`` and ``stream_mode="custom"`` as ``{"content", "index", "node_id", "span_id"}`` while it is
+    produced; the last one has no content and the generation's ``metadata``.
+
+    Args:
+        pipeline_factory: Where the model comes from; shared by all nodes that use the same models.
+        profile_type: Which of the factory's profiles.
+        stream: Hand out chunks while they are produced.
+        node_name: Display name; LangGraph's name of the node if not given.
+        priority: Place in the model's queue.
+        prompt: Without it the state's messages are asked. A text goes before them as system message; a function of
+            the state gives the question (a text) or the messages itself.
+        output_key: Field for the answer: an ``AIMessage`` for ``"messages"``, otherwise the text.
+        sampling: Goes before the profile's own.
+        deadline_s: Longest time for one execution, waiting for the model included.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
+        UnknownProfileError: The factory has no such profile.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline_factory: PipelineFactory,
+        profile_type: IntEnum = ModelProfileType.Primary,
+        stream: bool = True,
+        node_name: str | None = None,
+        priority: PipelinePriority = PipelinePriority.NORMAL,
+        prompt: Prompt | None = None,
+        output_key: str = "messages",
+        sampling: Sampling | None = None,
+        deadline_s: float | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
+        if not isinstance(pipeline_factory, PipelineFactory):  # pyright: ignore[reportUnnecessaryIsInstance] callers without types
+            raise ConfigurationError(
+                f"PipelineNode(pipeline_factory=...) got a {type(pipeline_factory).__name__}. "
+                "Give it nodespan.PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path='model.gguf')})."
+            )
+        if not (prompt is None or isinstance(prompt, str) or callable(prompt)):
+            raise ConfigurationError(
+                f"PipelineNode(prompt=...) got a {type(prompt).__name__}. Give a text or a function of the state."
+            )
+        if deadline_s is not None and deadline_s <= 0:
+            raise ConfigurationError(f"PipelineNode(deadline_s={deadline_s}) leaves no time. Give seconds above 0.")
+        self._profile = pipeline_factory.profile(profile_type)
+        self.name = None
+        self.nodespan_display_name = node_name
+        self._profile_type = profile_type
+        self._priority = PipelinePriority(priority)
+        self._stream = stream
+        self._prompt: Prompt | None = prompt
+        self._output_key = output_key
+        self._sampling = sampling or Sampling()
+        self._deadline_s = deadline_s
+        self._runner = Runner(pipeline_factory, tracer_provider=tracer_provider, meter_provider=meter_provider)
+        self._tracer_provider = tracer_provider
+        self._said_missing = False
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
+        """Executes the node in a sync graph."""
+        del kwargs
+        with self._execution(input, config) as execution, self._generate(execution, input) as stream:
+            events = ChunkEvents(config, execution.owner.node_id, stream.span_id) if execution.streams else None
+            texts: list[str] = []
+            for chunk in stream:
+                texts.append(chunk.content)
+                if events is not None:
+                    events.send(chunk)
+            if events is not None:
+                events.end(len(texts), stream.metadata)
+            return self._update(execution, "".join(texts), stream.metadata)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
+        """Executes the node in an async graph; the model runs off the event loop."""
+        del kwargs
+        with self._execution(input, config) as execution:
+            async with self._generate(execution, input) as stream:
+                events = ChunkEvents(config, execution.owner.node_id, stream.span_id) if execution.streams else None
+                texts: list[str] = []
+                async for chunk in stream:
+                    texts.append(chunk.content)
+                    if events is not None:
+                        await events.asend(chunk)
+                if events is not None:
+                    await events.aend(len(texts), stream.metadata)
+                return self._update(execution, "".join(texts), stream.metadata)
+
+    def create_node_metadata(self, state: Any, pipeline: PipelineExecutionMetadata | None = None) -> NodeMetadata:
+        """The metadata of an execution as it stands: who and what it is, and where its span is.
+
+        Inside a node's body it describes that execution; elsewhere it has a node id of its own and no span.
+
+        Args:
+            state: Where ``user_id`` and ``conversation_id`` are looked for.
+            pipeline: What a generation took, to be included.
+        """
+        owner = current_owner()
+        facts = {**(dict(pipeline) if pipeline is not None else {}), **self._facts()}
+        return NodeMetadata(
+            **start_facts(
+                owner if isinstance(owner, NodeOwner) else None,
+                facts,
+                state,
+                streams=self._stream,
+                node_name=self.nodespan_display_name or type(self).__name__,
+            )
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        profile = self._profile
+        return {
+            "node_type": type(self).__name__,
+            "profile_type": int(self._profile_type),
+            "priority": int(self._priority),
+            "model_name": profile.model_name,
+            "model_provider": profile.provider,
+        }
+
+    def _execution(self, state: object, config: RunnableConfig | None) -> NodeExecution:
+        execution = NodeExecution(
+            get_tracer(self._tracer_provider),
+            self._facts(),
+            state,
+            config or {},
+            node_name=self.nodespan_display_name,
+            streams=self._stream,
+        )
+        self._say_missing_fields(state, execution.channels, config or {})
+        return execution
+
+    def _generate(self, execution: NodeExecution, state: object) -> PipelineStream:
+        request = build_request(execution.owner.ids.node_name, state, self._prompt, self._sampling)
+        stream = self._runner.stream_pipeline(
+            request, profile_type=self._profile_type, priority=self._priority, deadline_s=self._deadline_s
+        )
+        execution.watch(stream)
+        return stream
+
+    def _update(
+        self, execution: NodeExecution, text: str, metadata: PipelineExecutionMetadata | None
+    ) -> dict[str, Any]:
+        answer = _message(text, metadata) if self._output_key == "messages" else text
+        return {
+            self._output_key: [answer] if self._output_key == "messages" else answer,
+            "node_metadata": {execution.owner.node_id: execution.done()},
+        }
+
+    def _say_missing_fields(self, state: object, channels: frozenset[str] | None, config: Mapping[str, Any]) -> None:
+        """Says once what LangGraph drops in silence: writes to fields that the graph's state does not have."""
+        if self._said_missing:
+            return
+        known = channels if channels is not None else _fields(state, config)
+        missing = {"node_metadata", self._output_key} - known if known is not None else None
+        self._said_missing = True
+        if missing:
+            _logger.warning(
+                "The graph's state has no field %s, so LangGraph drops what PipelineNode %r writes there. "
+                "Use or subclass nodespan.WorkflowState, or add the field to your own state.",
+                " and ".join(repr(name) for name in sorted(missing)),
+                self.nodespan_display_name or self._profile.model_name,
+            )
+
+
+def _fields(state: object, config: Mapping[str, Any]) -> frozenset[str] | None:
+    """Field names of the graph's state, where the node's input tells them: not outside a graph, not under Send."""
+    path = section(config, "metadata").get("langgraph_path")
+    if not path or path[0] == "__pregel_push":
+        return None
+    if isinstance(state, dict):  # a TypedDict; LangGraph gives a field with a reducer its first value
+        return frozenset(cast("dict[str, object]", state))
+    if isinstance(state, BaseModel):
+        return frozenset(type(state).model_fields)
+    return frozenset(f.name for f in fields(state)) if is_dataclass(state) else None
+
+
+def _message(text: str, metadata: PipelineExecutionMetadata | None) -> AIMessage:
+    """The answer with its usage where LangChain looks for it."""
+    if metadata is None or metadata.input_tokens is None or metadata.output_tokens is None:
+        return AIMessage(text)
+    usage = UsageMetadata(
+        input_tokens=metadata.input_tokens,
+        output_tokens=metadata.output_tokens,
+        total_tokens=metadata.input_tokens + metadata.output_tokens,
+    )
+    facts = {"model_name": metadata.model_name, "finish_reason": metadata.finish_reason}
+    return AIMessage(text, usage_metadata=usage, response_metadata=facts)
