@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 Tree = dict[str, Any]
 
 
-class FinishedSpan(Protocol):
-    """What ``span_tree`` reads of the SDK's ``ReadableSpan``."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def parent(self) -> SpanContext | None: ...
-    @property
-    def start_time(self) -> int | None: ...
-    @property
-    def attributes(self) -> Mapping[str, Any] | None: ...
-    @property
-    def events(self) -> Sequence[Any]: ...
-    @property
-    def links(self) -> Sequence[Any]: ...
-    @property
-    def status(self) -> Any: ...
-    def get_span_context(self) -> SpanContext | None: ...
-
-
-class SpanSource(Protocol):
-    """An in-memory exporter: the SDK's ``InMemorySpanExporter``."""
-
-    def get_finished_spans(self) -> Sequence[Any]: ...
-
-
-def span_tree(exporter: SpanSource, *attributes: str) -> list[Tree]:
+def span_tree(exporter: InMemorySpanExporter, *attributes: str) -> list[Tree]:
     """The finished spans as nested dicts: name, status, chosen attributes, names of events, children by start.
 
     Ids and times are left out, and so is what is not there: a span that is ok, has no events and none of the chosen
@@ -47,16 +22,16 @@ def span_tree(exporter: SpanSource, *attributes: str) -> list[Tree]:
         exporter: Holds the spans.
         attributes: Names of the attributes to show; those that end in ``*`` show all that begin so.
     """
-    spans: Sequence[FinishedSpan] = exporter.get_finished_spans()
+    spans: Sequence[ReadableSpan] = exporter.get_finished_spans()
     known = {_id(span) for span in spans}
-    children: dict[int | None, list[FinishedSpan]] = {}
+    children: dict[int | None, list[ReadableSpan]] = {}
     for span in sorted(spans, key=lambda span: span.start_time or 0):
         parent = span.parent.span_id if span.parent is not None else None
         children.setdefault(parent if parent in known else None, []).append(span)
     return [_node(span, children, attributes) for span in children.get(None, [])]
 
 
-def _node(span: FinishedSpan, children: Mapping[int | None, list[FinishedSpan]], wanted: Iterable[str]) -> Tree:
+def _node(span: ReadableSpan, children: Mapping[int | None, list[ReadableSpan]], wanted: Iterable[str]) -> Tree:
     node: Tree = {"name": span.name}
     if span.status.status_code.name == "ERROR":
         node["status"] = "ERROR"
@@ -75,6 +50,6 @@ def _is_wanted(key: str, wanted: Iterable[str]) -> bool:
     return any(key.startswith(name[:-1]) if name.endswith("*") else key == name for name in wanted)
 
 
-def _id(span: FinishedSpan) -> int:
+def _id(span: ReadableSpan) -> int:
     context = span.get_span_context()
     return context.span_id if context is not None else 0
