@@ -1,7 +1,7 @@
 """Installs the pinned llama-cpp-python into the environment that runs this script. `make` calls it.
 
 The package comes as source only, and compiling it takes minutes. The wheel that comes out fits this very processor, so
-it is kept for the next clone under a name that says for what: ``<cache>/<version>-<interpreter>-<platform>-<fingerprint>/``.
+it is kept for the next clone in a folder whose name says for what: ``<version>-<interpreter>-<platform>-<fingerprint>``.
 The cache is a convenience: a wheel that is damaged or cannot be imported is made anew, and where nothing can be
 written nothing is kept. ``NODESPAN_WHEELS`` moves it.
 """
@@ -45,7 +45,9 @@ def processor() -> str:
     """What the compiler is allowed to use on this machine: its name and instruction sets, as far as they are told."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU "))}))
+        return "\n".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU "))})
+        )
     if platform.system() == "Darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout
@@ -53,7 +55,7 @@ def processor() -> str:
 
 
 def cache_key(pinned: str, environment: Mapping[str, str], cpu: str) -> str:
-    """Names the one kind of wheel that may be used here: version, interpreter, platform, C library, processor, flags."""
+    """Names the one kind of wheel that fits: version, interpreter, platform, C library, processor, compiler flags."""
     flags = sorted(f"{name}={value}" for name, value in environment.items() if name.startswith(BUILD_VARIABLES))
     facts = "\n".join([cpu, *platform.libc_ver(), *flags])
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
@@ -110,7 +112,15 @@ def build(pinned: str, folder: Path) -> Path:
     print(f"llama-cpp-python {pinned}: compiling, 5 to 10 minutes on two cores; done once", flush=True)
     # pip's own cache knows nothing of processors, so a wheel in it may be another machine's.
     arguments = ["wheel", "--no-deps", "--no-cache-dir", "--no-binary", "llama-cpp-python", "--verbose"]
-    command = [*PIP, *arguments, "--build-constraint", str(CONSTRAINTS), "-w", str(folder), f"llama-cpp-python=={pinned}"]
+    command = [
+        *PIP,
+        *arguments,
+        "--build-constraint",
+        str(CONSTRAINTS),
+        "-w",
+        str(folder),
+        f"llama-cpp-python=={pinned}",
+    ]
     environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as pip:
         lines = list(_shown(pip.stdout or ()))
@@ -121,14 +131,14 @@ def build(pinned: str, folder: Path) -> Path:
 
 
 def _shown(lines: Iterator[str] | tuple[()]) -> Iterator[str]:
-    """Passes the build's lines on; now and then prints the step it is at, such as ``[ 42%]`` or ``[17/230]``."""
+    """Passes the build's lines on; now and then prints the step it is at, such as ``42%`` or ``17/230``."""
     start = last = time.monotonic()
     for line in lines:
         yield line
-        step = re.match(r"\s*(\[[\s\d/%]+\] .*)", line)
+        step = re.match(r"\s*\[([\s\d/%]+)\] ", line)
         if step and time.monotonic() - last >= PROGRESS_S:
             last = time.monotonic()
-            print(f"  {last - start:4.0f} s {step[1]:.100}", flush=True)
+            print(f"  {last - start:4.0f} s  {step[1].strip()}", flush=True)
 
 
 def keep(wheel: Path, folder: Path) -> None:
