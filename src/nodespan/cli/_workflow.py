@@ -48,7 +48,7 @@ def make_factory(model: Path) -> PipelineFactory:
 
 
 def make_workflow(factory: PipelineFactory) -> Any:
-    """answer → (example, objection) → summary; the two in the middle run in parallel and wait for the same model."""
+    """Answer → (example, objection) → summary; the two in the middle run in parallel and wait for the same model."""
 
     def node(priority: PipelinePriority, prompt: Callable[[WorkflowState], str]) -> PipelineNode:
         return PipelineNode(pipeline_factory=factory, priority=priority, prompt=prompt)

@@ -12,7 +12,12 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry import baggage, context, trace
-from tests.integration.workflow.graphs import (
+
+from nodespan.errors import ConfigurationError
+from nodespan.testing import span_tree
+from nodespan.types import ModelProfileType, PipelinePriority
+from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, _enrich
+from workflow_graphs import (
     assert_state_and_spans_agree,
     collect,
     echo_factory,
@@ -20,11 +25,6 @@ from tests.integration.workflow.graphs import (
     one_node,
     spans_by_id,
 )
-
-from nodespan.errors import ConfigurationError
-from nodespan.testing import span_tree
-from nodespan.types import ModelProfileType, PipelinePriority
-from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, _enrich
 
 HEX = re.compile(r"[0-9a-f]+")
 OURS = _enrich._OURS

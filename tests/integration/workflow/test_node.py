@@ -13,19 +13,19 @@ from langgraph.checkpoint.memory import MemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, RetryPolicy, Send
 from opentelemetry import trace
-from tests.integration.workflow.graphs import (
-    assert_state_and_spans_agree,
-    collect,
-    echo_factory,
-    mirror_of,
-    one_node,
-)
 
 from nodespan.errors import ConfigurationError, UnknownProfileError
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 from nodespan.testing import span_tree
 from nodespan.types import ModelProfileType, Sampling
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, node_cache_key
+from workflow_graphs import (
+    assert_state_and_spans_agree,
+    collect,
+    echo_factory,
+    mirror_of,
+    one_node,
+)
 
 ANSWER = "one two three"
 
