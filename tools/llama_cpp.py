@@ -1,7 +1,7 @@
 """Installs the pinned llama-cpp-python into the environment that runs this script. `make` calls it.
 
 The package comes as source only, and compiling it takes minutes. The wheel that comes out fits this very processor, so
-it is kept for the next clone in a folder whose name says for what: ``<version>-<interpreter>-<platform>-<fingerprint>``.
+it is kept for the next clone in a folder whose name says for what: ``VERSION-INTERPRETER-PLATFORM-FINGERPRINT``.
 The cache is a convenience: a wheel that is damaged or cannot be imported is made anew, and where nothing can be
 written nothing is kept. ``NODESPAN_WHEELS`` moves it.
 """
