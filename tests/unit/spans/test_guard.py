@@ -1,0 +1,79 @@
+"""The guard: our own errors stop there, are said once and counted every time."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from nodespan import semconv
+from nodespan.spans import guard
+from nodespan.spans.guard import Guard
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Reads the counter of our own errors by operation."""
+    reader = InMemoryMetricReader()
+    meter = MeterProvider(metric_readers=[reader]).get_meter("test")
+    monkeypatch.setattr(guard.metrics, "get_meter", lambda *_args, **_kwargs: meter)
+    monkeypatch.setattr(guard, "_seen", set())
+
+    def read() -> dict[str, int]:
+        data = reader.get_metrics_data()
+        if data is None:
+            return {}
+        points = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+        return {point.attributes[semconv.TELEMETRY_ERROR_KIND]: point.value for point in points}
+
+    return read
+
+
+def test_an_error_of_ours_is_swallowed_said_once_and_counted_each_time(monkeypatch, caplog, counted):
+    monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
+    for _ in range(3):
+        with Guard("tie a shoe"):
+            raise ValueError("knot")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "tie a shoe" in caplog.text
+    assert counted() == {"tie a shoe": 3}
+
+
+def test_two_kinds_of_error_are_both_said(monkeypatch, caplog, counted):
+    monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
+    for error in (ValueError, KeyError):
+        with Guard("tie a shoe"):
+            raise error
+    assert len(caplog.records) == 2
+
+
+def test_under_test_an_error_of_ours_is_raised(monkeypatch):
+    monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "1")
+    with pytest.raises(ValueError, match="knot"), Guard("tie a shoe"):
+        raise ValueError("knot")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_no_exception_of_ours_passes_through(monkeypatch, kind):
+    monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
+    with pytest.raises(kind), Guard("tie a shoe"):
+        raise kind
+
+
+def test_a_broken_log_handler_does_not_reach_the_application(monkeypatch, counted):
+    monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("disk full")
+
+    handler = Broken()
+    logging.getLogger("nodespan").addHandler(handler)
+    try:
+        with Guard("tie a shoe"):
+            raise ValueError("knot")
+    finally:
+        logging.getLogger("nodespan").removeHandler(handler)
+    assert counted() == {"tie a shoe": 1}

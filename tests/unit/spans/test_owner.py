@@ -1,0 +1,138 @@
+"""The span owner: starts, is current around the work only, records an error once, ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NoOpTracerProvider
+
+from nodespan import semconv
+from nodespan.spans.owner import SpanOwner, current_owner, get_tracer
+from nodespan.testing import span_tree
+
+
+@pytest.fixture
+def tracer(tracer_provider):
+    return get_tracer(tracer_provider)
+
+
+def test_the_span_is_current_around_the_work_and_not_after_it(tracer, exporter):
+    owner = SpanOwner(tracer, "work")
+    with owner.attached():
+        assert trace.get_current_span() is owner.span
+        assert current_owner() is owner
+    assert current_owner() is None
+    assert not trace.get_current_span().get_span_context().is_valid
+    owner.finish()
+    assert span_tree(exporter, semconv.STATUS) == [{"name": "work", "attributes": {semconv.STATUS: "ok"}}]
+
+
+def test_an_owner_started_inside_another_is_its_child_and_shares_its_directory(tracer, exporter):
+    outer = SpanOwner(tracer, "outer")
+    with outer.attached():
+        inner = SpanOwner(tracer, "inner")
+    assert inner.parent is outer
+    assert inner.directory is outer.directory
+    inner.finish()
+    outer.finish()
+    assert span_tree(exporter) == [{"name": "outer", "children": [{"name": "inner"}]}]
+
+
+def test_only_the_first_finish_ends_the_span(tracer, exporter, caplog):
+    owner = SpanOwner(tracer, "work")
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(owner.finish())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [False] * 7 + [True]
+    assert len(exporter.get_finished_spans()) == 1
+    assert not caplog.records
+
+
+def test_an_error_is_recorded_on_the_innermost_span_and_marks_its_ancestors(tracer, exporter):
+    outer = SpanOwner(tracer, "outer")
+    with outer.attached():
+        inner = SpanOwner(tracer, "inner")
+    error = ValueError("broken")
+    inner.fail(error)
+    outer.fail(error)
+    assert span_tree(exporter, semconv.ERROR_TYPE) == [
+        {
+            "name": "outer",
+            "status": "ERROR",
+            "attributes": {"error.type": "ValueError"},
+            "children": [
+                {
+                    "name": "inner",
+                    "status": "ERROR",
+                    "attributes": {"error.type": "ValueError"},
+                    "events": ["exception"],
+                }
+            ],
+        }
+    ]
+
+
+def test_an_error_raised_anew_by_the_parent_is_recorded_there_too(tracer, exporter):
+    outer = SpanOwner(tracer, "outer")
+    with outer.attached():
+        inner = SpanOwner(tracer, "inner")
+    inner.fail(ValueError("first"))
+    outer.fail(RuntimeError("second"))
+    assert [len(span.events) for span in exporter.get_finished_spans()] == [1, 1]
+
+
+def test_an_owner_that_is_dropped_ends_its_span_as_cancelled(tracer, exporter):
+    owner = SpanOwner(tracer, "abandoned")
+    del owner
+    gc.collect()
+    assert span_tree(exporter, semconv.STATUS) == [{"name": "abandoned", "attributes": {semconv.STATUS: "cancelled"}}]
+
+
+def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the_log(tracer, caplog):
+    owner = SpanOwner(tracer, "work")
+
+    async def body() -> None:
+        with owner.attached():
+            await asyncio.sleep(3600)
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(body())
+    task._log_destroy_pending = False  # that the task is destroyed is the point of this test
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del task
+    gc.collect()
+    owner.finish("cancelled")
+    assert current_owner() is None
+    assert "Failed to detach" not in caplog.text
+
+
+@pytest.mark.parametrize("provider", [NoOpTracerProvider(), None], ids=["no-op", "none"])
+def test_without_a_real_provider_everything_works_and_nothing_is_made(provider, exporter):
+    owner = SpanOwner(get_tracer(provider), "nothing", {"a": 1})
+    with owner.attached():
+        owner.set({"b": 2})
+        owner.event("c", {})
+        owner.fail(ValueError("x"))
+    assert not owner.is_open
+    assert exporter.get_finished_spans() == ()
+
+
+def test_children_of_an_owner_whose_tracer_fails_still_run(monkeypatch, tracer):
+    monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
+
+    class Broken:
+        def start_span(self, *_args, **_kwargs):
+            raise RuntimeError("no span for you")
+
+    owner = SpanOwner(Broken(), "work")  # pyright: ignore[reportArgumentType]
+    with owner.attached():
+        assert current_owner() is owner
+    assert owner.finish()

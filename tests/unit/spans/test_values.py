@@ -1,0 +1,117 @@
+"""Values that are hard to hold: never raised, always encodable, counted when they had to change."""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import IntEnum, StrEnum
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import TracerProvider
+
+from nodespan.spans import values
+from nodespan.spans.redaction import MAX_TEXT_BYTES
+from nodespan.spans.values import clean, holdable
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Counts the values that had to change."""
+    seen: list[str] = []
+    monkeypatch.setattr(values, "report", lambda operation, _problem: seen.append(operation))
+    return seen
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 11
+
+
+@pytest.mark.parametrize(
+    "value", ["text", "ünï", 0, -(2**63), 2**63 - 1, 1.5, True, ["a", "b"], [1, 2]], ids=lambda value: repr(value)[:20]
+)
+def test_a_plain_value_is_held_as_it_is(value, changed):
+    held = holdable(value)
+    assert held == value
+    assert type(held) is type(value)
+    assert changed == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Colour.RED, "red"),
+        (Level.HIGH, 11),
+        (("a", "b"), ["a", "b"]),
+        ([], []),
+    ],
+)
+def test_a_relative_of_a_plain_value_is_held_as_the_plain_one(value, expected, changed):
+    assert holdable(value) == expected
+    assert type(holdable(value)) is type(expected)
+    assert changed == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("half \ud83d", "half ?"),
+        (2**63, str(2**63)),
+        (b"\x00\xff", "00ff"),
+        ({"a": {"b": 1}}, '{"a": {"b": 1}}'),
+        ([1, "a"], '[1, "a"]'),
+    ],
+)
+def test_a_hard_value_becomes_one_that_can_be_held_and_is_counted(value, expected, changed):
+    assert holdable(value) == expected
+    assert changed
+
+
+def test_nan_is_held_because_otlp_can_hold_it(changed):
+    held = holdable(math.nan)
+    assert isinstance(held, float)
+    assert math.isnan(held)
+
+
+def test_ten_megabytes_are_cut_with_size_and_digest(changed):
+    held = holdable("x" * 10_000_000)
+    assert isinstance(held, str)
+    assert len(held.encode()) < MAX_TEXT_BYTES + 200
+    assert "10000000 bytes in all, sha256 " in held
+    assert changed
+
+
+def test_an_object_that_cannot_even_be_shown_is_left_out_and_counted(changed):
+    class Hostile:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    assert clean({"a": Hostile(), "b": 1}) == {"b": 1}
+    assert changed
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(anything)
+def test_whatever_is_given_the_encoder_takes_what_is_held(value):
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("span")
+    attributes = clean({"value": value})
+    span.set_attributes(attributes)
+    span.end()
+    encoded = encode_spans([span._readable_span()]).resource_spans[0].scope_spans[0].spans[0]
+    assert len(encoded.attributes) == len(attributes)
+    encoded.SerializeToString()
+    json.dumps(attributes)

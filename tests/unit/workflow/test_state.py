@@ -1,0 +1,96 @@
+"""WorkflowState and its reducer: associative, bounded, plain JSON types."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langgraph.graph import START, StateGraph
+
+from nodespan.errors import ConfigurationError
+from nodespan.workflow import WorkflowState, keep_newest, node_cache_key
+
+entries = st.dictionaries(
+    st.integers(0, 30).map(lambda number: f"{number:08x}"),
+    st.builds(lambda second: {"execution_time": f"2026-01-01T00:00:{second:02d}"}, st.integers(0, 5)),
+    max_size=8,
+)
+
+
+@given(entries, entries, entries, st.integers(1, 6))
+def test_merging_is_associative_whatever_the_bound(left, middle, right, limit):
+    merge = keep_newest(limit)
+    # A side that comes from the state has passed the reducer already.
+    left, middle, right = (merge(None, side) for side in (left, middle, right))
+    assert merge(merge(left, middle), right) == merge(left, merge(middle, right))
+
+
+@given(st.lists(entries, max_size=6), st.integers(1, 6))
+def test_the_bound_holds_and_the_newest_stay(updates, limit):
+    merged = reduce(keep_newest(limit), updates, {})
+    united = reduce(keep_newest(10_000), updates, {})
+    assert len(merged) == min(limit, len(united))
+    newest = sorted(((entry["execution_time"], key) for key, entry in united.items()), reverse=True)[:limit]
+    assert {key for _, key in newest} == set(merged)
+
+
+def test_neither_side_is_written_to():
+    left, right = {"a": {"execution_time": "1"}}, {"b": {"execution_time": "2"}}
+    keep_newest(1)(left, right)
+    assert list(left) == ["a"]
+    assert list(right) == ["b"]
+
+
+def test_a_bound_that_keeps_nothing_is_refused():
+    with pytest.raises(ConfigurationError, match="Give a number from 1"):
+        keep_newest(0)
+
+
+def test_a_subclass_sets_its_own_bound_and_its_subclasses_keep_it():
+    class Small(WorkflowState, node_metadata_max=2):
+        extra: int = 0
+
+    class Smaller(Small):
+        pass
+
+    def node(_state: WorkflowState) -> dict[str, object]:
+        return {"node_metadata": {f"{i:08x}": {"execution_time": str(i)} for i in range(5)}, "extra": 1}
+
+    graph = StateGraph(Smaller)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    result = graph.compile().invoke(Smaller.from_prompt("hello"))
+    assert sorted(result["node_metadata"]) == ["00000003", "00000004"]
+    assert result["extra"] == 1
+
+
+def test_from_prompt_begins_a_conversation():
+    state = WorkflowState.from_prompt("Hello", user_id="u1", conversation_id=12345)
+    assert [(message.type, message.content) for message in state.messages] == [("human", "Hello")]
+    assert (state.user_id, state.conversation_id) == ("u1", 12345)
+
+
+def test_parallel_branches_may_return_our_scalar_fields():
+    def branch(_state: WorkflowState) -> dict[str, object]:
+        return {"user_id": "u1", "conversation_id": 7}
+
+    graph = StateGraph(WorkflowState)
+    for name in ("left", "right"):
+        graph.add_node(name, branch)
+        graph.add_edge(START, name)
+    assert graph.compile().invoke(WorkflowState())["conversation_id"] == 7
+
+
+def test_the_cache_key_is_that_of_the_question_not_of_random_ids():
+    def asked(text: str, **metadata: dict[str, str]) -> WorkflowState:
+        state = WorkflowState.from_prompt(text, user_id="u1")
+        state.messages[0].id = str(id(state))
+        state.node_metadata.update(metadata)
+        return state
+
+    assert node_cache_key(asked("a", x={"execution_time": "1"})) == node_cache_key(asked("a"))
+    assert node_cache_key(asked("a")) != node_cache_key(asked("b"))
+    assert node_cache_key({"n": 1}) != node_cache_key({"n": 2})
+    assert node_cache_key("text") == node_cache_key("text")
