@@ -76,7 +76,7 @@ def test_a_test_that_leaves_a_span_behind_fails(pytester: pytest.Pytester, monke
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
 
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # of all that is installed, one plugin is needed
-    result = pytester.runpytest_subprocess("-p", "pytest_asyncio")
+    result = pytester.runpytest_subprocess("-p", "pytest_asyncio.plugin")
 
     result.assert_outcomes(passed=7, errors=4)  # a bad test's body passes, and the check after it does not
     result.stdout.no_fnmatch_line("*ERROR at teardown of test_good*")
