@@ -195,7 +195,7 @@ async def test_retries_share_one_span_and_one_node_id_under_the_seam(node, compo
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])
 async def test_a_failing_model_is_on_the_span_and_passes_through_unchanged(node, composer, exporter, how):
-    factory = echo_factory(fail_at=1, error=OSError("model broke"))
+    factory = echo_factory(error_at=1, error=OSError("model broke"))
     with pytest.raises(OSError, match="model broke"):
         await run(one_node(node(factory=factory)), WorkflowState.from_prompt(ANSWER), how, composer)
     span = next(span for span in exporter.get_finished_spans() if span.name == "invoke_node analyse")
