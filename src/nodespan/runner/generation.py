@@ -7,8 +7,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from opentelemetry import context as context_api
-
 from nodespan import semconv
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_queue import ChunkQueue
@@ -29,15 +27,14 @@ if TYPE_CHECKING:
 class Generation:
     """Waits in a model's queue, runs on the model's thread, and ends once, whoever ends it.
 
-    ``take``, ``loaded``, ``run`` and ``fail`` belong to the model's thread, within ``context``; ``stop`` and ``drop``
-    may come from any thread.
+    ``take``, ``loaded``, ``run`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come from any.
 
     Args:
         priority: The higher goes first.
         deadline_s: Longest time from now to its end.
 
     Attributes:
-        context: The caller's context with the generation's span current.
+        context: A copy of the caller's, to load and run in.
         pieces: The text on its way to the consumer.
         result: What the pipeline has measured so far.
         metadata: What it did and took; ``None`` until it ended.
@@ -66,7 +63,7 @@ class Generation:
         self._pipeline_type = pipeline_type
         self._cancellation = Cancellation()
         self._stopped_by: BaseException | None = None
-        self._state = threading.Lock()
+        self._state = threading.RLock()  # a collected factory may stop it in the midst of stop()
         self._is_running = False
         self._has_ended = False
         self._cache_status: CacheStatus | None = None
@@ -76,7 +73,6 @@ class Generation:
         self._pieces_put = 0
         self.owner = GenerationOwner(tracer, request, profile, self._entered_ns)
         self.context = contextvars.copy_context()
-        self.context.run(context_api.attach, self.owner.context_over())
         self._deadline = None if deadline_s is None else self._start_deadline(deadline_s)
 
     @property

@@ -79,7 +79,7 @@ class Lane:
                 self._free()
             else:
                 generation.take("hit" if step == "run" else "loaded")
-                generation.context.run(self._serve, generation)
+                generation.context.run(self._serve, generation)  # so that logs and spans there are the caller's
             del generation  # an idle thread must not keep what it was asked last
             with self._pool.changed:
                 self.running = None
@@ -112,15 +112,16 @@ class Lane:
         return "load" if self._pool.may_load(self) else None
 
     def _serve(self, generation: Generation) -> None:
-        if self._pipeline is None:
-            try:
-                self._pipeline = self._create(self.profile)
-            except BaseException as error:  # noqa: BLE001 raised again where the stream is read
+        with generation.owner.attached():
+            if self._pipeline is None:
+                try:
+                    self._pipeline = self._create(self.profile)
+                except BaseException as error:  # noqa: BLE001 raised again where the stream is read
+                    generation.loaded()
+                    generation.fail(error)
+                    return
                 generation.loaded()
-                generation.fail(error)
-                return
-            generation.loaded()
-        generation.run(self._pipeline)
+            generation.run(self._pipeline)
 
     def _free(self) -> None:
         pipeline, self._pipeline = self._pipeline, None

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib.util
 import inspect
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import llama_cpp
-
     from nodespan.types import FinishReason, GenerationRequest, ModelProfile, Sampling
 
 _GGUF_MAGIC: Final = b"GGUF"
 _REDIRECTION: Final = "suppress_stdout_stderr"
 _LOADING: Final = threading.Lock()
 """One model is loaded at a time: llama-cpp-python's way of keeping a load quiet belongs to the whole process."""
+
+if hasattr(os, "register_at_fork"):  # a child must not find it taken by a thread that it does not have
+    os.register_at_fork(before=_LOADING.acquire, after_in_child=_LOADING.release, after_in_parent=_LOADING.release)
 
 
 class LlamaCppPipeline:
@@ -78,6 +81,7 @@ class LlamaCppPipeline:
     def close(self) -> None:
         """Frees the model."""
         self._llama.close()
+        self._llama.__dict__.pop("generate", None)  # else what Python holds of it would wait for a garbage collection
 
     def _pieces(self, request: GenerationRequest) -> Generator[tuple[str | None, str | None]]:
         """Text and finish reason of each of llama-cpp-python's own chunks."""

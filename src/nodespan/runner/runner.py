@@ -80,4 +80,4 @@ class Runner:
         except BaseException as error:
             generation.fail(error)
             raise
-        return PipelineStream(generation)
+        return PipelineStream(generation, self._factory)

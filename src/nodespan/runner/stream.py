@@ -10,6 +10,7 @@ from nodespan.types import Chunk
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from nodespan.runner.factory import PipelineFactory
     from nodespan.runner.generation import Generation
     from nodespan.types import PipelineExecutionMetadata
 
@@ -24,8 +25,9 @@ class PipelineStream:
     One reader at a time; ``close`` may come from any thread.
     """
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, pipeline_factory: PipelineFactory) -> None:
         self._generation = generation
+        self._factory = pipeline_factory  # must not be collected, and so closed, while this is read
         self._pieces = generation.pieces
         self._index = 0
         self.span_id = span_id_of(generation.owner.span)
