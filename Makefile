@@ -61,7 +61,7 @@ clean: ## Remove the environment and everything the tools left here
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "nodespan needs Python 3.11 or newer; this is: $$($(PYTHON) --version 2>&1). Type: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python cannot make environments. On Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Set-up: .venv"
 	@$(PYTHON) -m venv --clear .venv
