@@ -14,19 +14,20 @@ from langgraph.checkpoint.memory import MemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph
-from workflow_graphs import assert_state_and_spans_agree, collect, mirror_of, one_node
 
 from nodespan.runner import PipelineFactory
 from nodespan.testing import span_tree
 from nodespan.types import ModelProfile, ModelProfileType, Sampling
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
+from workflow_graphs import assert_state_and_spans_agree, collect, mirror_of, one_node
 
 SAMPLING = Sampling(max_tokens=12, temperature=0.0, seed=1)
 PROMPT = "Name three colours."
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def factory(smollm2):
+    """Fresh for each test: evaluating a prompt after a prefix hit rounds otherwise, so llama.cpp's text may differ."""
     profile = ModelProfile(model_path=smollm2, n_ctx=512, sampling=SAMPLING)
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         yield factory
@@ -47,9 +48,7 @@ def plain_answer(smollm2):
     import llama_cpp
 
     llama = llama_cpp.Llama(model_path=str(smollm2), n_ctx=512, verbose=False)
-    answer = llama.create_chat_completion(
-        [{"role": "user", "content": PROMPT}], max_tokens=12, temperature=0.0, seed=1
-    )
+    answer = llama.create_chat_completion([{"role": "user", "content": PROMPT}], max_tokens=12, temperature=0.0, seed=1)
     llama.close()
     return answer
 
@@ -112,9 +111,11 @@ async def test_the_spans_of_a_first_run_are_those_of_the_design(smollm2, tracer_
             assert parent.start_time <= span.start_time <= span.end_time
 
 
-async def test_leaving_the_event_stream_stops_the_model_and_leaves_it_usable(node, composer, exporter, plain_answer):
+async def test_leaving_the_event_stream_stops_the_model_and_leaves_it_usable(
+    node, factory, composer, exporter, plain_answer
+):
     long = PipelineNode(
-        pipeline_factory=node._runner._factory if hasattr(node._runner, "_factory") else None,
+        pipeline_factory=factory,
         sampling=Sampling(max_tokens=400, temperature=0.0, seed=1),
         tracer_provider=composer._tracer_provider,
     )
@@ -143,7 +144,9 @@ async def test_a_prompt_longer_than_the_context_is_llama_cpps_own_error(node, co
     assert recorded == ["chat SmolLM2-135M-Instruct.Q4_1"]
 
 
-async def test_parallel_nodes_share_the_model_and_each_tells_its_own_counts(factory, tracer_provider, composer, exporter):
+async def test_parallel_nodes_share_the_model_and_each_tells_its_own_counts(
+    factory, tracer_provider, composer, exporter
+):
     graph = StateGraph(WorkflowState)
     for number in range(3):
         asks = PipelineNode(
