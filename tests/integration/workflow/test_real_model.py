@@ -232,5 +232,5 @@ def test_a_resume_in_another_process_links_to_the_run_it_resumes(tmp_path):
 def test_a_missing_model_file_is_a_clear_error_at_set_up():
     from nodespan.errors import ModelLoadError
 
-    with pytest.raises(ModelLoadError, match="missing.gguf"):
+    with pytest.raises(ModelLoadError, match=r"missing\.gguf"):
         PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=Path("missing.gguf"))})
