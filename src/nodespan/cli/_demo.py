@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from nodespan.cli._workflow import make_factory, make_workflow
+from nodespan.cli._traces import SHORT_ID
+from nodespan.cli._tree import render_tree
+from nodespan.cli._workflow import DEFAULT_PROMPT, find_model, make_factory, make_workflow
+from nodespan.store import StoreReader
+from nodespan.telemetry import configure
 from nodespan.workflow import ComposerService, WorkflowState
 
 if TYPE_CHECKING:
@@ -14,7 +18,33 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-JAEGER_UI_PORT = 16686
+JAEGER_UI_PORT: Final = 16686
+_FLUSH_S: Final = 10.0
+
+
+def show_demo(console: Console, prompt: str | None, model: Path | None, otlp: str | None) -> None:
+    """Runs the demo, shows its trace, and says where else it can be seen."""
+    path = model or find_model()
+    with configure(service_name="nodespan-demo", endpoint=otlp) as telemetry:
+        trace_id = run_demo(console, prompt or DEFAULT_PROMPT, path)
+        report = telemetry.force_flush(_FLUSH_S)
+        if telemetry.store is None or trace_id is None:
+            console.print("\nNo trace was kept: the OTEL_* variables send it elsewhere, or switch it off.")
+            return
+        console.print()
+        for tree in render_tree(StoreReader(telemetry.store).get_trace(trace_id)):
+            console.print(tree)
+        console.print(f"\nSee it again: nodespan trace {trace_id[:SHORT_ID]}")
+        if (destination := telemetry.settings.endpoint_of("traces")) is None:
+            return
+        if report:
+            console.print(f"In Jaeger: {jaeger_address(destination, trace_id)}", soft_wrap=True)
+        else:
+            console.print(
+                f"{report.waiting} of {report.ended} spans have not reached {destination}; "
+                "they wait in the store and go out at the next start.",
+                soft_wrap=True,
+            )
 
 
 def run_demo(console: Console, prompt: str, model: Path) -> str | None:

@@ -37,12 +37,14 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> Encoded:
 
 
 def _one_by_one(spans: Sequence[ReadableSpan]) -> Encoded:
-    good: list[ReadableSpan] = []
-    for span in spans:
-        try:
-            trace_encoder.encode_spans([span]).SerializeToString()
-        except Exception:  # noqa: BLE001 this is the span that the encoder refuses
-            continue
-        good.append(span)
+    good = [span for span in spans if _is_encodable(span)]
     data = trace_encoder.encode_spans(good).SerializeToString() if good else b""
     return Encoded(data, len(good), len(spans) - len(good))
+
+
+def _is_encodable(span: ReadableSpan) -> bool:
+    try:
+        trace_encoder.encode_spans([span]).SerializeToString()
+    except Exception:  # noqa: BLE001 whatever an attribute made the encoder raise
+        return False
+    return True

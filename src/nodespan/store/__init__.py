@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from nodespan.store.location import default_path, store_path
 from nodespan.store.reader import StoreReader, TraceFilter, TraceSummary
-from nodespan.store.sqlite import Batch, SqliteStore, StoreLimits
+from nodespan.store.sqlite import MEMORY, Batch, BatchState, SqliteStore, StoreLimits
 
 __all__ = [
+    "MEMORY",
     "Batch",
+    "BatchState",
     "SqliteStore",
     "StoreLimits",
     "StoreReader",

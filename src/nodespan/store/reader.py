@@ -85,23 +85,19 @@ class StoreReader:
     def find_traces(self, wanted: TraceFilter, limit: int) -> list[TraceSummary]:
         """The newest traces that fit, newest first."""
         conditions, values = _conditions(wanted)
-        having = "HAVING max(end_ns) - min(start_ns) >= ?" if wanted.min_duration_s is not None else ""
-        if wanted.min_duration_s is not None:
-            values.append(wanted.min_duration_s * 1e9)
-        connection = self._filled()
-        try:
+        shortest_ns = (wanted.min_duration_s or 0.0) * 1e9
+        with self._store.reading() as connection:
+            self._fill(connection)
             rows = connection.execute(
                 f"""
-                SELECT trace_id, min(start_ns), max(end_ns), count(*), sum(is_error),
-                       coalesce(max(CASE WHEN is_root THEN name END), min(name)), coalesce(max(service), '')
+                SELECT trace_id, coalesce(max(CASE WHEN is_root THEN name END), min(name)), coalesce(max(service), ''),
+                       min(start_ns), max(end_ns), count(*), sum(is_error)
                 FROM span WHERE trace_id IN (SELECT DISTINCT trace_id FROM span WHERE {conditions})
-                GROUP BY trace_id {having} ORDER BY min(start_ns) DESC LIMIT ?
+                GROUP BY trace_id HAVING max(end_ns) - min(start_ns) >= ? ORDER BY min(start_ns) DESC LIMIT ?
                 """,  # noqa: S608 the conditions are our own words, the values are bound
-                (*values, limit),
-            ).fetchall()
-        finally:
-            connection.close()
-        return [TraceSummary(row[0], row[5], row[6], row[1], row[2], row[3], row[4]) for row in rows]
+                (*values, shortest_ns, limit),
+            )
+            return [TraceSummary(*row) for row in rows]
 
     def get_trace(self, prefix: str) -> list[SpanRecord]:
         """The spans of the trace whose id begins so, each once, by start.
@@ -109,48 +105,39 @@ class StoreReader:
         Raises:
             StoreError: There is none, or more than one.
         """
-        connection = self._filled()
-        try:
+        with self._store.reading() as connection:
+            self._fill(connection)
             found = connection.execute(
-                "SELECT DISTINCT trace_id FROM span WHERE trace_id >= ? AND trace_id < ? LIMIT 3",
+                "SELECT DISTINCT trace_id FROM span WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
                 (prefix.lower(), prefix.lower() + "g"),
             ).fetchall()
             if len(found) != 1:
-                what = "no trace" if not found else "more than one trace"
-                raise StoreError(f"{what} in {self._store.path} begins with {prefix!r}. See them: nodespan traces")
+                what = "More than one trace" if found else "No trace"
+                raise StoreError(f"{what} in {self._store.path} begins with {prefix!r}. See them all: nodespan traces")
             batches = connection.execute(
                 "SELECT data FROM batch WHERE id IN (SELECT batch FROM span WHERE trace_id = ?)", found[0]
             ).fetchall()
-        finally:
-            connection.close()
         spans = (span for (data,) in batches for span in decode_batch(data) if span.trace_id == found[0][0])
         return sorted({span.span_id: span for span in spans}.values(), key=lambda span: (span.start_ns, -span.end_ns))
 
-    def _filled(self) -> sqlite3.Connection:
-        """A connection on an index that knows every batch."""
-        connection = self._store.connection()
+    def _fill(self, connection: sqlite3.Connection) -> None:
+        """Reads the batches that came since; those that had to make room take their rows along."""
         connection.executescript(_SCHEMA)
-        # Batches that were dropped to make room take their rows along.
-        oldest = connection.execute("SELECT coalesce(min(id), 0) FROM batch").fetchone()[0]
-        with connection:
-            connection.execute("DELETE FROM span WHERE batch < ?", (oldest,))
-        row = connection.execute("SELECT value FROM fact WHERE name = 'indexed'").fetchone()
-        done_until = int(row[0]) if row and connection.execute("SELECT 1 FROM span LIMIT 1").fetchone() else 0
-        total = connection.execute("SELECT coalesce(sum(spans), 0) FROM batch WHERE id > ?", (done_until,)).fetchone()[0]
+        connection.execute("DELETE FROM span WHERE batch < (SELECT coalesce(min(id), 0) FROM batch)")
+        done_until = connection.execute("SELECT coalesce(max(batch), 0) FROM span").fetchone()[0]
+        row = connection.execute("SELECT coalesce(sum(spans), 0) FROM batch WHERE id > ?", (done_until,)).fetchone()
         done = 0
         while rows := connection.execute(
             "SELECT id, data FROM batch WHERE id > ? ORDER BY id LIMIT ?", (done_until, _FILL_PER_COMMIT)
         ).fetchall():
-            with connection:
-                for batch, data in rows:
-                    found = [_row(batch, span) for span in decode_batch(data)]
-                    connection.executemany(f"INSERT INTO span VALUES ({', '.join('?' * 12)})", found)  # noqa: S608
-                    done += len(found)
-                done_until = rows[-1][0]
-                connection.execute("INSERT OR REPLACE INTO fact VALUES ('indexed', ?)", (str(done_until),))
+            for batch, data in rows:
+                found = [_row(batch, span) for span in decode_batch(data)]
+                connection.executemany(f"INSERT INTO span VALUES ({', '.join('?' * 12)})", found)  # noqa: S608 question marks
+                done += len(found)
+            connection.commit()
+            done_until = rows[-1][0]
             if self._progress is not None:
-                self._progress(done, total)
-        return connection
+                self._progress(done, row[0])
 
 
 def _conditions(wanted: TraceFilter) -> tuple[str, list[Any]]:

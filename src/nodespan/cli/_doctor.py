@@ -1,0 +1,144 @@
+"""`nodespan doctor`: what is configured, what is reachable, which versions are here; in plain words."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from nodespan.errors import NodespanError
+from nodespan.store import SqliteStore, store_path
+from nodespan.telemetry.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PACKAGES: Final = (
+    "nodespan",
+    "langgraph",
+    "langchain-core",
+    "opentelemetry-sdk",
+    "opentelemetry-exporter-otlp",
+    "llama-cpp-python",
+    "pydantic",
+)
+_REACH_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found.
+
+    Attributes:
+        problems: In words, each with what to do; empty when all is well.
+        signals: Where traces, metrics and logs go.
+        variables: The ``OTEL_*`` and ``NODESPAN_*`` variables that are set; headers are not shown.
+    """
+
+    problems: list[str] = field(default_factory=list[str])
+    signals: dict[str, str] = field(default_factory=dict[str, str])
+    destination: str | None = None
+    reachable: bool | None = None
+    store: dict[str, Any] = field(default_factory=dict[str, Any])
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+    versions: dict[str, str | None] = field(default_factory=dict[str, str | None])
+
+
+def examine() -> Findings:
+    """Looks at the environment that a program started here would see. Changes nothing but an absent store."""
+    found = Findings(versions={"python": sys.version.split()[0], **{name: _version(name) for name in _PACKAGES}})
+    found.variables = {
+        name: "(set)" if "HEADERS" in name else value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(("OTEL_", "NODESPAN_"))
+    }
+    try:
+        _examine_export(found, Settings())
+    except NodespanError as error:
+        found.problems.append(str(error))
+    try:
+        _examine_store(found)
+    except NodespanError as error:
+        found.problems.append(str(error))
+    return found
+
+
+def _examine_export(found: Findings, settings: Settings) -> None:
+    for signal in ("traces", "metrics", "logs"):
+        kind = settings.exporter_of(signal)
+        endpoint = settings.endpoint_of(signal)
+        if kind == "otlp":
+            found.signals[signal] = f"{settings.protocol_of(signal)} to {endpoint}"
+        elif kind == "console":
+            found.signals[signal] = "to the console"
+        else:
+            found.signals[signal] = "to the local store" if signal == "traces" else "not recorded: no endpoint is set"
+    found.destination = settings.endpoint_of("traces")
+    if found.destination is not None:
+        found.reachable = _is_reachable(found.destination)
+        if not found.reachable:
+            found.problems.append(
+                f"Nothing answers at {found.destination}. Spans wait in the store meanwhile. "
+                "Is the collector running there? OTEL_EXPORTER_OTLP_ENDPOINT says where it is."
+            )
+
+
+def _examine_store(found: Findings) -> None:
+    store = SqliteStore(store_path())
+    spans, size_bytes = store.size()
+    waiting, oldest_ns = store.waiting()
+    found.store = {
+        "path": str(store.path),
+        "mode": f"{store.path.stat().st_mode & 0o777:04o}",
+        "spans": spans,
+        "bytes": size_bytes,
+        "waiting": waiting,
+        "oldest_waiting_s": None if oldest_ns is None else round((time.time_ns() - oldest_ns) / 1e9, 1),
+    }
+    store.close()
+
+
+def _is_reachable(endpoint: str) -> bool:
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=_REACH_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def show(console: Console, found: Findings) -> None:
+    """The findings in plain words."""
+    for signal, where in found.signals.items():
+        console.print(f"{signal:<8} {where}")
+    if found.destination is not None:
+        console.print(f"{'':8} the destination {'answers' if found.reachable else 'does not answer'}")
+    if store := found.store:
+        console.print(
+            f"store    {store['path']} (mode {store['mode']}): {store['spans']} spans, {store['bytes']} bytes"
+        )
+        if found.destination is not None or store["waiting"]:
+            since = f", the oldest for {store['oldest_waiting_s']} s" if store["waiting"] else ""
+            console.print(f"{'':8} {store['waiting']} spans wait to be sent{since}")
+    for name, value in found.variables.items():
+        console.print(f"{'set':<8} {name}={value}", markup=False)
+    for name, installed in found.versions.items():
+        console.print(f"{'version':<8} {name} {installed or '(not installed)'}")
+    if not found.versions.get("llama-cpp-python"):
+        console.print('         models in this process need: pip install "nodespan[llama-cpp]"', markup=False)
+    for problem in found.problems:
+        console.print(f"[red]problem[/red]  {problem}")
+    console.print("[green]all is well[/green]" if not found.problems else f"{len(found.problems)} to look at")
