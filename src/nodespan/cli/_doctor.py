@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from nodespan.errors import NodespanError
-from nodespan.store import SqliteStore, store_path
+from nodespan.store import MEMORY, SqliteStore, store_path
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def _examine_export(found: Findings, settings: Settings) -> None:
             found.signals[signal] = f"{settings.protocol_of(signal)} to {endpoint}"
         elif kind == "console":
             found.signals[signal] = "to the console"
+        elif kind == "none":
+            found.signals[signal] = f"not recorded: OTEL_{signal.upper()}_EXPORTER=none"
         else:
             found.signals[signal] = "to the local store" if signal == "traces" else "not recorded: no endpoint is set"
     found.destination = settings.endpoint_of("traces")
@@ -94,9 +96,10 @@ def _examine_store(found: Findings) -> None:
     waiting, oldest_ns = store.waiting()
     found.store = {
         "path": str(store.path),
-        "mode": f"{store.path.stat().st_mode & 0o777:04o}",
+        "mode": f"{store.path.stat().st_mode & 0o777:04o}" if store.path != MEMORY else None,
         "spans": spans,
         "bytes": size_bytes,
+        "lost": store.lost(),
         "waiting": waiting,
         "oldest_waiting_s": None if oldest_ns is None else round((time.time_ns() - oldest_ns) / 1e9, 1),
     }
@@ -127,9 +130,8 @@ def show(console: Console, found: Findings) -> None:
     if found.destination is not None:
         console.print(f"{'':8} the destination {'answers' if found.reachable else 'does not answer'}")
     if store := found.store:
-        console.print(
-            f"store    {store['path']} (mode {store['mode']}): {store['spans']} spans, {store['bytes']} bytes"
-        )
+        console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
+        console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes; {store['lost']} spans were lost unsent")
         if found.destination is not None or store["waiting"]:
             since = f", the oldest for {store['oldest_waiting_s']} s" if store["waiting"] else ""
             console.print(f"{'':8} {store['waiting']} spans wait to be sent{since}")

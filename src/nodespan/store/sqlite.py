@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from nodespan.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from nodespan.otlp import Encoded
 
@@ -138,6 +138,11 @@ class SqliteStore:
             connection.execute("INSERT OR REPLACE INTO fact VALUES ('lease', ?)", (f"{holder} {now + lease_s}",))
             return True
 
+    def release_lease(self, holder: str) -> None:
+        """Lets the next process send at once."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM fact WHERE name = 'lease' AND value LIKE ?", (f"{holder} %",))
+
     def waiting(self) -> tuple[int, int | None]:
         """Spans that wait to be sent, and Unix time in ns of the oldest of them."""
         with self._transaction() as connection:
@@ -156,7 +161,7 @@ class SqliteStore:
             return int(row[0]) if row else 0
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Generator[sqlite3.Connection]:
         """The connection, for the search index; nobody else uses it meanwhile."""
         with self._transaction() as connection:
             yield connection
@@ -169,7 +174,7 @@ class SqliteStore:
                 self._connection = None
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Generator[sqlite3.Connection]:
         with self._lock:
             try:
                 with self._open() as connection:

@@ -8,7 +8,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, ConsoleLogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
 if TYPE_CHECKING:
     from nodespan.telemetry.settings import Settings
@@ -19,17 +19,13 @@ def make_resource(settings: Settings) -> Resource:
     given: dict[str, Any] = dict(settings.resource_attributes)
     if settings.service_name:
         given[SERVICE_NAME] = settings.service_name
-    detected = Resource.create({})
-    named = detected.attributes.get(SERVICE_NAME, "")
-    if str(named).startswith("unknown_service"):
-        return detected.merge(Resource(given))
-    return Resource(given).merge(detected)
+    return Resource.create(given).merge(OTELResourceDetector().detect())
 
 
 def make_meter_provider(settings: Settings, resource: Resource) -> MeterProvider | None:
     """Exports metrics every ``OTEL_METRIC_EXPORT_INTERVAL``; ``None`` where they go nowhere."""
     kind = settings.exporter_of("metrics")
-    if kind == "none":
+    if kind in {"none", "local"}:
         return None
     exporter: Any
     if kind == "console":
@@ -48,7 +44,7 @@ def make_meter_provider(settings: Settings, resource: Resource) -> MeterProvider
 def make_logger_provider(settings: Settings, resource: Resource) -> LoggerProvider | None:
     """Exports log records; ``None`` where they go nowhere."""
     kind = settings.exporter_of("logs")
-    if kind == "none":
+    if kind in {"none", "local"}:
         return None
     exporter: Any
     if kind == "console":

@@ -12,10 +12,11 @@ from nodespan.errors import ConfigurationError
 
 Signal = Literal["traces", "metrics", "logs"]
 Protocol = Literal["http/protobuf", "grpc"]
-Exporter = Literal["otlp", "console", "none"]
+Exporter = Literal["otlp", "console", "none", "local"]
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _EXPORTERS: Final = ("otlp", "console", "none")
 
@@ -27,7 +28,7 @@ class Settings:
     service_name: str | None = None
     endpoint: str | None = None
     protocol: str | None = None
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)  # they may hold a key
     resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     attach: bool = False
 
@@ -41,7 +42,9 @@ class Settings:
             if value := os.environ.get(name, "").strip():
                 return _checked_endpoint(value, name, self.protocol_of(signal))
         if self.endpoint is None:
-            return None
+            # Asked for by name and with no address, it goes where the OpenTelemetry specification says.
+            asked = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip() == "otlp"
+            return _DEFAULT_ENDPOINTS[self.protocol_of(signal)] if asked else None
         return _checked_endpoint(self.endpoint, "configure(endpoint=...)", self.protocol_of(signal))
 
     def exporter_endpoint(self, signal: Signal) -> str | None:
@@ -65,15 +68,17 @@ class Settings:
         return _one_of(self.protocol or "http/protobuf", _PROTOCOLS, "configure(protocol=...)")
 
     def exporter_of(self, signal: Signal) -> Exporter:
-        """``otlp`` where the signal has an endpoint, else ``none``, unless ``OTEL_*_EXPORTER`` says so.
+        """``OTEL_*_EXPORTER`` if it is set. Otherwise ``otlp`` where there is an endpoint.
+
+        Without one ``local``: spans go to the local store, and nothing else is recorded.
 
         Raises:
-            ConfigurationError: It is none of the three.
+            ConfigurationError: The variable names none that there is.
         """
         name = f"OTEL_{signal.upper()}_EXPORTER"
-        if value := os.environ.get(name, "").strip():
-            return _one_of(value, _EXPORTERS, name)
-        return "otlp" if self.endpoint_of(signal) else "none"
+        has_endpoint = self.endpoint_of(signal) is not None
+        chosen = _one_of(os.environ.get(name, "").strip() or "otlp", _EXPORTERS, name)
+        return "local" if chosen == "otlp" and not has_endpoint else chosen
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> Any:
@@ -89,8 +94,7 @@ def _checked_endpoint(value: str, where: str, protocol: Protocol) -> str:
     except ValueError:
         is_address = False
     if not is_address:
-        port = 4317 if protocol == "grpc" else 4318
         raise ConfigurationError(
-            f"{where} is {value!r}, which is no address. Give it as http://localhost:{port} or https://host:{port}."
+            f"{where} is {value!r}, which is no address. Give one like {_DEFAULT_ENDPOINTS[protocol]}."
         )
     return value

@@ -4,47 +4,79 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
 from nodespan.errors import ConfigurationError
+from nodespan.spans.ledger import DeliveryReport
 from nodespan.spans.redaction import Redact, set_redaction
 from nodespan.store import SqliteStore, store_path
 from nodespan.telemetry.delivery import StoreSpanProcessor
 from nodespan.telemetry.logs import OTelHandler
 from nodespan.telemetry.providers import make_logger_provider, make_meter_provider, make_resource
-from nodespan.telemetry.sender import make_sender
+from nodespan.telemetry.sender import GrpcSender, HttpSender
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from nodespan.spans.ledger import DeliveryReport
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    from nodespan.telemetry.sender import Sender
+
+EXIT_S: Final = 2.0
+"""Longest time that leaving may take with a collector that does not answer."""
 
 _logger = logging.getLogger("nodespan")
-_lock = threading.Lock()
-_EXIT_S = 2.0
+_lock = threading.RLock()
 
 
 class Telemetry:
     """What ``configure()`` set up. A context manager: leaving it shuts down.
 
     Attributes:
-        store: Where this process's spans are kept; ``None`` when they go elsewhere.
+        settings: What it was told.
+        redact: Every captured text runs through it.
     """
+
+    _current: ClassVar[Telemetry | None] = None
 
     def __init__(self, settings: Settings, redact: Redact | None) -> None:
         self.settings = settings
         self.redact = redact
-        self.store: SqliteStore | None = None
-        self._processor: StoreSpanProcessor | None = None
-        self._shutdowns: list[Any] = []
-        self._handler: logging.Handler | None = None
+        self._delivery: StoreSpanProcessor | None = None
+        self._shutdowns: list[Callable[[], object]] = []
+        set_redaction(redact)
+        self._set_up_traces()
+        atexit.register(self.shutdown)
+
+    @classmethod
+    def of(cls, settings: Settings, redact: Redact | None) -> Telemetry:
+        """The process's one, made if there is none yet.
+
+        Raises:
+            ConfigurationError: There is one that was told otherwise.
+        """
+        with _lock:
+            if cls._current is None:
+                cls._current = cls(settings, redact)
+            elif (cls._current.settings, cls._current.redact) != (settings, redact):
+                raise ConfigurationError(
+                    f"This process was configured before, with {cls._current.settings}. "
+                    "Call configure() once, or telemetry.shutdown() before the next time."
+                )
+            return cls._current
+
+    @property
+    def store(self) -> SqliteStore | None:
+        """Where this process's spans are kept; ``None`` when they go elsewhere."""
+        return self._delivery.store if self._delivery is not None else None
 
     def force_flush(self, timeout_s: float = 30.0) -> DeliveryReport:
         """Writes and sends what waits, for as long as it may take.
@@ -52,25 +84,20 @@ class Telemetry:
         Returns:
             Where the spans are; it is true when none is missing, and says otherwise by how many.
         """
-        from nodespan.spans.ledger import DeliveryReport
-
-        if self._processor is None:
+        if self._delivery is None:
             return DeliveryReport(0, 0, 0, 0)
-        self._processor.force_flush(round(timeout_s * 1e3))
-        return self._processor.report()
+        self._delivery.force_flush(round(timeout_s * 1e3))
+        return self._delivery.report()
 
-    def shutdown(self, timeout_s: float = _EXIT_S) -> DeliveryReport:
-        """Flushes for as long as it may take and stops; what was not sent stays in the store for the next start."""
+    def shutdown(self, timeout_s: float = EXIT_S) -> DeliveryReport:
+        """Flushes for as long as it may take, and stops. What was not sent stays in the store for the next start."""
         report = self.force_flush(timeout_s)
-        for shutdown in self._shutdowns:
-            shutdown()
-        self._shutdowns.clear()
-        if self._handler is not None:
-            logging.getLogger("nodespan").removeHandler(self._handler)
-            self._handler = None
-        global _current
-        if _current is self:
-            _current = None
+        with _lock:
+            while self._shutdowns:
+                self._shutdowns.pop()()
+            if Telemetry._current is self:
+                Telemetry._current = None
+        atexit.unregister(self.shutdown)
         return report
 
     def __enter__(self) -> Telemetry:
@@ -81,8 +108,53 @@ class Telemetry:
     ) -> None:
         self.shutdown()
 
+    def _set_up_traces(self) -> None:
+        existing: Any = trace.get_tracer_provider()
+        if not hasattr(existing, "add_span_processor"):
+            self._set_up_providers()
+        elif self.settings.attach:
+            existing.add_span_processor(self._make_delivery())
+        else:
+            _logger.warning(
+                "A tracer provider is set already (%s): spans are made on it and go where it sends them. "
+                "configure(attach=True) keeps them in nodespan's store as well.",
+                type(existing).__name__,
+            )
 
-_current: Telemetry | None = None
+    def _set_up_providers(self) -> None:
+        resource = make_resource(self.settings)
+        meter_provider = make_meter_provider(self.settings, resource)
+        logger_provider = make_logger_provider(self.settings, resource)
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False, meter_provider=meter_provider)
+        if (processor := self._make_processor()) is not None:
+            provider.add_span_processor(processor)
+        trace.set_tracer_provider(provider)
+        self._shutdowns.append(provider.shutdown)
+        if meter_provider is not None:
+            metrics.set_meter_provider(meter_provider)
+            self._shutdowns.append(meter_provider.shutdown)
+        if logger_provider is not None:
+            _logs.set_logger_provider(logger_provider)
+            self._shutdowns.append(logger_provider.shutdown)
+            handler = OTelHandler(logger_provider.get_logger("nodespan"))
+            logging.getLogger("nodespan").addHandler(handler)
+            self._shutdowns.append(lambda: logging.getLogger("nodespan").removeHandler(handler))
+
+    def _make_processor(self) -> SpanProcessor | None:
+        kind = self.settings.exporter_of("traces")
+        if kind == "console":
+            return SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout))
+        return None if kind == "none" else self._make_delivery()
+
+    def _make_delivery(self) -> StoreSpanProcessor:
+        destination = self.settings.endpoint_of("traces") if self.settings.exporter_of("traces") == "otlp" else None
+        make_sender = self._make_sender if destination is not None else None
+        self._delivery = StoreSpanProcessor(SqliteStore(store_path()), destination, make_sender)
+        return self._delivery
+
+    def _make_sender(self, on_trouble: Callable[[], None]) -> Sender:
+        kind = GrpcSender if self.settings.protocol_of("traces") == "grpc" else HttpSender
+        return kind(self.settings.exporter_endpoint("traces"), self.settings.headers, on_trouble)
 
 
 def configure(
@@ -113,63 +185,6 @@ def configure(
         The same object for the same arguments.
 
     Raises:
-        ConfigurationError: An argument or variable cannot work, or the process is configured differently already.
+        ConfigurationError: An argument or variable cannot work, or the process is configured otherwise already.
     """
-    settings = Settings(service_name, endpoint, protocol, headers, resource_attributes or {}, attach)
-    global _current
-    with _lock:
-        if _current is not None:
-            if (_current.settings, _current.redact) == (settings, redact):
-                return _current
-            raise ConfigurationError(
-                "configure() was called before with other arguments. Call it once, or telemetry.shutdown() first."
-            )
-        telemetry = Telemetry(settings, redact)
-        set_redaction(redact)
-        _set_up(telemetry, settings)
-        _current = telemetry
-    atexit.register(telemetry.shutdown)
-    return telemetry
-
-
-def _set_up(telemetry: Telemetry, settings: Settings) -> None:
-    existing: Any = trace.get_tracer_provider()
-    if hasattr(existing, "add_span_processor"):
-        if settings.attach:
-            existing.add_span_processor(_store_processor(telemetry, settings))
-        else:
-            _logger.info(
-                "A tracer provider is set already (%s): spans are made on it and go where it sends them. "
-                "configure(attach=True) keeps them in nodespan's store as well.",
-                type(existing).__name__,
-            )
-        return
-    resource = make_resource(settings)
-    meter_provider = make_meter_provider(settings, resource)
-    if meter_provider is not None:
-        metrics.set_meter_provider(meter_provider)
-        telemetry._shutdowns.append(meter_provider.shutdown)
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(_span_processor(telemetry, settings))
-    trace.set_tracer_provider(provider)
-    telemetry._shutdowns.append(provider.shutdown)
-    logger_provider = make_logger_provider(settings, resource)
-    if logger_provider is not None:
-        _logs.set_logger_provider(logger_provider)
-        telemetry._shutdowns.append(logger_provider.shutdown)
-        telemetry._handler = OTelHandler(logger_provider.get_logger("nodespan"))
-        logging.getLogger("nodespan").addHandler(telemetry._handler)
-
-
-def _span_processor(telemetry: Telemetry, settings: Settings) -> Any:
-    if settings.exporter_of("traces") == "console":
-        return SimpleSpanProcessor(ConsoleSpanExporter())
-    return _store_processor(telemetry, settings)
-
-
-def _store_processor(telemetry: Telemetry, settings: Settings) -> StoreSpanProcessor:
-    destination = settings.endpoint_of("traces") if settings.exporter_of("traces") == "otlp" else None
-    telemetry.store = SqliteStore(store_path())
-    sender = make_sender(settings) if destination else None
-    telemetry._processor = StoreSpanProcessor(telemetry.store, sender, destination)
-    return telemetry._processor
+    return Telemetry.of(Settings(service_name, endpoint, protocol, headers, resource_attributes or {}, attach), redact)

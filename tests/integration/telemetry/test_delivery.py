@@ -1,0 +1,383 @@
+"""From configure() to the store and to a real OTLP receiver."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+
+import nodespan
+from nodespan.errors import ConfigurationError
+from nodespan.store import MEMORY, SqliteStore, StoreReader, TraceFilter, store_path
+from nodespan.telemetry import configure
+from otlp_receiver import OtlpReceiver
+
+
+def make_spans(number: int, name: str = "work") -> None:
+    tracer = trace.get_tracer("test")
+    for index in range(number):
+        with tracer.start_as_current_span(f"{name} {index}", kind=SpanKind.INTERNAL, attributes={"index": index}):
+            pass
+
+
+def stored() -> list[str]:
+    store = SqliteStore(store_path())
+    found = [name.name for name in StoreReader(store).find_traces(TraceFilter(), 1_000_000)]
+    store.close()
+    return sorted(found)
+
+
+def test_without_an_endpoint_spans_are_in_the_local_store():
+    with configure(service_name="app") as telemetry:
+        make_spans(100)
+        report = telemetry.force_flush()
+    assert report
+    assert (report.ended, report.stored, report.exported, report.waiting, report.dropped) == (100, 100, 0, 0, {})
+    assert len(stored()) == 100
+    assert store_path().stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("by", ["argument", "variable"])
+def test_with_an_endpoint_spans_metrics_and_logs_arrive(protocol, by, monkeypatch):
+    with OtlpReceiver(protocol) as receiver:
+        if by == "variable":
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=secret")
+            monkeypatch.setenv("OTEL_SERVICE_NAME", "from-env")
+            telemetry = configure(service_name="argument", endpoint="http://127.0.0.1:9", protocol="http/protobuf")
+        else:
+            telemetry = configure("app", endpoint=receiver.endpoint, protocol=protocol, headers={"x-key": "secret"})
+        with telemetry:
+            metrics.get_meter("test").create_counter("things").add(3)
+            logging.getLogger("nodespan").warning("a line")
+            make_spans(50)
+            report = telemetry.force_flush(10)
+        assert report
+        assert report.exported == 50
+        assert sorted(span.name for span in receiver.spans) == sorted(f"work {index}" for index in range(50))
+        assert {span.service_name for span in receiver.spans} == {"from-env" if by == "variable" else "app"}
+        assert "things" in [metric.name for metric in receiver.metrics]
+        assert [record.body.string_value for record in receiver.log_records] == ["a line"]
+        assert {request["x-key"] for request in receiver.requests} == {"secret"}
+    assert len(stored()) == 50
+
+
+def test_gzip_is_used_when_asked_for(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        make_spans(3)
+        assert telemetry.force_flush(10)
+        traces = [request for request in receiver.requests if request[":path"].endswith("traces")]
+        assert {request.get("content-encoding") for request in traces} == {"gzip"}
+
+
+def test_an_endpoint_that_does_not_answer_is_said_once_and_nothing_is_lost(caplog):
+    with OtlpReceiver() as receiver:
+        pass  # its port is free again
+    with configure(endpoint=receiver.endpoint) as telemetry:
+        make_spans(20)
+        started = time.monotonic()
+        report = telemetry.force_flush(1.0)
+        assert not report
+        assert report.waiting == 20
+        assert time.monotonic() - started < 3
+        with OtlpReceiver(port=receiver._port) as again:
+            make_spans(5, "later")
+            again.wait_for(lambda r: len(r.spans) == 25, 30)
+            assert telemetry.force_flush(10)
+    ours = [record for record in caplog.records if record.name == "nodespan"]
+    assert [record.levelno for record in ours] == [logging.WARNING]
+    assert "wait in" in ours[0].getMessage()
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_receiver_that_asks_to_wait_gets_everything_later(status):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.answers.extend([(status, {"Retry-After": "0"}, b"")] * 3)
+        make_spans(10)
+        report = telemetry.force_flush(20)
+        assert report
+        assert len(receiver.spans) == 10
+
+
+def test_what_a_receiver_refuses_for_good_is_counted_and_does_not_block_the_rest(caplog):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.answers.append((400, {}, b"no"))
+        make_spans(10)
+        first = telemetry.force_flush(10)
+        make_spans(5)
+        second = telemetry.force_flush(10)
+        assert (first.dropped, first.waiting) == ({"refused": 10}, 0)
+        assert (second.exported, second.dropped) == (5, {"refused": 10})
+        assert not second
+    assert "refused 10 spans for good" in caplog.text
+
+
+CHILD = """
+import os, sys
+from opentelemetry import trace
+import nodespan
+
+telemetry = nodespan.configure(service_name="child", endpoint=sys.argv[1] or None)
+tracer = trace.get_tracer("test")
+for index in range(int(sys.argv[2])):
+    with tracer.start_as_current_span(f"child {index}"):
+        pass
+"""
+
+
+def run_child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NODESPAN_RAISE_INTERNAL_ERRORS": "0"}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment,
+    )
+
+
+def test_what_a_process_left_behind_goes_out_at_the_next_start():
+    with OtlpReceiver() as receiver:
+        pass
+    started = time.monotonic()
+    done = run_child(CHILD, receiver.endpoint, "40")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 15
+    with OtlpReceiver(port=receiver._port) as again, configure(endpoint=again.endpoint):
+        make_spans(1)
+        again.wait_for(lambda r: len(r.spans) == 41)
+
+
+def test_a_new_endpoint_starts_from_now():
+    assert run_child(CHILD, "", "10").returncode == 0
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        make_spans(3)
+        assert telemetry.force_flush(10)
+        assert len(receiver.spans) == 3
+    assert len(stored()) == 13
+
+
+KILLED = """
+import os, signal, sys, time
+from opentelemetry import trace
+import nodespan
+
+telemetry = nodespan.configure(service_name="killed")
+tracer = trace.get_tracer("test")
+index = 0
+while True:
+    with tracer.start_as_current_span(f"killed {index}"):
+        index += 1
+    if index % 50 == 0:
+        print(telemetry.force_flush().stored, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after_lines", [1, 3, 7])
+def test_what_was_reported_stored_survives_a_kill(after_lines):
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        reported = [int(process.stdout.readline()) for _ in range(after_lines)][-1]
+        process.send_signal(signal.SIGKILL)
+    assert reported == 50 * after_lines
+    assert len(stored()) >= reported
+
+
+FORKING = """
+import os, sys, threading
+from opentelemetry import trace
+import nodespan
+
+telemetry = nodespan.configure(service_name="forking")
+tracer = trace.get_tracer("test")
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        with tracer.start_as_current_span("parent"):
+            pass
+
+def flush():
+    while not stop.is_set():
+        telemetry.force_flush(1)
+
+threads = [threading.Thread(target=work), threading.Thread(target=flush)]
+for thread in threads:
+    thread.start()
+children = []
+for number in range(8):
+    child = os.fork()
+    if child == 0:
+        with tracer.start_as_current_span(f"child {number}"):
+            pass
+        report = telemetry.force_flush(5)
+        os._exit(0 if report and report.ended == 1 else 1)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+stop.set()
+for thread in threads:
+    thread.join()
+print(codes, bool(telemetry.force_flush(5)))
+"""
+
+
+def test_forks_in_the_midst_of_writing_lose_nothing():
+    done = run_child(FORKING)
+    assert done.stdout.strip() == f"{[0] * 8} True", done.stderr
+    assert [name for name in stored() if name.startswith("child")] == [f"child {number}" for number in range(8)]
+
+
+def test_processes_share_a_store_and_everything_arrives_at_least_once():
+    with OtlpReceiver() as receiver:
+        processes = [
+            subprocess.Popen([sys.executable, "-c", CHILD, receiver.endpoint, "100"], stderr=subprocess.PIPE)
+            for _ in range(4)
+        ]
+        assert [process.wait(60) for process in processes] == [0] * 4
+        for process in processes:
+            assert process.stderr is not None
+            process.stderr.close()
+        with configure(endpoint=receiver.endpoint):
+            make_spans(1)
+            receiver.wait_for(lambda r: len({span.span_id for span in r.spans}) == 401)
+
+
+def test_the_same_arguments_give_the_same_object_and_others_an_error():
+    with configure(service_name="app") as telemetry:
+        assert configure(service_name="app") is telemetry
+        with pytest.raises(ConfigurationError, match="configured before"):
+            configure(service_name="other")
+    with configure(service_name="other") as after:
+        assert after is not telemetry
+
+
+def test_an_existing_provider_is_respected_and_said_so(caplog):
+    existing = TracerProvider(shutdown_on_exit=False)
+    trace.set_tracer_provider(existing)
+    with configure(service_name="app") as telemetry:
+        assert trace.get_tracer_provider() is existing
+        make_spans(2)
+        assert telemetry.force_flush().ended == 0
+    assert "TracerProvider" in caplog.text
+    with configure(service_name="app", attach=True) as attached:
+        make_spans(2)
+        assert attached.force_flush().stored == 2
+    existing.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "says"),
+    [
+        ({"endpoint": "localhost:4318"}, {}, "http://localhost:4318"),
+        ({"endpoint": "http://"}, {}, "no address"),
+        ({"protocol": "thrift", "endpoint": "http://localhost:1"}, {}, "http/protobuf, grpc"),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "nonsense"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({}, {"OTEL_TRACES_EXPORTER": "zipkin"}, "otlp, console, none"),
+    ],
+)
+def test_what_cannot_work_is_an_error_at_once(arguments, variables, says, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=says):
+        configure(**arguments)
+
+
+def test_exporters_none_and_console(monkeypatch, capsys):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    with configure() as telemetry:
+        make_spans(1)
+        assert telemetry.store is None
+    trace._TRACER_PROVIDER = None
+    trace._TRACER_PROVIDER_SET_ONCE = trace.Once()
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    with configure():
+        make_spans(1, "shown")
+    assert "shown 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("OTEL_SDK_DISABLED", "true", 0),
+        ("OTEL_TRACES_SAMPLER", "always_off", 0),
+        ("OTEL_TRACES_SAMPLER", "always_on", 3),
+    ],
+)
+def test_standard_variables_switch_the_sdk(monkeypatch, variable, value, expected):
+    monkeypatch.setenv(variable, value)
+    with configure() as telemetry:
+        make_spans(3)
+        assert telemetry.force_flush().ended == expected
+
+
+def test_resource_attributes_of_variables_go_before_arguments(monkeypatch):
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=env,a=env")
+    with configure("app", resource_attributes={"a": "argument", "b": "argument"}) as telemetry:
+        make_spans(1)
+        telemetry.force_flush()
+        assert telemetry.store is not None
+        (found,) = StoreReader(telemetry.store).find_traces(TraceFilter(), 1)
+        (span,) = StoreReader(telemetry.store).get_trace(found.trace_id)
+    assert {key: span.resource[key] for key in ("a", "b", "deployment.environment.name", "service.name")} == {
+        "a": "env",
+        "b": "argument",
+        "deployment.environment.name": "env",
+        "service.name": "app",
+    }
+
+
+def test_a_place_that_cannot_be_written_is_said_once_and_memory_serves(monkeypatch, caplog):
+    monkeypatch.setenv("NODESPAN_STORE", "/proc/nowhere/spans.db")
+    with configure() as telemetry:
+        make_spans(3)
+        report = telemetry.force_flush()
+        make_spans(3)
+        assert telemetry.force_flush().stored == 6
+        assert telemetry.store is not None
+        assert telemetry.store.path == MEMORY
+        assert len(StoreReader(telemetry.store).find_traces(TraceFilter(), 10)) == 6
+    assert report
+    assert caplog.text.count("kept in memory") == 1
+
+
+def test_memory_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("NODESPAN_STORE", "memory")
+    monkeypatch.chdir(tmp_path)
+    with configure() as telemetry:
+        make_spans(3)
+        assert telemetry.force_flush().stored == 3
+    assert list(Path().iterdir()) == []
+
+
+def test_redaction_given_to_configure_reaches_exceptions():
+    with configure(redact=lambda text: text.replace("secret", "***")) as telemetry:
+        from nodespan.spans.owner import SpanOwner, get_tracer
+
+        owner = SpanOwner(get_tracer(), "work")
+        owner.fail(ValueError("the secret"))
+        telemetry.force_flush()
+        assert telemetry.store is not None
+        (found,) = StoreReader(telemetry.store).find_traces(TraceFilter(is_error=True), 1)
+        spans = StoreReader(telemetry.store).get_trace(found.trace_id)
+    assert "secret" not in repr(spans)
+    assert spans[0].status_message == "the ***"
+
+
+def test_the_names_are_on_the_package():
+    assert nodespan.configure is configure
+    json.dumps(nodespan.DeliveryReport(1, 1, 0, 0).dropped)

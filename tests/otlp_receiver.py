@@ -1,0 +1,144 @@
+"""A real OTLP receiver on a real socket, over HTTP and gRPC, which can be told to misbehave."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from nodespan.otlp import SpanRecord, decode_batch
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class OtlpReceiver:
+    """``with OtlpReceiver() as receiver: ...``: decodes what arrives at ``receiver.endpoint``.
+
+    Attributes:
+        spans, metrics, log_records: What was accepted.
+        answers: HTTP answers given before the receiver accepts again, one per request: status, headers, body.
+        requests: Headers of every request, with its path as ``:path``.
+    """
+
+    def __init__(self, protocol: str = "http/protobuf", port: int = 0) -> None:
+        self.protocol = protocol
+        self.spans: list[SpanRecord] = []
+        self.metrics: list[Any] = []
+        self.log_records: list[Any] = []
+        self.answers: deque[Answer] = deque()
+        self.requests: list[dict[str, str]] = []
+        self._lock = threading.Lock()
+        self._port = port
+        self._stop: Callable[[], None] = lambda: None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> OtlpReceiver:
+        if self.protocol == "grpc":
+            self._serve_grpc()
+        else:
+            self._serve_http()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def wait_for(self, condition: Callable[[OtlpReceiver], bool], timeout_s: float = 10.0) -> None:
+        """Polls until the condition holds; otherwise fails with what has arrived."""
+        deadline = time.monotonic() + timeout_s
+        while not condition(self):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not so after {timeout_s} s: {[span.name for span in self.spans]}")
+            time.sleep(0.02)
+
+    def accept(self, path: str, body: bytes) -> bytes:
+        with self._lock:
+            if path.endswith("traces"):
+                self.spans.extend(decode_batch(body))
+                return trace_service_pb2.ExportTraceServiceResponse().SerializeToString()
+            if path.endswith("metrics"):
+                request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
+                for of_resource in request.resource_metrics:
+                    for of_scope in of_resource.scope_metrics:
+                        self.metrics.extend(of_scope.metrics)
+                return metrics_service_pb2.ExportMetricsServiceResponse().SerializeToString()
+            records = logs_service_pb2.ExportLogsServiceRequest.FromString(body)
+            for of_resource in records.resource_logs:
+                for of_scope in of_resource.scope_logs:
+                    self.log_records.extend(of_scope.log_records)
+            return logs_service_pb2.ExportLogsServiceResponse().SerializeToString()
+
+    def _serve_http(self) -> None:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                receiver.requests.append({":path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
+                if receiver.answers:
+                    status, headers, answer = receiver.answers.popleft()
+                else:
+                    status, headers, answer = 200, {}, receiver.accept(self.path, body)
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/x-protobuf", **headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        self._stop = stop
+
+    def _serve_grpc(self) -> None:
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+        services = (
+            (trace_service_pb2_grpc, "Trace", trace_service_pb2, "traces"),
+            (metrics_service_pb2_grpc, "Metrics", metrics_service_pb2, "metrics"),
+            (logs_service_pb2_grpc, "Logs", logs_service_pb2, "logs"),
+        )
+        for module, name, messages, path in services:
+            servicer = type(
+                name, (getattr(module, f"{name}ServiceServicer"),), {"Export": self._export(messages, name, path)}
+            )
+            getattr(module, f"add_{name}ServiceServicer_to_server")(servicer(), server)
+        self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        server.start()
+        self._stop = lambda: server.stop(None).wait()
+
+    def _export(self, messages: Any, name: str, path: str) -> Callable[..., Any]:
+        response = getattr(messages, f"Export{name}ServiceResponse")
+
+        def export(_self: object, request: Any, context: Any) -> Any:
+            self.requests.append({":path": path, **dict(context.invocation_metadata())})
+            self.accept(path, request.SerializeToString())
+            return response()
+
+        return export
