@@ -216,9 +216,7 @@ def test_a_load_error_is_raised_where_the_stream_is_read_and_the_next_call_tries
     assert read(ask("b")) == "b"
 
 
-def test_close_stops_all_and_frees_the_model(
-    stage: Stage, ask: Ask, factory: PipelineFactory
-) -> None:
+def test_close_stops_all_and_frees_the_model(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
     stage.free = False
     running, waiting = ask("a b"), ask("c")
     stage.let(1)
