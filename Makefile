@@ -5,6 +5,8 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Two processes, as the model itself keeps a core busy; snapshots are compared, and only changed on request.
+PYTEST := $(BIN)/python -m pytest -n 2 --inline-snapshot=disable
 PINNED := -c constraints.txt --build-constraint constraints.txt
 # Both exist only after every step before them went well, so that an interrupted set-up is taken up again.
 VENV := .venv/.made
@@ -21,7 +23,7 @@ demo: $(READY) ## Run a LangGraph workflow on a real local model and show its tr
 	@$(BIN)/nodespan demo $(ARGS)
 
 test: $(READY) ## Run every test but those of the stack, on the real model (ARGS="-k name")
-	$(BIN)/python -m pytest tests --ignore=tests/stack -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) tests --ignore=tests/stack --dist loadfile $(ARGS)
 
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
 
@@ -32,13 +34,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 
 types: $(READY)
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 layers: $(READY)
 	$(BIN)/lint-imports
 
 unit: $(READY)
-	$(BIN)/python -m pytest tests/unit -n 2 $(ARGS)
+	$(PYTEST) tests/unit $(ARGS)
 
 format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
@@ -57,9 +59,9 @@ clean: ## Remove the environment and everything the tools left here
 # --- set-up ----------------------------------------------------------------------------------------------------------
 
 $(VENV):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "nodespan needs Python 3.11 or newer; this is: $$($(PYTHON) --version 2>&1). Type: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python cannot make environments. On Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Set-up: .venv"
 	@$(PYTHON) -m venv --clear .venv

@@ -1,7 +1,7 @@
 """Installs the pinned llama-cpp-python into the environment that runs this script. `make` calls it.
 
 The package comes as source only, and compiling it takes minutes. The wheel that comes out fits this very processor, so
-it is kept for the next clone in a folder whose name says for what: ``VERSION-INTERPRETER-PLATFORM-FINGERPRINT``.
+it is kept for the next clone in a folder that says for what: ``<version>-<interpreter>-<platform>-<fingerprint>``.
 The cache is a convenience: a wheel that is damaged or cannot be imported is made anew, and where nothing can be
 written nothing is kept. ``NODESPAN_WHEELS`` moves it.
 """
@@ -27,6 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+# pip's own cache knows nothing of processors, so a wheel in it may be another machine's.
+FROM_SOURCE = ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
+BUILD_OPTIONS = ["wheel", "--verbose", "--no-deps", *FROM_SOURCE, "--build-constraint", str(CONSTRAINTS)]
 COMPILERS = ("c++", "g++", "clang++")
 # Any of these changes what is compiled.
 BUILD_VARIABLES = ("CC", "CFLAGS", "CMAKE_", "CPPFLAGS", "CXX", "GGML_", "LDFLAGS", "SKBUILD_")
@@ -83,8 +86,7 @@ def installed(pinned: str) -> bool:
 
 def install(wheel: Path) -> None:
     """Puts a wheel and what it needs into this environment."""
-    arguments = ["install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)]
-    subprocess.run([*PIP, *arguments], check=True)
+    subprocess.run([*PIP, "install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)], check=True)
     subprocess.run([*PIP, "install", "--quiet", "-c", str(CONSTRAINTS), "llama-cpp-python"], check=True)
 
 
@@ -110,17 +112,7 @@ def build(pinned: str, folder: Path) -> Path:
     if not os.environ.get("CXX") and not any(map(shutil.which, COMPILERS)):
         sys.exit("llama-cpp-python has to be compiled and there is no C++ compiler. On Debian: apt install g++")
     print(f"llama-cpp-python {pinned}: compiling, 5 to 10 minutes on two cores; done once", flush=True)
-    # pip's own cache knows nothing of processors, so a wheel in it may be another machine's.
-    arguments = ["wheel", "--no-deps", "--no-cache-dir", "--no-binary", "llama-cpp-python", "--verbose"]
-    command = [
-        *PIP,
-        *arguments,
-        "--build-constraint",
-        str(CONSTRAINTS),
-        "-w",
-        str(folder),
-        f"llama-cpp-python=={pinned}",
-    ]
+    command = [*PIP, *BUILD_OPTIONS, "--wheel-dir", str(folder), f"llama-cpp-python=={pinned}"]
     environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as pip:
         lines = list(_shown(pip.stdout or ()))
@@ -170,4 +162,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the next make takes it up again")

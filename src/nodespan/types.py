@@ -143,7 +143,7 @@ class GenerationRequest(_CheckedAtSetUp):
     def _one_of_both(self) -> Self:
         if bool(self.messages) == (self.prompt is not None):
             raise ConfigurationError(
-                "GenerationRequest takes messages=[{'role': 'user', 'content': ...}] or prompt='...': one of the two."
+                "GenerationRequest takes messages=[{'role': ..., 'content': ...}] or prompt='...': exactly one of them."
             )
         return self
 

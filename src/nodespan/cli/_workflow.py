@@ -59,7 +59,7 @@ def make_workflow(factory: PipelineFactory) -> Any:
     def answers(state: WorkflowState) -> str:
         return "\n".join(str(message.text) for message in state.messages[1:])
 
-    graph = StateGraph(WorkflowState)
+    graph: Any = StateGraph(WorkflowState)
     graph.add_node("answer", node(PipelinePriority.NORMAL, lambda s: f"Answer in two sentences: {question(s)}"))
     graph.add_node("example", node(PipelinePriority.HIGH, lambda s: f"Give one example for this: {answers(s)}"))
     graph.add_node("objection", node(PipelinePriority.LOW, lambda s: f"Name one objection to this: {answers(s)}"))

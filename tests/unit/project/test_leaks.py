@@ -70,12 +70,13 @@ async def test_good_context_that_goes_with_its_cancelled_task():
 
 
 def test_a_test_that_leaves_a_span_behind_fails(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytester.makeconftest((TESTS / "conftest.py").read_text())
+    pytester.makeconftest((TESTS / "conftest.py").read_text() + "\nimport leaks as _\n_.GRACE_S = 0.05\n")
     pytester.makepyfile(INNER)
     pytester.makeini("[pytest]\nasyncio_mode = auto")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
 
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # of all that is installed, one plugin is needed
+    result = pytester.runpytest_subprocess("-p", "pytest_asyncio.plugin")
 
     result.assert_outcomes(passed=7, errors=4)  # a bad test's body passes, and the check after it does not
     result.stdout.no_fnmatch_line("*ERROR at teardown of test_good*")
