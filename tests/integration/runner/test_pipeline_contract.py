@@ -28,7 +28,11 @@ def fresh(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Fresh]:
         if request.param == "EchoPipeline":
             made.append(EchoPipeline(ModelProfile(name="echo")))
         else:
-            made.append(LlamaCppPipeline(ModelProfile(model_path=smollm2, n_ctx=512, n_batch=64)))
+            made.append(
+                LlamaCppPipeline(
+                    ModelProfile(model_path=smollm2, n_ctx=512, n_batch=64, options={"n_threads_batch": 1})
+                )
+            )
         return made[-1]
 
     yield load

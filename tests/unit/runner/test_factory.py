@@ -1,0 +1,306 @@
+"""What the factory promises about loading, sharing and freeing models."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodespan.errors import ConfigurationError, ModelLoadError, PipelineClosedError, UnknownProfileError
+from nodespan.runner import PipelineFactory, PipelineStream, Runner
+from nodespan.testing import EchoPipeline
+from nodespan.types import ModelProfile, ModelProfileType, PipelinePriority
+from pipelines import Stage, raw, wait_for
+
+
+class Size(IntEnum):
+    SMALL = 0
+    MIDDLE = 1
+    LARGE = 2
+
+
+PROFILES = {size: ModelProfile(name=size.name.lower()) for size in Size}
+Ask = Callable[..., PipelineStream]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+@pytest.fixture
+def factory(stage: Stage) -> Iterator[PipelineFactory]:
+    with PipelineFactory(PROFILES, create=stage.create) as factory:
+        yield factory
+
+
+@pytest.fixture
+def ask(factory: PipelineFactory) -> Ask:
+    runner = Runner(factory)
+
+    def ask(prompt: str, size: Size = Size.SMALL, **options: Any) -> PipelineStream:
+        return runner.stream_pipeline(raw(prompt), profile_type=size, **options)
+
+    return ask
+
+
+def read(stream: PipelineStream) -> str:
+    return " ".join(chunk.content for chunk in stream)
+
+
+def test_a_model_is_loaded_when_it_is_first_asked_for_and_once(stage: Stage, ask: Ask) -> None:
+    assert stage.log == []
+    first, second = ask("a b"), ask("c")
+    assert (read(first), read(second)) == ("a b", "c")
+    assert stage.log.count("load small") == 1
+    assert first.metadata is not None
+    assert second.metadata is not None
+    assert (first.metadata.cache_status, second.metadata.cache_status) == ("loaded", "hit")
+    assert first.metadata.load_s is not None
+    assert second.metadata.load_s is None
+
+
+def test_many_first_calls_at_once_load_it_once(stage: Stage, ask: Ask) -> None:
+    stage.may_load.clear()
+    together = threading.Barrier(16)
+    texts: list[str] = []
+
+    def call(number: int) -> None:
+        together.wait()
+        texts.append(read(ask(f"n{number}")))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    stage.may_load.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(texts) == sorted(f"n{number}" for number in range(16))
+    assert stage.log.count("load small") == 1
+    assert stage.overlaps == 0
+
+
+def test_one_generation_at_a_time_whoevers_runner_asks(stage: Stage, factory: PipelineFactory) -> None:
+    streams = [Runner(factory).stream_pipeline(raw("a b c"), profile_type=Size.SMALL) for _ in range(10)]
+    for stream in streams:
+        read(stream)
+    assert stage.overlaps == 0
+    assert stage.log.count("begin a b c") == 10
+
+
+def test_those_that_wait_go_by_priority_then_by_arrival(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
+    stage.free = False
+    running = ask("running")
+    wait_for(lambda: "begin running" in stage.log)
+    waiting = [
+        ask("normal1"),
+        ask("low", priority=PipelinePriority.LOW),
+        ask("critical", priority=PipelinePriority.CRITICAL),
+        ask("normal2"),
+        ask("high", priority=PipelinePriority.HIGH),
+    ]
+    assert factory.queue_length(Size.SMALL) == {10: 2, 1: 1, 20: 1, 11: 1}
+    stage.free = True
+    for stream in [running, *waiting]:
+        read(stream)
+    begun = [line.removeprefix("begin ") for line in stage.log if line.startswith("begin")]
+    assert begun == ["running", "critical", "high", "normal1", "normal2", "low"]
+    assert factory.queue_length(Size.SMALL) == {}
+
+
+def test_waiting_is_measured(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    first, second = ask("a"), ask("b")
+    wait_for(lambda: "begin a" in stage.log)
+    threading.Timer(0.05, stage.let, (2,)).start()
+    read(first)
+    read(second)
+    assert first.metadata is not None
+    assert second.metadata is not None
+    assert second.metadata.queue_s is not None
+    assert first.metadata.queue_s is not None
+    assert second.metadata.queue_s > 0.03 > first.metadata.queue_s
+
+
+def test_a_cancelled_waiter_leaves_at_once_and_is_never_run(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
+    stage.free = False
+    running, waiter = ask("running"), ask("waiter")
+    wait_for(lambda: "begin running" in stage.log)
+    waiter.close()
+    assert waiter.metadata is not None
+    assert waiter.metadata.finish_reason == "cancelled"
+    assert factory.queue_length(Size.SMALL) == {}
+    stage.free = True
+    read(running)
+    read(ask("last"))
+    assert "begin waiter" not in stage.log
+
+
+def test_the_model_not_used_for_longest_makes_room(stage: Stage) -> None:
+    with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
+        runner = Runner(factory)
+        for size in (Size.SMALL, Size.MIDDLE, Size.SMALL, Size.LARGE):
+            read(runner.stream_pipeline(raw("a"), profile_type=size))
+        assert [factory.is_loaded(size) for size in Size] == [True, False, True]
+        assert factory.evictions == 1
+    assert [line for line in stage.log if not line.endswith(" a")] == [
+        "load small",
+        "load middle",
+        "close middle",
+        "load large",
+        *[line for line in stage.log if line.startswith("close")][1:],
+    ]
+    assert stage.most_loaded == 2
+    assert stage.loaded == 0
+
+
+def test_a_model_in_use_is_not_evicted(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    small = ask("s1 s2", Size.SMALL)
+    wait_for(lambda: "begin s1 s2" in stage.log)
+    middle = ask("m", Size.MIDDLE)
+    stage.let(1)
+    assert next(small).content == "s1"
+    assert "close small" not in stage.log
+    stage.free = True
+    assert (read(small), read(middle)) == ("s2", "m")
+    assert stage.log.index("end s1 s2") < stage.log.index("close small") < stage.log.index("load middle")
+    assert stage.most_loaded == 1
+
+
+def test_a_busy_model_does_not_keep_another_waiting_for_ever(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    streams = [ask("first", Size.SMALL)]
+    wait_for(lambda: "begin first" in stage.log)
+    streams += [ask("other", Size.MIDDLE), *(ask(f"later{n}", Size.SMALL) for n in range(3))]
+    stage.free = True
+    for stream in streams:
+        read(stream)
+    begun = [line.removeprefix("begin ") for line in stage.log if line.startswith("begin")]
+    assert begun == ["first", "other", "later0", "later1", "later2"]
+    assert stage.most_loaded == 1
+
+
+def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
+    stage.free = False
+    with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
+        runner = Runner(factory)
+        streams = [runner.stream_pipeline(raw(size.name), profile_type=size) for size in (Size.SMALL, Size.LARGE)]
+        wait_for(lambda: stage.busy == 2)
+        stage.free = True
+        assert [read(stream) for stream in streams] == ["SMALL", "LARGE"]
+
+
+def test_many_callers_on_three_models_with_room_for_one_all_get_their_answer(stage: Stage, ask: Ask) -> None:
+    prompts = [f"p{number}" for number in range(60)]
+    streams = [ask(prompt, Size(number % 3), priority=number % 5) for number, prompt in enumerate(prompts)]
+    assert [read(stream) for stream in streams] == prompts
+    assert stage.most_loaded == 1
+    assert stage.overlaps == 0
+
+
+def test_a_load_error_is_raised_where_the_stream_is_read_and_the_next_call_tries_again(stage: Stage, ask: Ask) -> None:
+    stage.load_error = ModelLoadError("no memory")
+    stream = ask("a")
+    with pytest.raises(ModelLoadError, match="no memory"):
+        read(stream)
+    assert stream.metadata is not None
+    assert (stream.metadata.finish_reason, stream.metadata.error_type) == ("error", "nodespan.errors.ModelLoadError")
+    stage.load_error = None
+    assert read(ask("b")) == "b"
+
+
+def test_close_stops_all_and_frees_the_model(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
+    stage.free = False
+    running, waiting = ask("a b"), ask("c")
+    stage.let(1)
+    assert next(running).content == "a"
+    factory.close()
+    for stream in (running, waiting):
+        with pytest.raises(PipelineClosedError):
+            read(stream)
+    assert stage.loaded == 0
+    assert not any(thread.name.startswith("nodespan") for thread in threading.enumerate())
+    with pytest.raises(PipelineClosedError):
+        ask("d")
+    factory.close()
+
+
+def test_a_factory_that_is_dropped_frees_its_models(stage: Stage) -> None:
+    factory = PipelineFactory(PROFILES, create=stage.create)
+    read(Runner(factory).stream_pipeline(raw("a"), profile_type=Size.SMALL))
+    assert stage.loaded == 1
+    del factory
+    gc.collect()
+    wait_for(lambda: stage.loaded == 0)
+
+
+def test_a_stream_keeps_the_factory_it_came_from(stage: Stage) -> None:
+    stream = Runner(PipelineFactory(PROFILES, create=stage.create)).stream_pipeline(raw("a b"), profile_type=Size.SMALL)
+    gc.collect()
+    assert read(stream) == "a b"
+
+
+def test_an_idle_model_keeps_nothing_of_what_it_was_asked(stage: Stage, ask: Ask) -> None:
+    stream = ask("a")
+    read(stream)
+    generation = weakref.ref(stream._generation)
+    del stream
+    wait_for(lambda: gc.collect() is not None and generation() is None)
+
+
+def test_an_unknown_profile_is_refused_and_the_known_ones_are_named(factory: PipelineFactory) -> None:
+    class Mine(IntEnum):
+        TINY = 7
+
+    for call in (factory.profile, lambda mine: Runner(factory).stream_pipeline(raw("a"), profile_type=mine)):
+        with pytest.raises(UnknownProfileError, match=r"(?s)Mine\.TINY.*Size\.SMALL.*Size\.LARGE"):
+            call(Mine.TINY)
+
+
+def test_a_users_own_enum_means_the_profile_of_the_same_number(factory: PipelineFactory) -> None:
+    assert factory.profile(ModelProfileType.Primary).name == "small"
+
+
+def test_a_missing_model_file_is_refused_at_set_up(tmp_path: Path) -> None:
+    profile = ModelProfile(model_path=tmp_path / "absent.gguf")
+    with pytest.raises(ModelLoadError, match=r"absent\.gguf.*No such file.*model_path="):
+        PipelineFactory({ModelProfileType.Primary: profile})
+
+
+def test_a_file_that_is_no_gguf_is_refused_at_set_up(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(ModelLoadError, match=r"no GGUF file: it begins with b'<htm'"):
+        PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=path)})
+
+
+def test_a_directory_as_model_is_refused_at_set_up(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="Is a directory"):
+        PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=tmp_path)})
+
+
+def test_a_profile_without_a_file_is_refused_at_set_up() -> None:
+    with pytest.raises(ConfigurationError, match="no model_path"):
+        PipelineFactory({ModelProfileType.Primary: ModelProfile(name="x")})
+
+
+@pytest.mark.parametrize(
+    ("profiles", "options", "says"),
+    [
+        ({}, {}, "no profile"),
+        (PROFILES, {"max_loaded": 0}, "max_loaded=0"),
+        ({"primary": ModelProfile()}, {}, "Give an IntEnum"),
+        ({Size.SMALL: "model.gguf"}, {}, "and a ModelProfile"),
+        ({Size.SMALL: ModelProfile(options={"dely_s": 1})}, {}, "dely_s.*delay_s"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_is_allowed(profiles: Any, options: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        PipelineFactory(profiles, create=EchoPipeline, **options)

@@ -1,0 +1,373 @@
+"""What a stream promises to whoever reads it, in a thread and in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nodespan.errors import ConfigurationError, DeadlineExceededError
+from nodespan.runner import PipelineFactory, PipelineStream, Runner
+from nodespan.runner.chunk_queue import CAPACITY
+from nodespan.types import Chunk, ModelProfile, ModelProfileType
+from pipelines import Stage, raw, wait_for
+
+Ask = Callable[..., PipelineStream]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+@pytest.fixture
+def ask(stage: Stage) -> Iterator[Ask]:
+    with PipelineFactory({ModelProfileType.Primary: ModelProfile(name="m")}, create=stage.create) as factory:
+        yield lambda prompt, **options: Runner(factory).stream_pipeline(raw(prompt), **options)
+
+
+def has_stopped(stage: Stage, prompt: str) -> bool:
+    return f"end {prompt}" in stage.log
+
+
+def test_chunks_come_in_order_with_their_index(ask: Ask) -> None:
+    stream = ask("one two")
+    assert list(stream) == [Chunk("one", 0), Chunk("two", 1)]
+    assert list(stream) == []
+    assert stream.metadata is not None
+    assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == ("stop", 2)
+
+
+async def test_the_async_face_gives_the_same(ask: Ask) -> None:
+    async with ask("one two") as stream:
+        assert [chunk async for chunk in stream] == [Chunk("one", 0), Chunk("two", 1)]
+        assert [chunk async for chunk in stream] == []
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "stop"
+
+
+async def test_the_sync_face_works_under_a_running_loop(ask: Ask) -> None:
+    with ask("one two") as stream:
+        assert [chunk.content for chunk in stream] == ["one", "two"]
+
+
+def test_there_is_no_metadata_before_the_end(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    with ask("one two") as stream:
+        stage.let(1)
+        next(stream)
+        assert stream.metadata is None
+        stage.free = True
+
+
+@pytest.mark.parametrize("prompt", ["", "one"])
+def test_an_answer_of_nothing_and_of_one_chunk_end_well(ask: Ask, prompt: str) -> None:
+    stream = ask(prompt)
+    assert [chunk.content for chunk in stream] == prompt.split()
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "stop"
+
+
+def test_the_models_error_is_raised_after_the_chunks_before_it_and_once(ask: Ask) -> None:
+    stream = ask("one two raise three")
+    assert (next(stream).content, next(stream).content) == ("one", "two")
+    with pytest.raises(ValueError, match="the model's own error"):
+        next(stream)
+    assert list(stream) == []
+    assert stream.metadata is not None
+    assert (stream.metadata.finish_reason, stream.metadata.error_type) == ("error", "ValueError")
+
+
+async def test_the_models_error_reaches_the_async_reader(ask: Ask) -> None:
+    async with ask("one raise") as stream:
+        assert (await anext(stream)).content == "one"
+        with pytest.raises(ValueError, match="the model's own error"):
+            await anext(stream)
+
+
+def test_leaving_a_with_block_early_stops_the_model_and_completes_the_metadata(stage: Stage, ask: Ask) -> None:
+    with ask("one two three " * 100) as stream:
+        next(stream)
+    assert has_stopped(stage, "one two three " * 100)
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "cancelled"
+    assert list(stream) == []
+    assert [chunk.content for chunk in ask("next")] == ["next"]
+
+
+async def test_leaving_an_async_with_block_early_stops_the_model(stage: Stage, ask: Ask) -> None:
+    async with ask("one two three " * 100) as stream:
+        await anext(stream)
+    assert has_stopped(stage, "one two three " * 100)
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "cancelled"
+
+
+def test_a_model_that_is_not_read_pauses(stage: Stage, ask: Ask) -> None:
+    stream = ask("a " * 10 * CAPACITY)
+    wait_for(lambda: stream._generation.result.output_tokens == CAPACITY)
+    time.sleep(0.05)  # long enough for a writer without a bound to end
+    assert stream._generation.result.output_tokens == CAPACITY
+    assert len(list(stream)) == 10 * CAPACITY
+
+
+async def test_a_model_that_is_not_read_in_a_loop_pauses_and_goes_on(ask: Ask) -> None:
+    stream = ask("a " * 10 * CAPACITY)
+    await asyncio.to_thread(wait_for, lambda: stream._generation.result.output_tokens == CAPACITY)
+    assert len([chunk async for chunk in stream]) == 10 * CAPACITY
+
+
+def test_a_paused_model_stops_when_its_stream_is_closed(stage: Stage, ask: Ask) -> None:
+    prompt = "a " * 10 * CAPACITY
+    stream = ask(prompt)
+    wait_for(lambda: stream._generation.result.output_tokens == CAPACITY)
+    stream.close()
+    assert has_stopped(stage, prompt)
+
+
+@pytest.mark.parametrize("words", [1, 10 * CAPACITY])
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_that_is_dropped_stops_its_model(stage: Stage, ask: Ask, words: int, read: int) -> None:
+    stage.free = words > CAPACITY
+    prompt = "a " * words
+    stream = ask(prompt)
+    wait_for(lambda: f"begin {prompt}" in stage.log)
+    if read:
+        stage.let(read)
+    list(itertools.islice(stream, read))
+    del stream
+    wait_for(lambda: has_stopped(stage, prompt))
+    stage.free = True
+    assert [chunk.content for chunk in ask("next")] == ["next"]
+
+
+def test_a_waiter_that_is_dropped_is_never_run(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    running, dropped = ask("running"), ask("dropped")
+    wait_for(lambda: "begin running" in stage.log)
+    del dropped
+    stage.free = True
+    list(running)
+    list(ask("last"))
+    assert "begin dropped" not in stage.log
+
+
+async def test_breaking_out_of_async_for_stops_the_model(stage: Stage, ask: Ask) -> None:
+    async for _ in ask("a " * 200):
+        break
+    gc.collect()
+    await asyncio.to_thread(wait_for, lambda: has_stopped(stage, "a " * 200))
+
+
+async def test_cancelling_the_reading_task_stops_the_model(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    stream = ask("a b")
+
+    async def read() -> None:
+        async for _ in stream:
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.to_thread(wait_for, lambda: "begin a b" in stage.log)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(wait_for, lambda: has_stopped(stage, "a b"))
+    await stream.aclose()
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "cancelled"
+
+
+async def test_a_cancelled_waiter_leaves_the_queue_at_once(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    running, waiter = ask("running"), ask("waiter")
+    task = asyncio.create_task(anext(waiter))
+    await asyncio.to_thread(wait_for, lambda: "begin running" in stage.log)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert waiter.metadata is not None
+    assert waiter.metadata.finish_reason == "cancelled"
+    stage.free = True
+    assert [chunk.content async for chunk in running] == ["running"]
+    assert "begin waiter" not in stage.log
+
+
+def test_a_loop_that_is_closed_in_the_middle_stops_the_model(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+
+    async def read() -> None:
+        async for _ in ask("a b"):
+            pass
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(read())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    stage.let(1)
+    task._log_destroy_pending = False  # type: ignore[attr-defined] # the point of this test
+    del task
+    wait_for(lambda: gc.collect() is not None and has_stopped(stage, "a b"))
+    stage.free = True
+    assert [chunk.content for chunk in ask("next")] == ["next"]
+
+
+def test_one_stream_may_be_read_by_several_loops_after_each_other(ask: Ask) -> None:
+    stream = ask("a b c")
+    assert [asyncio.run(_anext(stream)).content for _ in range(3)] == ["a", "b", "c"]
+
+
+async def _anext(stream: PipelineStream) -> Chunk:
+    return await anext(stream)
+
+
+def test_closing_from_another_thread_ends_a_blocked_read(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    stream = ask("a")
+    chunks: list[Chunk] = []
+    reader = threading.Thread(target=lambda: chunks.extend(stream))
+    reader.start()
+    wait_for(lambda: "begin a" in stage.log)
+    stream.close()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert chunks == []
+
+
+def test_an_interrupt_in_the_middle_of_a_read_stops_the_model(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    stream = ask("a")
+    wait_for(lambda: "begin a" in stage.log)
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    wait_for(lambda: has_stopped(stage, "a"))
+
+
+class TestDeadline:
+    def test_in_the_middle_it_stops_the_model_and_raises_after_the_chunks_before(self, stage: Stage, ask: Ask) -> None:
+        stage.free = False
+        stream = ask("a b", deadline_s=0.1)
+        stage.let(1)
+        assert next(stream).content == "a"
+        with pytest.raises(DeadlineExceededError, match=r"deadline_s=0\.1"):
+            next(stream)
+        assert has_stopped(stage, "a b")
+        assert stream.metadata is not None
+        assert stream.metadata.finish_reason == "cancelled"
+        assert stream.metadata.error_type == "nodespan.errors.DeadlineExceededError"
+
+    def test_chunks_that_were_not_read_come_first(self, ask: Ask) -> None:
+        stream = ask("a " * 10 * CAPACITY, deadline_s=0.1)
+        wait_for(lambda: stream.metadata)
+        chunks = list(itertools.islice(stream, CAPACITY))
+        assert len(chunks) == CAPACITY
+        with pytest.raises(DeadlineExceededError):
+            next(stream)
+
+    def test_it_covers_the_queue(self, stage: Stage, ask: Ask) -> None:
+        stage.free = False
+        running, waiter = ask("running"), ask("waiter", deadline_s=0.05)
+        with pytest.raises(DeadlineExceededError):
+            next(waiter)
+        stage.free = True
+        assert [chunk.content for chunk in running] == ["running"]
+        assert "begin waiter" not in stage.log
+
+    def test_it_covers_the_loading_and_leaves_the_model_loaded(self, stage: Stage, ask: Ask) -> None:
+        stage.may_load.clear()
+        stream = ask("a", deadline_s=0.05)
+        with pytest.raises(DeadlineExceededError):
+            next(stream)
+        stage.may_load.set()
+        assert [chunk.content for chunk in ask("b")] == ["b"]
+        assert stage.log == ["load m", "begin b", "end b"]
+
+    def test_one_that_is_kept_changes_nothing(self, ask: Ask) -> None:
+        stream = ask("a", deadline_s=60)
+        assert [chunk.content for chunk in stream] == ["a"]
+        wait_for(lambda: not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()))
+
+    async def test_it_reaches_the_async_reader(self, stage: Stage, ask: Ask) -> None:
+        stage.free = False
+        async with ask("a", deadline_s=0.05) as stream:
+            with pytest.raises(DeadlineExceededError):
+                await anext(stream)
+
+    @pytest.mark.parametrize("deadline_s", [0, -1.0, float("nan")])
+    def test_one_that_leaves_no_time_is_refused(self, ask: Ask, deadline_s: float) -> None:
+        with pytest.raises(ConfigurationError, match="leaves no time"):
+            ask("a", deadline_s=deadline_s)
+
+
+def test_the_model_runs_in_a_copy_of_the_callers_context(stage: Stage, ask: Ask) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
+    seen: list[str] = []
+    step = stage.step
+
+    def spy(cancellation: Any) -> None:
+        seen.append(variable.get())
+        variable.set("changed by the model")
+        step(cancellation)
+
+    stage.step = spy  # type: ignore[method-assign]
+    for caller in ("first", "second"):
+        context = contextvars.copy_context()
+        context.run(variable.set, caller)
+        context.run(lambda: list(ask("a")))
+        assert context[variable] == caller
+    assert seen == ["first", "second"]
+
+
+def test_hundreds_of_threads_and_tasks_at_once_each_get_their_own_answer(stage: Stage, ask: Ask) -> None:
+    texts: dict[str, list[str]] = {}
+
+    def in_a_thread(name: str) -> None:
+        texts[name] = [chunk.content for chunk in ask(f"{name} " * 70)]
+
+    async def in_a_task(name: str) -> None:
+        async with ask(f"{name} " * 70) as stream:
+            texts[name] = [chunk.content async for chunk in stream]
+
+    async def in_tasks() -> None:
+        await asyncio.gather(*(in_a_task(f"task{number}") for number in range(100)))
+
+    threads = [threading.Thread(target=in_a_thread, args=(f"thread{number}",)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(in_tasks())
+    for thread in threads:
+        thread.join()
+    assert len(texts) == 200
+    assert all(text == [name] * 70 for name, text in texts.items())
+    assert stage.overlaps == 0
+
+
+def test_reading_stops_where_many_leave_at_random(stage: Stage, ask: Ask) -> None:
+    async def leave(after: int) -> None:
+        stream = ask("a " * 100)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(after / 10_000):
+                async for chunk in stream:
+                    if chunk.index == after:
+                        break
+        if after % 2:
+            await stream.aclose()
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(leave(after % 97) for after in range(300)))
+
+    asyncio.run(all_of_them())
+    assert [chunk.content for chunk in ask("next")] == ["next"]
+    assert stage.busy == 0
