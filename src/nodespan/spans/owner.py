@@ -178,8 +178,7 @@ class Attached:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        token: object = self._token
-        if not isinstance(token, Token):  # another runtime context than OpenTelemetry's own
+        if not isinstance(self._token, Token):  # pyright: ignore[reportUnnecessaryIsInstance] another runtime context than OpenTelemetry's own
             context_api.detach(self._token)
             return
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
