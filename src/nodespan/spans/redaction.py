@@ -44,11 +44,14 @@ def safe_text(text: str) -> str:
 
 
 def cut(text: str, max_bytes: int) -> str:
-    """The text if its UTF-8 form fits, else its beginning and what was cut: size in bytes and sha256 of the whole."""
+    """The text if its UTF-8 form fits, else its beginning and what was cut: size in bytes and sha256 of the whole.
+
+    What comes out fits, so cutting it again changes nothing.
+    """
     if text.isascii() and len(text) <= max_bytes:
         return text
     raw = text.encode("utf-8", "replace")
     if len(raw) <= max_bytes:
         return raw.decode()
-    digest = hashlib.sha256(raw).hexdigest()
-    return f"{raw[:max_bytes].decode('utf-8', 'ignore')}… [cut: {len(raw)} bytes in all, sha256 {digest}]"
+    mark = f"... [cut: {len(raw)} bytes in all, sha256 {hashlib.sha256(raw).hexdigest()}]"
+    return raw[: max(max_bytes - len(mark), 0)].decode("utf-8", "ignore") + mark

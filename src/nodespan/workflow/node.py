@@ -191,7 +191,8 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         if self._said_missing:
             return
         known = channels if channels is not None else _fields(state, config)
-        missing = {"node_metadata", self._output_key} - known if known is not None else None
+        needed = {"node_metadata"} if channels is None else {"node_metadata", self._output_key}
+        missing = needed - known if known is not None else None
         self._said_missing = True
         if missing:
             _logger.warning(

@@ -28,20 +28,23 @@ def keep_newest(limit: int) -> Merge:
     if limit < 1:
         raise ConfigurationError(f"node_metadata_max={limit} keeps nothing. Give a number from 1.")
 
-    def merge(left: NodeMetadataMap | None, right: NodeMetadataMap | None) -> NodeMetadataMap:
-        if not right:
-            return left or {}
-        united = dict(left) if left else {}
-        for node_id, entry in right.items():
-            known = united.get(node_id)
-            if known is None or _time(known) <= _time(entry):
-                united[node_id] = entry
-        if len(united) <= limit:
-            return united
-        newest = sorted(united, key=lambda node_id: (_time(united[node_id]), node_id))[-limit:]
-        return {node_id: united[node_id] for node_id in newest}
+    # LangGraph refuses two reducers for one field, except that it takes all lambdas for the same: so a node may be
+    # annotated with WorkflowState in a graph of a subclass that has another bound. The graph's own bound holds.
+    return lambda left, right: _merge(left, right, limit)
 
-    return merge
+
+def _merge(left: NodeMetadataMap | None, right: NodeMetadataMap | None, limit: int) -> NodeMetadataMap:
+    if not right:
+        return left or {}
+    united = dict(left) if left else {}
+    for node_id, entry in right.items():
+        known = united.get(node_id)
+        if known is None or _time(known) <= _time(entry):
+            united[node_id] = entry
+    if len(united) <= limit:
+        return united
+    newest = sorted(united, key=lambda node_id: (_time(united[node_id]), node_id))[-limit:]
+    return {node_id: united[node_id] for node_id in newest}
 
 
 def _time(entry: Mapping[str, Any]) -> str:

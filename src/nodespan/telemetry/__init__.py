@@ -1,0 +1,8 @@
+"""Set-up, providers and delivery: what knows the OpenTelemetry SDK."""
+
+from __future__ import annotations
+
+from nodespan.spans.ledger import DeliveryReport
+from nodespan.telemetry.setup import Telemetry, configure
+
+__all__ = ["DeliveryReport", "Telemetry", "configure"]

@@ -1,0 +1,49 @@
+"""The `nodespan` logger's records as OpenTelemetry log records."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import get_current
+
+from nodespan import semconv
+from nodespan.spans.guard import Guard
+from nodespan.spans.redaction import safe_text
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import Logger
+
+_LOGGING: Final = Guard("pass on a log record")
+_SEVERITIES: Final = {
+    logging.DEBUG: SeverityNumber.DEBUG,
+    logging.INFO: SeverityNumber.INFO,
+    logging.WARNING: SeverityNumber.WARN,
+    logging.ERROR: SeverityNumber.ERROR,
+    logging.CRITICAL: SeverityNumber.FATAL,
+}
+_NODE_FIELDS: Final = ("node_id", "node_name")
+
+
+class OTelHandler(logging.Handler):
+    """Hands records to an OpenTelemetry logger, with the ids of the span that is current where they are made."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler``."""
+        with _LOGGING:
+            node = {name: getattr(record, name) for name in _NODE_FIELDS if hasattr(record, name)}
+            self._logger.emit(
+                LogRecord(
+                    timestamp=round(record.created * 1e9),
+                    context=get_current(),
+                    severity_number=_SEVERITIES.get(record.levelno, SeverityNumber.INFO),
+                    severity_text=record.levelname,
+                    body=safe_text(record.getMessage()),
+                    attributes={semconv.MIRROR_PREFIX + name: value for name, value in node.items()},
+                )
+            )

@@ -1,0 +1,96 @@
+"""What `configure()` was told: OTEL_* variables first, then its arguments, then the defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from nodespan.errors import ConfigurationError
+
+Signal = Literal["traces", "metrics", "logs"]
+Protocol = Literal["http/protobuf", "grpc"]
+Exporter = Literal["otlp", "console", "none"]
+
+ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_PROTOCOLS: Final = ("http/protobuf", "grpc")
+_EXPORTERS: Final = ("otlp", "console", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The arguments of ``configure()``, as they were given."""
+
+    service_name: str | None = None
+    endpoint: str | None = None
+    protocol: str | None = None
+    headers: Mapping[str, str] | None = None
+    resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+    attach: bool = False
+
+    def endpoint_of(self, signal: Signal) -> str | None:
+        """Where the signal goes, or ``None``: the variable of the signal, the common one, then the argument.
+
+        Raises:
+            ConfigurationError: It is no address.
+        """
+        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", ENDPOINT):
+            if value := os.environ.get(name, "").strip():
+                return _checked_endpoint(value, name, self.protocol_of(signal))
+        if self.endpoint is None:
+            return None
+        return _checked_endpoint(self.endpoint, "configure(endpoint=...)", self.protocol_of(signal))
+
+    def exporter_endpoint(self, signal: Signal) -> str | None:
+        """What the SDK's exporter is to be given; ``None`` where it reads the variables itself."""
+        if any(os.environ.get(n, "").strip() for n in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", ENDPOINT)):
+            return None
+        endpoint = self.endpoint_of(signal)
+        if endpoint is None or self.protocol_of(signal) == "grpc":
+            return endpoint
+        return f"{endpoint.rstrip('/')}/v1/{signal}"
+
+    def protocol_of(self, signal: Signal) -> Protocol:
+        """``http/protobuf`` unless something else is asked for.
+
+        Raises:
+            ConfigurationError: It is neither of the two.
+        """
+        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", PROTOCOL):
+            if value := os.environ.get(name, "").strip():
+                return _one_of(value, _PROTOCOLS, name)
+        return _one_of(self.protocol or "http/protobuf", _PROTOCOLS, "configure(protocol=...)")
+
+    def exporter_of(self, signal: Signal) -> Exporter:
+        """``otlp`` where the signal has an endpoint, else ``none``, unless ``OTEL_*_EXPORTER`` says so.
+
+        Raises:
+            ConfigurationError: It is none of the three.
+        """
+        name = f"OTEL_{signal.upper()}_EXPORTER"
+        if value := os.environ.get(name, "").strip():
+            return _one_of(value, _EXPORTERS, name)
+        return "otlp" if self.endpoint_of(signal) else "none"
+
+
+def _one_of(value: str, allowed: tuple[str, ...], where: str) -> Any:
+    if value not in allowed:
+        raise ConfigurationError(f"{where} is {value!r}. It can be {', '.join(allowed)}.")
+    return value
+
+
+def _checked_endpoint(value: str, where: str, protocol: Protocol) -> str:
+    parts = urlsplit(value)
+    try:
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        port = 4317 if protocol == "grpc" else 4318
+        raise ConfigurationError(
+            f"{where} is {value!r}, which is no address. Give it as http://localhost:{port} or https://host:{port}."
+        )
+    return value

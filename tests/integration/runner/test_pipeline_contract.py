@@ -1,0 +1,137 @@
+"""One suite for everything that is a Pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodespan.errors import ConfigurationError
+from nodespan.runner import Cancellation, GenerationResult, LlamaCppPipeline, Pipeline
+from nodespan.testing import EchoPipeline
+from nodespan.types import GenerationRequest, ModelProfile
+from pipelines import chat, raw
+
+Fresh = Callable[[], Any]
+
+QUESTION = "Once upon a time there was a ship, and the sea around it was"
+
+
+@pytest.fixture(params=["EchoPipeline", "LlamaCppPipeline"])
+def fresh(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Fresh]:
+    """Loads the pipeline anew each time; closes what it loaded."""
+    made: list[Pipeline] = []
+
+    def load() -> Pipeline:
+        if request.param == "EchoPipeline":
+            made.append(EchoPipeline(ModelProfile(name="echo")))
+        else:
+            made.append(LlamaCppPipeline(ModelProfile(model_path=smollm2, n_ctx=512, n_batch=64)))
+        return made[-1]
+
+    yield load
+    for pipeline in made:
+        pipeline.close()
+
+
+def answer(pipeline: Pipeline, request: GenerationRequest) -> tuple[list[str], GenerationResult]:
+    result = GenerationResult()
+    return list(pipeline.generate(request, Cancellation(), result)), result
+
+
+@pytest.mark.parametrize("ask", [chat, raw])
+def test_an_answer_comes_in_pieces_that_are_not_empty_and_is_counted(fresh: Fresh, ask: Any) -> None:
+    pieces, result = answer(fresh(), ask(QUESTION, seed=1, temperature=0.0, max_tokens=8))
+    assert len(pieces) > 1
+    assert all(pieces)
+    assert result.output_tokens == 8
+    assert result.finish_reason == "length"
+    assert result.input_tokens is not None
+    assert result.input_tokens >= len(QUESTION.split())
+    assert result.cached_input_tokens == 0
+    assert result.prefill_tokens == result.input_tokens
+    assert result.decode_tokens == 7
+    assert result.context_size is not None
+    assert result.context_size >= 512
+
+
+def test_times_are_those_of_the_generation(fresh: Fresh) -> None:
+    _, result = answer(fresh(), chat(QUESTION, seed=1, max_tokens=5))
+    assert result.prefill_at is not None
+    assert result.first_token_at is not None
+    assert result.prefill_s is not None
+    assert result.decode_s is not None
+    assert 0 < result.prefill_s <= result.first_token_at - result.prefill_at
+    assert result.decode_s > 0
+
+
+def test_the_same_request_again_finds_its_prompt_cached_and_gives_the_same_text(fresh: Fresh) -> None:
+    pipeline = fresh()
+    request = chat(QUESTION, seed=1, temperature=0.0, max_tokens=6)
+    first, cold = answer(pipeline, request)
+    again, warm = answer(pipeline, request)
+    assert again == first
+    assert warm.input_tokens == cold.input_tokens
+    assert warm.cached_input_tokens is not None
+    assert warm.cached_input_tokens >= (warm.input_tokens or 0) - 1
+    assert warm.prefill_tokens == (warm.input_tokens or 0) - warm.cached_input_tokens
+
+
+def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(fresh: Fresh) -> None:
+    whole, _ = answer(fresh(), chat(QUESTION, seed=1, temperature=0.0, max_tokens=12))
+    stop = "".join(whole).split()[3]
+    pieces, result = answer(fresh(), chat(QUESTION, seed=1, temperature=0.0, max_tokens=12, stop=(stop,)))
+    assert stop not in "".join(pieces)
+    assert "".join(pieces) == "".join(whole).partition(stop)[0]
+    assert result.finish_reason == "stop"
+
+
+def test_an_answer_closed_early_leaves_the_pipeline_as_if_fresh(fresh: Fresh) -> None:
+    pipeline = fresh()
+    result = GenerationResult()
+    pieces = pipeline.generate(chat(QUESTION, seed=1, temperature=0.0), Cancellation(), result)
+    taken = [next(pieces), next(pieces)]
+    pieces.close()
+    assert taken
+    assert result.finish_reason is None
+    assert result.output_tokens == 2
+    request = raw("The ships are old and the sea is", seed=2, temperature=0.0, max_tokens=6)
+    assert answer(pipeline, request)[0] == answer(fresh(), request)[0]
+
+
+def test_cancellation_before_the_first_token_ends_it_without_an_error(fresh: Fresh) -> None:
+    pipeline = fresh()
+    cancellation, result = Cancellation(), GenerationResult()
+    cancellation.request()
+    assert list(pipeline.generate(raw(QUESTION, seed=1), cancellation, result)) == []
+    assert result.finish_reason is None
+    request = raw(QUESTION, seed=2, temperature=0.0, max_tokens=6)
+    assert answer(pipeline, request)[0] == answer(fresh(), request)[0]
+
+
+def test_cancellation_between_tokens_ends_it_after_at_most_one_more_piece(fresh: Fresh) -> None:
+    pipeline = fresh()
+    cancellation, result = Cancellation(), GenerationResult()
+    pieces = pipeline.generate(raw(QUESTION, seed=1), cancellation, result)
+    next(pieces)
+    cancellation.request()
+    assert len(list(pieces)) <= 1
+    assert result.finish_reason is None
+    request = raw(QUESTION, seed=2, temperature=0.0, max_tokens=6)
+    assert answer(pipeline, request)[0] == answer(fresh(), request)[0]
+
+
+def test_closing_twice_is_once(fresh: Fresh) -> None:
+    pipeline = fresh()
+    pipeline.close()
+    pipeline.close()
+
+
+@pytest.mark.parametrize("pipeline_class", [EchoPipeline, LlamaCppPipeline])
+def test_an_unknown_option_is_refused_and_the_known_ones_are_named(pipeline_class: Any, smollm2: Path) -> None:
+    profile = ModelProfile(model_path=smollm2, options={"colour": "blue"})
+    known = {EchoPipeline: "delay_s", LlamaCppPipeline: "rope_freq_base"}[pipeline_class]
+    with pytest.raises(ConfigurationError, match=rf"(?s)colour.*{known}"):
+        pipeline_class(profile)

@@ -1,0 +1,111 @@
+"""What a test must not leave behind: an open span, an attached span, a context that could not be detached.
+
+Watches the OpenTelemetry API and SDK themselves, and so sees the spans of every provider, in every thread and task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Token
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+from opentelemetry.sdk.trace import Span
+
+GRACE_S = 1.0  # a thread may be about to end its span when the test returns
+
+
+class Leaks(logging.Handler):
+    """Counts spans in and out between ``watch_for_leaks`` and its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[int, Span] = {}  # held, so that a span which nobody ends does not slip away
+        self._attached: dict[int, tuple[Token[Context], str, asyncio.Task[Any] | None]] = {}
+        self._messages: list[str] = []
+
+    def forget(self, span: trace.Span) -> None:
+        """Says that a span is left open on purpose, for instance because its process will be killed."""
+        self._open.pop(id(span), None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Failed to detach" in record.getMessage():
+            self._messages.append("in the log: Failed to detach context")
+
+    def found(self) -> list[str]:
+        """What is left behind now, in words."""
+        spans = [f"a span is open: {span.name}" for span in list(self._open.values())]
+        current = [f"a span is current: {name}" for _, name, task in list(self._attached.values()) if _lives_on(task)]
+        return spans + current + self._messages
+
+    def _watch_spans(self, patch: pytest.MonkeyPatch) -> None:
+        start, end = Span.start, Span.end
+
+        def started(span: Span, *args: Any, **kwargs: Any) -> None:
+            start(span, *args, **kwargs)
+            self._open[id(span)] = span
+
+        def ended(span: Span, *args: Any, **kwargs: Any) -> None:
+            self._open.pop(id(span), None)
+            end(span, *args, **kwargs)
+
+        patch.setattr(Span, "start", started)
+        patch.setattr(Span, "end", ended)
+
+    def _watch_contexts(self, patch: pytest.MonkeyPatch) -> None:
+        attach, detach = ContextVarsRuntimeContext.attach, ContextVarsRuntimeContext.detach
+
+        def attached(runtime: ContextVarsRuntimeContext, context: Context) -> Token[Context]:
+            token = attach(runtime, context)
+            span = trace.get_current_span(context)
+            if span.get_span_context().is_valid:
+                self._attached[id(token)] = token, getattr(span, "name", "of a remote parent"), _current_task()
+            return token
+
+        def detached(runtime: ContextVarsRuntimeContext, token: Token[Context]) -> None:
+            self._attached.pop(id(token), None)
+            detach(runtime, token)
+
+        patch.setattr(ContextVarsRuntimeContext, "attach", attached)
+        patch.setattr(ContextVarsRuntimeContext, "detach", detached)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watches for the length of a ``with`` block."""
+        log = logging.getLogger("opentelemetry.context")
+        with pytest.MonkeyPatch.context() as patch:
+            self._watch_spans(patch)
+            self._watch_contexts(patch)
+            log.addHandler(self)
+            try:
+                yield
+            finally:
+                log.removeHandler(self)
+
+    def wait_until_clean(self) -> list[str]:
+        """What is still left behind once garbage is collected and threads had time to finish."""
+        deadline = time.monotonic() + GRACE_S
+        while self.found() and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.02)  # polling with a deadline
+        return self.found()
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return None
+
+
+def _lives_on(task: asyncio.Task[Any] | None) -> bool:
+    """Whether what was attached here meets other code: the context of a task that was torn down is gone with it."""
+    return task is None or (task.done() and not task.cancelled())

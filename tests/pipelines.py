@@ -1,0 +1,110 @@
+"""What tests of the runner share: requests, and a pipeline that does what the test says, step by step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nodespan.runner import Cancellation, GenerationResult
+from nodespan.types import GenerationRequest, ModelProfile, Sampling
+
+PATIENCE_S = 20.0
+
+
+def chat(text: str, **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(messages=[{"role": "user", "content": text}], sampling=Sampling(**sampling))
+
+
+def raw(text: str, **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(prompt=text, sampling=Sampling(**sampling))
+
+
+def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
+    """Polls until the condition holds; shows the last value seen if it does not."""
+    until = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < until, f"still {value!r} after {PATIENCE_S} s: {what or condition}"
+        time.sleep(0.001)
+    return value
+
+
+@dataclass
+class Stage:
+    """The model that a test plays: what happened, in order, and what may happen next.
+
+    A prompt is a list of words; each is one piece and one token. It waits before a piece for ``let(1)``, unless
+    ``free``.
+    """
+
+    free: bool = True
+    load_error: BaseException | None = None
+    may_load: threading.Event = field(default_factory=threading.Event)
+    log: list[str] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    busy: int = 0
+    overlaps: int = 0
+    most_loaded: int = 0
+    loaded: int = 0
+    _steps: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.may_load.set()
+
+    def let(self, pieces: int) -> None:
+        self._steps.release(pieces)
+
+    def create(self, profile: ModelProfile) -> StagedPipeline:
+        self.log.append(f"load {profile.model_name}")
+        assert self.may_load.wait(PATIENCE_S)
+        if self.load_error is not None:
+            raise self.load_error
+        self.loaded += 1
+        self.most_loaded = max(self.most_loaded, self.loaded)
+        return StagedPipeline(self, profile.model_name)
+
+    def step(self, cancellation: Cancellation) -> None:
+        while not self.free and not cancellation.requested and not self._steps.acquire(timeout=0.002):
+            pass
+
+
+class StagedPipeline:
+    def __init__(self, stage: Stage, name: str) -> None:
+        self.stage = stage
+        self.name = name
+        self.is_closed = False
+        self.thread = threading.get_ident()
+
+    def generate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> Generator[str]:
+        assert threading.get_ident() == self.thread
+        assert not self.is_closed
+        stage = self.stage
+        stage.overlaps += stage.busy
+        stage.busy += 1
+        stage.log.append(f"begin {request.prompt}")
+        result.output_tokens = 0
+        try:
+            for word in (request.prompt or "").split():
+                stage.step(cancellation)
+                if cancellation.requested:
+                    return
+                if word == "raise":
+                    raise ValueError("the model's own error")
+                result.output_tokens += 1
+                yield word
+            result.finish_reason = "stop"
+        finally:
+            assert threading.get_ident() == self.thread
+            stage.busy -= 1
+            stage.log.append(f"end {request.prompt}")
+
+    def close(self) -> None:
+        assert threading.get_ident() == self.thread
+        if not self.is_closed:
+            self.stage.loaded -= 1
+            self.stage.log.append(f"close {self.name}")
+        self.is_closed = True

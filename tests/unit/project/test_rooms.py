@@ -1,0 +1,45 @@
+"""What makes spans is kept to the OpenTelemetry API; the other borders between rooms are import-linter's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def lint(module: str, statement: str) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--select",
+        "TID251",
+        "--stdin-filename",
+        f"src/nodespan/{module}",
+    ]
+    return subprocess.run(
+        [*command, "-"], cwd=ROOT, check=False, capture_output=True, text=True, input=statement
+    ).stdout
+
+
+@pytest.mark.parametrize("room", ["spans", "runner", "instrumentation/langgraph", "workflow"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from opentelemetry.sdk.trace import TracerProvider\n",
+        "import opentelemetry.sdk.trace\n",
+        "def f():\n    from opentelemetry.exporter.otlp.proto.http import Compression\n",
+    ],
+)
+def test_a_room_that_makes_spans_cannot_import_the_sdk(room: str, statement: str) -> None:
+    assert "TID251" in lint(f"{room}/new.py", statement)
+
+
+@pytest.mark.parametrize("module", ["telemetry/new.py", "otlp/new.py", "testing.py"])
+def test_a_room_that_knows_the_sdk_can_import_it(module: str) -> None:
+    assert "TID251" not in lint(module, "from opentelemetry.sdk.trace import TracerProvider\n")
