@@ -62,6 +62,7 @@ CHAT: Final = _standard("chat", "A chat completion.", kind="operation")
 TEXT_COMPLETION: Final = _standard("text_completion", "A completion of a raw prompt.", kind="operation")
 EMBEDDINGS: Final = _standard("embeddings", "Embedding of one or more inputs.", kind="operation")
 EXECUTE_TOOL: Final = _standard("execute_tool", "A tool call.", kind="operation")
+RETRIEVAL: Final = _standard("retrieval", "A search for documents.", kind="operation")
 INVOKE_WORKFLOW: Final = _standard("invoke_workflow", "One run of a compiled graph.", kind="operation")
 INVOKE_NODE: Final = _standard(
     "invoke_node", "One node execution, retries included.", source=_PROPOSED, kind="operation"
@@ -90,6 +91,12 @@ USAGE_OUTPUT_TOKENS: Final = _standard("gen_ai.usage.output_tokens", "Generated 
 USAGE_CACHE_READ: Final = _standard(
     "gen_ai.usage.cache_read.input_tokens", "Prompt tokens found in a cache.", "int", "{token}"
 )
+RESPONSE_ID: Final = _standard("gen_ai.response.id", "The provider's id of the answer.")
+TOOL_NAME: Final = _standard("gen_ai.tool.name", "Name of the tool.")
+TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id under which the model asked for the call.")
+TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in this program.")
+DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "What was searched.")
+EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "Name of the compiled graph.")
 CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
@@ -99,6 +106,19 @@ EXCEPTION_EVENT: Final = _standard("exception", "An exception, where it was rais
 EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
 EXCEPTION_MESSAGE: Final = _standard("exception.message", "Its message, redacted and capped.", source=_CORE)
 EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Its stack.", source=_CORE)
+
+# Content: only where the user has switched it on, JSON in the `{role, parts}` form
+_CONTENT: Final = "JSON; opt-in"
+SYSTEM_INSTRUCTIONS: Final = _standard("gen_ai.system_instructions", f"System messages ({_CONTENT}).")
+INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"What was asked ({_CONTENT}).")
+OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"What was answered ({_CONTENT}).")
+TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"What the tool was given ({_CONTENT}).")
+TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"What the tool returned ({_CONTENT}).")
+RETRIEVAL_QUERY: Final = _standard("gen_ai.retrieval.query.text", "What was searched for (opt-in).")
+RETRIEVAL_DOCUMENTS: Final = _standard("gen_ai.retrieval.documents", f"What was found ({_CONTENT}).")
+INFERENCE_DETAILS_EVENT: Final = _standard(
+    "gen_ai.client.inference.operation.details", "A model call with its content, as a log record.", kind="event"
+)
 
 # LangGraph's own facts
 _LANGGRAPH: Final = "LangGraph's own word; the conventions know no graph engine"
@@ -110,6 +130,9 @@ LANGGRAPH_TRIGGERS: Final = _ours("langgraph.triggers", "Channels that triggered
 LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; tells `Send` branches apart.", _LANGGRAPH)
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
+LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
+    "langgraph.checkpoint.left_id", "Checkpoint that an interrupted run left to be resumed from.", _LANGGRAPH
+)
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
 
 # The mirror of NodeMetadata: `nodespan.K` for every key K but those of STATE_ONLY_KEYS

@@ -1,3 +1,59 @@
 """Instrumentors of the libraries nodespan knows. They do not know each other."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+__all__ = ["instrument", "uninstrument"]
+
+
+def instrument(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    logger_provider: LoggerProvider | None = None,
+    langgraph: bool = True,
+    langchain: bool = True,
+    llama_cpp: bool = True,
+) -> None:
+    """Traces every LangGraph run, LangChain model and tool, and llama-cpp-python model in this process.
+
+    May come before or after the libraries are imported and graphs are compiled. Doing it again changes nothing. A
+    library that is not installed is left out.
+
+    Args:
+        tracer_provider: Where the spans are made; the global one if not given.
+        meter_provider: Where metrics are recorded; the global one if not given.
+        logger_provider: Where events with message content go, if the user has switched content on.
+        langgraph: Trace graphs and their nodes.
+        langchain: Trace chat models, LLMs, embeddings, retrievers and tools.
+        llama_cpp: Trace llama-cpp-python where it is called directly.
+    """
+    for instrumentor in _instrumentors(langgraph=langgraph, langchain=langchain, llama_cpp=llama_cpp):
+        if not instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.instrument(
+                tracer_provider=tracer_provider, meter_provider=meter_provider, logger_provider=logger_provider
+            )
+
+
+def uninstrument() -> None:
+    """Restores everything that ``instrument()`` has changed. Doing it again changes nothing."""
+    for instrumentor in _instrumentors(langgraph=True, langchain=True, llama_cpp=True):
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+
+
+def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool) -> Iterator[BaseInstrumentor]:
+    """Imported here, so that ``import nodespan`` alone imports none of the libraries."""
+    if langgraph:
+        from nodespan.instrumentation.langgraph import LangGraphInstrumentor
+
+        yield LangGraphInstrumentor()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
+from contextvars import Token
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
@@ -118,6 +120,12 @@ class SpanOwner:
             with _WRITING:
                 self.span.add_event(name, clean(attributes))
 
+    def link(self, link: Link) -> None:
+        """Links a span that was not known at the start."""
+        if self.span.is_recording():
+            with _WRITING:
+                self.span.add_link(link.context, link.attributes)
+
     def fail(self, error: BaseException) -> None:
         """Ends the span with an error. The exception is recorded here only if no span below has recorded it."""
         if self.is_open and self.span.is_recording():
@@ -170,8 +178,11 @@ class Attached:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A coroutine that is torn down while suspended (its loop was closed) unwinds in somebody else's context: there
-        # is nothing of ours to take away, and trying would log "Failed to detach context".
-        if kind is GeneratorExit and context_api.get_current() is not self._context:
+        if not isinstance(self._token, Token):  # pyright: ignore[reportUnnecessaryIsInstance] another runtime context than OpenTelemetry's own
+            context_api.detach(self._token)
             return
-        context_api.detach(self._token)
+        # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
+        # it) unwinds in somebody else's context: there is nothing of ours to take away there, and OpenTelemetry's own
+        # detach would log "Failed to detach context".
+        with suppress(ValueError):
+            self._token.var.reset(self._token)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from nodespan.instrumentation.langgraph import _seam
 from nodespan.instrumentation.langgraph._convert import field_of, section
-from nodespan.instrumentation.langgraph._patch import Claim
+from nodespan.instrumentation.langgraph._run import Claim
+from nodespan.instrumentation.langgraph._seam import SEAMS
 from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, new_node_id
 from nodespan.spans.owner import get_tracer
 
@@ -20,7 +20,7 @@ __all__ = ["LangGraphInstrumentor", "NodeOwner", "WorkflowOwner", "field_of", "i
 
 def install_seams(claimant: object) -> None:
     """Makes node spans possible for the runs of a claimant that opens the run's span itself, while it lives."""
-    _seam.install(claimant)
+    SEAMS.install(claimant)
 
 
 class LangGraphInstrumentor(BaseInstrumentor):
@@ -32,8 +32,8 @@ class LangGraphInstrumentor(BaseInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
-        _seam.install(self)
+        SEAMS.install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         Claim.tracer = None
-        _seam.release(self)
+        SEAMS.release(self)

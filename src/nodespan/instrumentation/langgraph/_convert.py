@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from langgraph.constants import TAG_HIDDEN
-from langgraph.errors import GraphBubbleUp, ParentCommand
 
 from nodespan import semconv
 
-if TYPE_CHECKING:
-    from nodespan.spans.owner import Outcome
-
 DISPLAY_NAME = "nodespan_display_name"
 """Attribute by which a node's runnable (a PipelineNode) says the name it wants to be shown with."""
+
+_CHECKPOINTER: Final = "__pregel_checkpointer"
 
 
 class Task(Protocol):
@@ -41,19 +37,9 @@ class Graph(Protocol):
 
     @property
     def channels(self) -> Mapping[str, object]: ...
+    @property
+    def config(self) -> Mapping[str, Any] | None: ...
     def get_name(self) -> str: ...
-
-
-_CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
-
-
-def outcome_of(error: BaseException | None) -> Outcome:
-    """How work that left with this exception ended. LangGraph's control flow and cancellation are no errors."""
-    if error is None or isinstance(error, ParentCommand):
-        return "ok"
-    if isinstance(error, GraphBubbleUp):
-        return "interrupted"
-    return "cancelled" if isinstance(error, _CANCELLED) else "error"
 
 
 def is_hidden(task: Task) -> bool:
@@ -72,9 +58,9 @@ def display_name(task: Task) -> str:
     return getattr(steps[0], DISPLAY_NAME, None) or task.name
 
 
-def node_attributes(task: Task, workflow_name: str) -> dict[str, Any]:
+def node_attributes(task: Task, workflow_name: str | None) -> dict[str, Any]:
     """What a node's span says from its start, so that a sampler may look at it."""
-    metadata = section(task.config, "metadata")
+    metadata, configurable = section(task.config, "metadata"), section(task.config, "configurable")
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_NODE,
         semconv.NODE: task.name,
@@ -82,10 +68,19 @@ def node_attributes(task: Task, workflow_name: str) -> dict[str, Any]:
         semconv.LANGGRAPH_NODE: task.name,
         semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
         semconv.LANGGRAPH_TASK_ID: task.id,
-        semconv.LANGGRAPH_CHECKPOINT_NS: checkpoint_ns(task),
+        semconv.LANGGRAPH_CHECKPOINT_NS: configurable.get("checkpoint_ns"),
+        semconv.LANGGRAPH_CHECKPOINT_ID: _checkpoint_id(configurable),
         semconv.LANGGRAPH_TRIGGERS: list(task.triggers),
         semconv.LANGGRAPH_PATH: "/".join(map(str, task.path)),
     }
+
+
+def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
+    """Checkpoint that the task's step began from; there is one only where somebody keeps checkpoints."""
+    if not configurable.get(_CHECKPOINTER):
+        return None
+    steps = cast("dict[str, str] | None", configurable.get("checkpoint_map"))
+    return next(reversed(steps.values())) if steps else None
 
 
 def workflow_attributes(name: str, configurable: Mapping[str, Any], run_input: object) -> dict[str, Any]:
@@ -126,3 +121,12 @@ def call_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ob
     run_input = args[0] if args else kwargs.get("input")
     config = args[1] if len(args) > 1 else kwargs.get("config")
     return run_input, config or {}
+
+
+def with_config(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of such a call with another config."""
+    if len(args) > 1:
+        return (args[0], config, *args[2:]), dict(kwargs)
+    return args, {**kwargs, "config": config}

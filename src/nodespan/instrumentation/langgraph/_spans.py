@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from nodespan import semconv
+from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type
@@ -30,7 +31,7 @@ class WorkflowOwner(SpanOwner):
         offered: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
     """
 
-    __slots__ = ("_offered", "channels", "interrupted", "workflow_name")
+    __slots__ = ("_adoptable", "_interrupted", "_offered", "channels", "workflow_name")
 
     def __init__(
         self,
@@ -44,10 +45,10 @@ class WorkflowOwner(SpanOwner):
         directory: RunDirectory | None = None,
         offered: bool = False,
     ) -> None:
-        self._offered = offered
+        self._offered = self._adoptable = offered
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
-        self.interrupted = False
+        self._interrupted = False
         attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
         super().__init__(
             tracer,
@@ -65,16 +66,35 @@ class WorkflowOwner(SpanOwner):
 
     def adopt(self) -> bool:
         """Hands the span to the graph that asks first; afterwards says no."""
-        offered, self._offered = self._offered, False
-        return offered
+        adoptable, self._adoptable = self._adoptable, False
+        return adoptable
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody reads the run directory, so that the run counts even without a real span."""
+        return self.directory is not None and self.directory.nodes is not None
+
+    def resumes(self, checkpoint_id: str, link: Link | None) -> None:
+        """Says which checkpoint the run goes on from, and links the run that wrote it.
+
+        Whoever offers a span makes its links itself, before it starts.
+        """
+        self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
+        if link is not None and not self._offered:
+            self.link(link)
+
+    def interrupted(self, checkpoint_id: str) -> None:
+        """Says that the run stops at an interrupt, and which checkpoint it leaves."""
+        self._interrupted = True
+        self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the run ended."""
-        outcome = _convert.outcome_of(error)
+        outcome = outcome_of(error)
         if outcome == "error" and error is not None:
             self.fail(error)
             return
-        if self.interrupted and outcome == "ok":
+        if self._interrupted and outcome == "ok":
             outcome = "interrupted"
         if outcome == "interrupted":
             self.set({semconv.LANGGRAPH_INTERRUPTED: True})
@@ -154,7 +174,7 @@ class NodeOwner(SpanOwner):
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the execution ended."""
         last_failed, self._last_failed = self._last_failed, None
-        outcome = _convert.outcome_of(error)
+        outcome = outcome_of(error)
         if outcome != "error" or error is None:
             self.finish(outcome)
             return
@@ -166,13 +186,23 @@ class NodeOwner(SpanOwner):
         self.fail(error)
 
 
-def open_node(task: _convert.Task, parent: SpanOwner) -> NodeOwner:
-    """Opens the span of a LangGraph task under the run that claims it."""
-    workflow_name = parent.workflow_name if isinstance(parent, WorkflowOwner) else ""
+def open_node(task: _convert.Task, parent: SpanOwner) -> NodeOwner | None:
+    """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
+    if _convert.is_hidden(task):
+        return None
     return NodeOwner(
         parent.tracer,
         task.name,
         _convert.display_name(task),
-        _convert.node_attributes(task, workflow_name),
+        _convert.node_attributes(task, _workflow_name(parent)),
         checkpoint_ns=_convert.checkpoint_ns(task),
     )
+
+
+def _workflow_name(owner: SpanOwner | None) -> str | None:
+    """Name of the run around: a task of the functional API runs under the node of its entrypoint."""
+    while owner is not None:
+        if isinstance(owner, WorkflowOwner):
+            return owner.workflow_name
+        owner = owner.parent
+    return None

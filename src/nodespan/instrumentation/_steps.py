@@ -1,0 +1,80 @@
+"""A generator whose every step runs with our span current, and which leaves nothing behind between two steps.
+
+A generator's body runs in its consumer's context. So the context is attached for one step and detached before the
+``yield``: the consumer's own span, context and baggage are never touched, also when another task or thread goes on
+with the generator, or the garbage collector ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+
+Steps: TypeAlias = Generator[Any, Any, Any]
+AsyncSteps: TypeAlias = AsyncGenerator[Any, Any]
+
+
+class Enclosure(Protocol):
+    """Work that goes on in steps."""
+
+    def step(self) -> AbstractContextManager[None]:
+        """Makes the work's span current, over the context that the consumer has at this step."""
+        ...
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the work, as it ended."""
+        ...
+
+
+Open: TypeAlias = Callable[[], Enclosure | None]
+"""Opens the work at its first step, so that a generator which is never read leaves no span; ``None``: not ours."""
+
+
+def in_steps(open_work: Open, steps: Steps) -> Steps:
+    """The generator, enclosed."""
+    work = open_work()
+    if work is None:
+        yield from steps
+        return
+    try:
+        while True:
+            with work.step():
+                try:
+                    item = next(steps)
+                except StopIteration:
+                    break
+            yield item
+    except BaseException as error:
+        try:
+            with work.step():
+                steps.close()
+        finally:
+            work.leave(error)
+        raise
+    work.leave()
+
+
+async def in_async_steps(open_work: Open, steps: AsyncSteps) -> AsyncSteps:
+    """The async generator, enclosed."""
+    work = open_work()
+    if work is None:
+        async for item in steps:
+            yield item
+        return
+    try:
+        while True:
+            with work.step():
+                try:
+                    item = await anext(steps)
+                except StopAsyncIteration:
+                    break
+            yield item
+    except BaseException as error:
+        try:
+            with work.step():
+                await steps.aclose()
+        finally:
+            work.leave(error)
+        raise
+    work.leave()

@@ -1,0 +1,113 @@
+"""A run of a graph as nodespan sees it: from the call, over its steps, to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+
+from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
+from nodespan.instrumentation.langgraph._spans import WorkflowOwner
+from nodespan.spans.guard import Guard
+from nodespan.spans.owner import Attached, SpanOwner, current_owner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
+
+_OPENING = Guard("open a LangGraph span")
+
+
+class Claim:
+    """Whether every run is claimed, and with which tracer."""
+
+    tracer: Tracer | None = None
+
+
+def opening(
+    graph: _convert.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Opening, tuple[Any, ...], dict[str, Any]]:
+    """What to open at the first step of a call of ``stream`` or ``astream``, and the arguments to call it with.
+
+    The arguments are the caller's own, except where the caller has opted into the checkpoint metadata key.
+    """
+    run_input, config = _convert.call_arguments(args, kwargs)
+    with _OPENING:
+        if current_owner() is None and opts_in(graph, config):
+            opt_in = OptIn(config)
+            args, kwargs = _convert.with_config(args, kwargs, opt_in.config)
+            return Opening(graph, run_input, config, opt_in), args, kwargs
+    return Opening(graph, run_input, config), args, kwargs
+
+
+class Opening:
+    """What is known of a graph run at the call, for its span to be opened at the first step."""
+
+    __slots__ = ("_config", "_context", "_graph", "_input", "_opt_in")
+
+    def __init__(
+        self, graph: _convert.Graph, run_input: object, config: Mapping[str, Any], opt_in: OptIn | None = None
+    ) -> None:
+        self._graph = graph
+        self._input = run_input
+        self._config = config
+        self._opt_in = opt_in
+        self._context = context_api.get_current()
+
+    def open(self) -> Run | None:
+        """The run's span: one that was offered for it, or a new one under the caller's."""
+        with _OPENING:
+            outer = current_owner(self._context)
+            if isinstance(outer, WorkflowOwner) and outer.adopt():
+                return self._started(outer, adopted=True)
+            owner = self._own(outer)
+            if owner is not None and (_is_real(owner, self._context) or owner.is_watched):
+                return self._started(owner, adopted=False)
+        return None
+
+    def _started(self, owner: WorkflowOwner, *, adopted: bool) -> Run:
+        owner.channels = frozenset(self._graph.channels)
+        if self._opt_in is not None:
+            self._opt_in.fill(owner.span)
+        return Run(owner, adopted=adopted)
+
+    def _own(self, outer: SpanOwner | None) -> WorkflowOwner | None:
+        tracer = outer.tracer if outer is not None else Claim.tracer
+        if tracer is None:  # uninstrumented between the call and the first step
+            return None
+        name = self._config.get("run_name") or self._graph.get_name()
+        return WorkflowOwner(tracer, name, self._config, self._input, parent=self._context)
+
+
+def _is_real(owner: WorkflowOwner, context: Context) -> bool:
+    """Whether a provider stands behind the span: without one the tracer hands the parent on, or nothing."""
+    made = owner.span.get_span_context()
+    return made.is_valid and made.span_id != trace.get_current_span(context).get_span_context().span_id
+
+
+class Run:
+    """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
+
+    __slots__ = ("_adopted", "_base", "_over", "_owner")
+
+    def __init__(self, owner: WorkflowOwner, *, adopted: bool) -> None:
+        self._owner = owner
+        self._adopted = adopted
+        self._base: Context | None = None
+        self._over = context_api.get_current()
+
+    def step(self) -> Attached:
+        """Makes the run's span current."""
+        base = context_api.get_current()
+        if base is not self._base:
+            self._base, self._over = base, self._owner.context_over(base)
+        return Attached(self._over)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the run's span; an adopted one is ended by whoever offered it."""
+        if not self._adopted:
+            self._owner.leave(error)

@@ -1,0 +1,146 @@
+"""Real LangGraph, every way to run a graph, and a watch over what no test may leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from opentelemetry import context as context_api
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+from nodespan.instrumentation.langgraph import LangGraphInstrumentor
+
+
+class OpenSpans(SpanProcessor):
+    """Names of the spans that were started and not ended, and of those that were ended twice."""
+
+    def __init__(self):
+        self.open = {}
+        self._lock = threading.Lock()
+
+    def on_start(self, span, parent_context=None):
+        with self._lock:
+            self.open[span.context.span_id] = span.name
+
+    def on_end(self, span):
+        with self._lock:
+            del self.open[span.context.span_id]
+
+
+@pytest.fixture
+def open_spans():
+    return OpenSpans()
+
+
+@pytest.fixture
+def tracer_provider(exporter, open_spans):
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(open_spans)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider
+
+
+@pytest.fixture
+def tracer(tracer_provider):
+    return tracer_provider.get_tracer("the user's own")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind(open_spans, caplog):
+    before = context_api.get_current()
+    yield
+    if open_spans.open:
+        gc.collect()  # what was abandoned may hang in a cycle
+    assert open_spans.open == {}
+    assert context_api.get_current() == before
+    said = [record.getMessage() for record in caplog.records if record.name != "langgraph"]
+    assert not [line for line in said if "detach" in line or "never awaited" in line or "Error in" in line]
+
+
+@pytest.fixture
+def traced(tracer_provider):
+    """``instrument()`` of LangGraph alone."""
+    LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
+    yield
+    LangGraphInstrumentor().uninstrument()
+
+
+def _stream(graph, value, config=None):
+    return list(graph.stream(value, config))
+
+
+def _stream_all(graph, value, config=None):
+    return list(graph.stream(value, config, stream_mode=["values", "custom", "messages"], subgraphs=True))
+
+
+def _batch(graph, value, config=None):
+    return graph.batch([value], config)[0]
+
+
+def _events_v3(graph, value, config=None):
+    return list(graph.stream_events(value, config, version="v3"))
+
+
+async def _astream(graph, value, config=None):
+    return [item async for item in graph.astream(value, config)]
+
+
+async def _abatch(graph, value, config=None):
+    return (await graph.abatch([value], config))[0]
+
+
+async def _aevents(graph, value, config, version):
+    return [event async for event in graph.astream_events(value, config, version=version)]
+
+
+async def _aevents_v3(graph, value, config=None):
+    return [event async for event in await graph.astream_events(value, config, version="v3")]
+
+
+def _in_loop(function):
+    return lambda *args: asyncio.run(function(*args))
+
+
+SYNC = {
+    "invoke": lambda graph, value, config=None: graph.invoke(value, config),
+    "stream": _stream,
+    "stream-all-modes": _stream_all,
+    "batch": _batch,
+    "stream_events-v3": _events_v3,
+}
+ASYNC = {
+    "ainvoke": _in_loop(lambda graph, value, config=None: graph.ainvoke(value, config)),
+    "astream": _in_loop(_astream),
+    "abatch": _in_loop(_abatch),
+    "astream_events-v1": _in_loop(lambda graph, value, config=None: _aevents(graph, value, config, "v1")),
+    "astream_events-v2": _in_loop(lambda graph, value, config=None: _aevents(graph, value, config, "v2")),
+    "astream_events-v3": _in_loop(_aevents_v3),
+}
+
+
+def has_v3():
+    from langgraph.pregel import Pregel
+
+    return "stream_events" in vars(Pregel)
+
+
+def _ways(ways):
+    skip = pytest.mark.skipif(not has_v3(), reason="this LangGraph has no v3 event stream")
+    # LangChain's own warnings: v1 is deprecated, v3 is beta
+    quiet = pytest.mark.filterwarnings("ignore:.*(is deprecated|experimental|beta)")
+    return [pytest.param(way, id=name, marks=[quiet, *([skip] if "v3" in name else [])]) for name, way in ways.items()]
+
+
+@pytest.fixture(params=_ways({**SYNC, **ASYNC}))
+def run(request):
+    """Every way to run a graph to its end: ``run(graph, input, config)``."""
+    return request.param
+
+
+@pytest.fixture(params=_ways(ASYNC))
+def arun(request):
+    """Every way that runs async nodes."""
+    return request.param

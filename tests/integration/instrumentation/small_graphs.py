@@ -1,0 +1,38 @@
+"""Small graphs, each with one trait. Bodies are given by the test."""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, TypedDict
+
+from langgraph.graph import START, StateGraph
+
+
+class State(TypedDict, total=False):
+    seen: Annotated[list, operator.add]
+    n: int
+
+
+def chain(*bodies, name="Main", checkpointer=None, **compile_options):
+    """Nodes one after the other. A body is a function or a ``(name, runnable, options)``."""
+    builder = StateGraph(State)
+    before = START
+    for body in bodies:
+        node, runnable, options = body if isinstance(body, tuple) else (body.__name__, body, {})
+        builder.add_node(node, runnable, **options)
+        builder.add_edge(before, node)
+        before = node
+    return builder.compile(name=name, checkpointer=checkpointer, **compile_options)
+
+
+def fan(*bodies, name="Fan"):
+    """Nodes beside each other."""
+    builder = StateGraph(State)
+    for body in bodies:
+        builder.add_node(body.__name__, body)
+        builder.add_edge(START, body.__name__)
+    return builder.compile(name=name)
+
+
+def thread(thread_id="t1", **metadata):
+    return {"configurable": {"thread_id": thread_id}, **({"metadata": metadata} if metadata else {})}
