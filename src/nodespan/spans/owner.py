@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from contextvars import Token
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
@@ -178,11 +177,8 @@ class Attached:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not isinstance(self._token, Token):  # pyright: ignore[reportUnnecessaryIsInstance] another runtime context than OpenTelemetry's own
-            context_api.detach(self._token)
-            return
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
-        # it) unwinds in somebody else's context: there is nothing of ours to take away there, and OpenTelemetry's own
-        # detach would log "Failed to detach context".
+        # it) unwinds in somebody else's context: there is nothing of ours to take away there. The public detach would
+        # log that as "Failed to detach context".
         with suppress(ValueError):
-            self._token.var.reset(self._token)
+            context_api._RUNTIME_CONTEXT.detach(self._token)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
