@@ -33,6 +33,11 @@ BUILD_OPTIONS = ["wheel", "--verbose", "--no-deps", *FROM_SOURCE, "--build-const
 COMPILERS = ("c++", "g++", "clang++")
 # Any of these changes what is compiled.
 BUILD_VARIABLES = ("CC", "CFLAGS", "CMAKE_", "CPPFLAGS", "CXX", "GGML_", "LDFLAGS", "SKBUILD_")
+# With AMX llama.cpp crashes at the first prompt of more than one token: the compiler drops the tile configuration that it
+# keeps on the stack (llama.cpp issue 20824, pull request 26954; seen with gcc 12 and llama-cpp-python 0.3.36). These are
+# the instruction sets of every processor that has AMX, without it.
+AMX = "amx_int8"
+WITHOUT_AMX = ("-DGGML_NATIVE=OFF", *(f"-DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16")))
 PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a log
 
 
@@ -55,6 +60,12 @@ def processor() -> str:
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout
     return platform.processor()
+
+
+def build_environment(environment: Mapping[str, str], cpu: str) -> dict[str, str]:
+    """What the build is to see: the user's environment, whose own ``CMAKE_ARGS`` are left as they are."""
+    without = {"CMAKE_ARGS": " ".join(WITHOUT_AMX)} if AMX in cpu.split() else {}
+    return {**without, **environment}
 
 
 def cache_key(pinned: str, environment: Mapping[str, str], cpu: str) -> str:
@@ -107,13 +118,13 @@ def install_from_cache(folder: Path) -> bool:
     return intact
 
 
-def build(pinned: str, folder: Path) -> Path:
+def build(pinned: str, folder: Path, environment: Mapping[str, str]) -> Path:
     """Compiles the wheel into ``folder``; says how far it is, and on failure why."""
     if not os.environ.get("CXX") and not any(map(shutil.which, COMPILERS)):
         sys.exit("llama-cpp-python has to be compiled and there is no C++ compiler. On Debian: apt install g++")
     print(f"llama-cpp-python {pinned}: compiling, 5 to 10 minutes on two cores; done once", flush=True)
     command = [*PIP, *BUILD_OPTIONS, "--wheel-dir", str(folder), f"llama-cpp-python=={pinned}"]
-    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **os.environ}
+    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **environment}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as pip:
         lines = list(_shown(pip.stdout or ()))
     if pip.returncode:
@@ -150,11 +161,13 @@ def main() -> None:
     pinned = pinned_version(CONSTRAINTS.read_text())
     if installed(pinned):
         return
-    folder = cache_directory(os.environ) / cache_key(pinned, os.environ, processor())
+    cpu = processor()
+    environment = build_environment(os.environ, cpu)
+    folder = cache_directory(os.environ) / cache_key(pinned, environment, cpu)
     if install_from_cache(folder):
         return
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = build(pinned, Path(scratch))
+        wheel = build(pinned, Path(scratch), environment)
         install(wheel)
         if not works():
             sys.exit('llama-cpp-python was built but cannot be loaded. See why: .venv/bin/python -c "import llama_cpp"')
