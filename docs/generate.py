@@ -23,7 +23,11 @@ SECTIONS: tuple[tuple[Kind, str, str], ...] = (
     ("operation", "Spans", "A span is called `{operation} {subject}`, or by the operation alone."),
     ("attribute", "Attributes", "On spans, events and links."),
     ("event", "Events", "On spans."),
-    ("metric", "Metrics", "Over OTLP; Prometheus adds the unit and `_total` to a name."),
+    (
+        "metric",
+        "Metrics",
+        "Over OTLP. Prometheus has `_` for `.`, and adds the unit and, to counters, `_total`.",
+    ),
 )
 # A column without any value in a section is left out of it.
 COLUMNS: tuple[tuple[str, Callable[[Name], str]], ...] = (

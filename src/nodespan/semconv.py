@@ -29,6 +29,8 @@ class Name:
         type: OTLP value type of an attribute, instrument of a metric.
         unit: UCUM, empty where a value has none.
         source: Convention and version of a standard name; for one of ours, why no standard name fits.
+        labels: Attributes of a metric's points. Their values are few: never an id, never a text of the user's.
+        buckets: Upper bounds of a histogram's buckets, in its unit.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Name:
     stability: Stability
     source: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
 
 
 NAMES: Final[dict[str, Name]] = {}
@@ -199,13 +202,160 @@ TRACEPARENT_KEY: Final = _ours(
 )
 PRIORITY: Final = MIRROR_KEYS["priority"]
 
+# Metrics. The conventions' own buckets end at 82 s for a duration and at 10 s for a time to first token, which a local
+# model on a CPU exceeds every day; explicit buckets are advice there, so ours reach further and keep the names.
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+FIRST_TOKEN_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 60, 120)
+TOKEN_SECONDS: Final = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""0.1 to 10,000 tokens per second."""
+TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+RATIO: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+
+TOKEN_TYPE: Final = _standard("gen_ai.token.type", "`input` or `output`; label of the token usage.")
+FINISH_REASON: Final = MIRROR_KEYS["finish_reason"]
+
+
+def _metric(
+    name: str,
+    type_: str,
+    unit: str,
+    labels: tuple[str, ...],
+    meaning: str,
+    source: str,
+    buckets: tuple[float, ...] = (),
+) -> str:
+    NAMES[name] = Name(name, "metric", meaning, type_, unit, "development", source, labels, buckets)
+    return name
+
+
+_MODEL_CALL: Final = (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL)
+_NODE_LABELS: Final = (WORKFLOW_NAME, NODE)
+_UTIL: Final = "OpenTelemetry's Python GenAI packages, opentelemetry-util-genai 1.3b0"
+
+OPERATION_DURATION: Final = _metric(
+    "gen_ai.client.operation.duration", "histogram", "s", (*_MODEL_CALL, FINISH_REASON, ERROR_TYPE),
+    "One model call, from the request to its end.", _GENAI, SECONDS,
+)  # fmt: skip
+TOKEN_USAGE: Final = _metric(
+    "gen_ai.client.token.usage", "histogram", "{token}", (*_MODEL_CALL, TOKEN_TYPE),
+    "Tokens of one model call.", _GENAI, TOKENS,
+)  # fmt: skip
+TIME_TO_FIRST_CHUNK: Final = _metric(
+    "gen_ai.client.operation.time_to_first_chunk", "histogram", "s", _MODEL_CALL,
+    "From the request to the first chunk of a streamed answer.", _GENAI, FIRST_TOKEN_SECONDS,
+)  # fmt: skip
+TIME_TO_FIRST_TOKEN: Final = _metric(
+    "gen_ai.server.time_to_first_token", "histogram", "s", _MODEL_CALL,
+    "From the request to the first token, of models in this process.", _GENAI, FIRST_TOKEN_SECONDS,
+)  # fmt: skip
+TIME_PER_OUTPUT_TOKEN: Final = _metric(
+    "gen_ai.server.time_per_output_token", "histogram", "s", _MODEL_CALL,
+    "Decode time of one call by its tokens after the first, of models in this process.", _GENAI, TOKEN_SECONDS,
+)  # fmt: skip
+WORKFLOW_DURATION: Final = _metric(
+    "gen_ai.invoke_workflow.duration", "histogram", "s", (WORKFLOW_NAME, STATUS, ERROR_TYPE),
+    "One run of a compiled graph.", _UTIL, SECONDS,
+)  # fmt: skip
+TOOL_DURATION: Final = _metric(
+    "gen_ai.execute_tool.duration", "histogram", "s", (TOOL_NAME, STATUS, ERROR_TYPE),
+    "One tool call.", "OpenTelemetry semantic-conventions-genai 0.1.0", SECONDS,
+)  # fmt: skip
+NODE_DURATION: Final = _metric(
+    "nodespan.node.duration", "histogram", "s", (*_NODE_LABELS, STATUS, ERROR_TYPE),
+    "One node execution, retries included.", _LANGGRAPH, SECONDS,
+)  # fmt: skip
+NODE_RETRIES: Final = _metric(
+    "nodespan.node.retries", "counter", "{attempt}", (*_NODE_LABELS, ERROR_TYPE),
+    "Failed attempts that were tried again.", _ATTEMPT,
+)  # fmt: skip
+WORKFLOW_ACTIVE: Final = _metric(
+    "nodespan.workflow.active", "updowncounter", "{workflow}", (WORKFLOW_NAME,),
+    "Runs under way.", _LANGGRAPH,
+)  # fmt: skip
+WORKFLOW_INTERRUPTS: Final = _metric(
+    "nodespan.workflow.interrupts", "counter", "{interrupt}", (WORKFLOW_NAME,),
+    "Runs that stopped at an interrupt.", _LANGGRAPH,
+)  # fmt: skip
+
+_POOL: Final = "the conventions know no queue in front of a model and no loading of one"
+QUEUE_DURATION: Final = _metric(
+    "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
+    "Waiting while the model served somebody else.", _POOL, SECONDS,
+)  # fmt: skip
+QUEUE_LENGTH: Final = _metric(
+    "nodespan.pipeline.queue.length", "observable updowncounter", "{request}", (REQUEST_MODEL, PRIORITY),
+    "Requests that wait for the model now.", _POOL,
+)  # fmt: skip
+LOAD_DURATION: Final = _metric(
+    "nodespan.pipeline.load.duration", "histogram", "s", (REQUEST_MODEL, ERROR_TYPE),
+    "Loading a model.", _POOL, SECONDS,
+)  # fmt: skip
+LOADED: Final = _metric(
+    "nodespan.pipeline.loaded", "observable updowncounter", "{model}", (REQUEST_MODEL,),
+    "Models that are loaded now.", _POOL,
+)  # fmt: skip
+EVICTIONS: Final = _metric(
+    "nodespan.pipeline.evictions", "counter", "{model}", (REQUEST_MODEL,),
+    "Models that were freed to make room for another.", _POOL,
+)  # fmt: skip
+TOKENS_IN_FLIGHT: Final = _metric(
+    "nodespan.pipeline.tokens.in_flight", "observable updowncounter", "{token}", (REQUEST_MODEL,),
+    "Prompt and output tokens of the generations under way.", _POOL,
+)  # fmt: skip
+PREFILL_DURATION: Final = _metric(
+    "nodespan.llama_cpp.prefill.duration", "histogram", "s", (REQUEST_MODEL,),
+    "Evaluating a prompt, by llama.cpp's counter.", _BELOW, SECONDS,
+)  # fmt: skip
+DECODE_DURATION: Final = _metric(
+    "nodespan.llama_cpp.decode.duration", "histogram", "s", (REQUEST_MODEL,),
+    "Generating after the first token, by llama.cpp's counter.", _BELOW, SECONDS,
+)  # fmt: skip
+PREFILL_TOKENS: Final = _metric(
+    "nodespan.llama_cpp.prefill.tokens", "counter", "{token}", (REQUEST_MODEL,),
+    "Tokens that prefills evaluated; by the sum of their durations it is the speed.", _BELOW,
+)  # fmt: skip
+DECODE_TOKENS: Final = _metric(
+    "nodespan.llama_cpp.decode.tokens", "counter", "{token}", (REQUEST_MODEL,),
+    "Tokens that decodes evaluated; by the sum of their durations it is the speed.", _BELOW,
+)  # fmt: skip
+CACHED_TOKENS: Final = _metric(
+    "nodespan.llama_cpp.cached.tokens", "counter", "{token}", (REQUEST_MODEL,),
+    "Prompt tokens found in the KV cache: prefix reuse is their part of all input tokens.", _BELOW,
+)  # fmt: skip
+CONTEXT_UTILIZATION: Final = _metric(
+    "nodespan.llama_cpp.context.utilization", "histogram", "1", (REQUEST_MODEL,),
+    "Part of the context that a call's tokens had filled at its end.", _BELOW, RATIO,
+)  # fmt: skip
+MODEL_SIZE: Final = _metric(
+    "nodespan.llama_cpp.model.size", "observable gauge", "By", (REQUEST_MODEL,),
+    "Tensors of a loaded model, as llama.cpp reports them.", _BELOW,
+)  # fmt: skip
+STATE_SIZE: Final = _metric(
+    "nodespan.llama_cpp.state.size", "observable gauge", "By", (REQUEST_MODEL,),
+    "State of a loaded model's context, KV cache included, as llama.cpp reports it.", _BELOW,
+)  # fmt: skip
+
 # Metrics of nodespan itself
-TELEMETRY_ERRORS: Final = _ours(
-    "nodespan.telemetry.errors",
-    "Errors inside nodespan that the application never saw.",
-    "otel.sdk.* counts the SDK's own work only",
-    "counter",
-    "{error}",
-    "metric",
-)
-TELEMETRY_ERROR_KIND: Final = _ours("nodespan.telemetry.operation", "What nodespan was doing.", "label of the above")
+TELEMETRY_ERROR_KIND: Final = _ours("nodespan.telemetry.operation", "What nodespan was doing.", "label of its errors")
+TELEMETRY_ERRORS: Final = _metric(
+    "nodespan.telemetry.errors", "counter", "{error}", (TELEMETRY_ERROR_KIND,),
+    "Errors inside nodespan that the application never saw.", "otel.sdk.* counts the SDK's own work only",
+)  # fmt: skip
+_OUTBOX: Final = "the SDK's own queue is in memory; an outbox on disk has no convention"
+OUTBOX_SPANS: Final = _metric(
+    "nodespan.telemetry.outbox.spans", "observable gauge", "{span}", (),
+    "Spans in the store that wait to be sent.", _OUTBOX,
+)  # fmt: skip
+OUTBOX_AGE: Final = _metric(
+    "nodespan.telemetry.outbox.age", "observable gauge", "s", (),
+    "For how long the oldest of them has waited.", _OUTBOX,
+)  # fmt: skip
+_SDK: Final = "OpenTelemetry semantic conventions 1.41, SDK metrics"
+SPANS_PROCESSED: Final = _metric(
+    "otel.sdk.processor.span.processed", "counter", "{span}", (ERROR_TYPE,),
+    "Spans that the processor is done with: stored, or dropped for the reason in `error.type`.", _SDK,
+)  # fmt: skip
+SPANS_EXPORTED: Final = _metric(
+    "otel.sdk.exporter.span.exported", "counter", "{span}", (ERROR_TYPE,),
+    "Spans that the destination has taken, or refused for the reason in `error.type`.", _SDK,
+)  # fmt: skip

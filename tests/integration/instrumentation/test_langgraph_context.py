@@ -12,9 +12,9 @@ from langgraph.func import entrypoint, task
 from langgraph.types import Send
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
-from small_graphs import State, chain, fan
 
 from nodespan.testing import span_tree
+from small_graphs import State, chain, fan
 
 pytestmark = pytest.mark.usefixtures("traced")
 

@@ -13,11 +13,11 @@ import weakref
 import pytest
 from langgraph.errors import GraphRecursionError
 from langgraph.types import Command
-from small_graphs import chain, fan
 
 from nodespan.instrumentation.langgraph import _resume
 from nodespan.spans.owner import current_owner
 from nodespan.testing import span_tree
+from small_graphs import chain, fan
 
 pytestmark = pytest.mark.usefixtures("traced")
 

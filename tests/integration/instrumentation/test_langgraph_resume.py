@@ -11,9 +11,9 @@ import sys
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
-from small_graphs import chain, thread
 
 from nodespan.instrumentation.langgraph import _resume
+from small_graphs import chain, thread
 
 pytestmark = pytest.mark.usefixtures("traced")
 

@@ -10,9 +10,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
-from small_graphs import State, chain, thread
 
 from nodespan.testing import span_tree
+from small_graphs import State, chain, thread
 
 pytestmark = pytest.mark.usefixtures("traced")
 

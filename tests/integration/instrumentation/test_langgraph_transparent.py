@@ -14,11 +14,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContext, TraceFlags
-from small_graphs import chain
 
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 from nodespan.testing import span_tree
+from small_graphs import chain
 
 SEAMS = [
     (Pregel, "stream"),
@@ -64,6 +64,7 @@ def _without_ids(value):
 
 def graphs():
     from langgraph.graph import START, StateGraph
+
     from small_graphs import State
 
     builder = StateGraph(State)

@@ -17,9 +17,9 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
 from opentelemetry.propagate import extract
-from small_graphs import State, chain, fan, thread
 
 from nodespan.testing import span_tree
+from small_graphs import State, chain, fan, thread
 
 pytestmark = pytest.mark.usefixtures("traced")
 
