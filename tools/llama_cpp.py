@@ -33,9 +33,9 @@ BUILD_OPTIONS = ["wheel", "--verbose", "--no-deps", *FROM_SOURCE, "--build-const
 COMPILERS = ("c++", "g++", "clang++")
 # Any of these changes what is compiled.
 BUILD_VARIABLES = ("CC", "CFLAGS", "CMAKE_", "CPPFLAGS", "CXX", "GGML_", "LDFLAGS", "SKBUILD_")
-# With AMX llama.cpp crashes at the first prompt of more than one token, because the compiler drops the tile configuration
-# that it keeps on the stack (its issue 20824, pull request 26954; seen with gcc 12 and llama-cpp-python 0.3.36). These
-# are the other instruction sets of every processor that has AMX.
+# With AMX llama.cpp crashes at the first prompt of more than one token: the compiler drops the tile configuration that
+# it keeps on the stack (its issue 20824, pull request 26954; seen with gcc 12 and llama-cpp-python 0.3.36). These are
+# the other instruction sets of every processor that has AMX.
 AMX = "amx_int8"
 WITHOUT_AMX = ("-DGGML_NATIVE=OFF", *(f"-DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16")))
 PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a log
