@@ -95,7 +95,7 @@ def traces(
         model=model,
         conversation=conversation,
         min_duration_s=min_duration,
-        is_error=True if error else None,
+        is_error=error,
         since_ns=parse_since(since),
     )
     list_traces(_console(), wanted, limit, as_json=as_json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from nodespan.errors import NodespanError
-from nodespan.store import MEMORY, SqliteStore, store_path
+from nodespan.store import EXPORTED, MEMORY, open_store
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,19 +91,21 @@ def _examine_export(found: Findings, settings: Settings) -> None:
 
 
 def _examine_store(found: Findings) -> None:
-    store = SqliteStore(store_path())
-    spans, size_bytes = store.size()
-    waiting, oldest_ns = store.waiting()
+    store = open_store()
+    outbox = store.look()
+    store.close()
+    oldest_ns = outbox.oldest_waiting_ns
     found.store = {
         "path": str(store.path),
         "mode": f"{store.path.stat().st_mode & 0o777:04o}" if store.path != MEMORY else None,
-        "spans": spans,
-        "bytes": size_bytes,
-        "lost": store.lost(),
-        "waiting": waiting,
-        "oldest_waiting_s": None if oldest_ns is None else round((time.time_ns() - oldest_ns) / 1e9, 1),
+        "spans": outbox.spans,
+        "bytes": outbox.size_bytes,
+        "waiting": outbox.waiting,
+        "oldest_waiting_s": None if oldest_ns is None else round(max(time.time_ns() - oldest_ns, 0) / 1e9, 1),
+        "exported": outbox.outcomes.pop(EXPORTED, 0),
+        "lost": outbox.outcomes,
+        "last_error": outbox.last_error,
     }
-    store.close()
 
 
 def _is_reachable(endpoint: str) -> bool:
@@ -129,12 +131,8 @@ def show(console: Console, found: Findings) -> None:
         console.print(f"{signal:<8} {where}")
     if found.destination is not None:
         console.print(f"{'':8} the destination {'answers' if found.reachable else 'does not answer'}")
-    if store := found.store:
-        console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
-        console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes; {store['lost']} spans were lost unsent")
-        if found.destination is not None or store["waiting"]:
-            since = f", the oldest for {store['oldest_waiting_s']} s" if store["waiting"] else ""
-            console.print(f"{'':8} {store['waiting']} spans wait to be sent{since}")
+    if found.store:
+        _show_store(console, found.store)
     for name, value in found.variables.items():
         console.print(f"{'set':<8} {name}={value}", markup=False)
     for name, installed in found.versions.items():
@@ -144,3 +142,14 @@ def show(console: Console, found: Findings) -> None:
     for problem in found.problems:
         console.print(f"[red]problem[/red]  {problem}")
     console.print("[green]all is well[/green]" if not found.problems else f"{len(found.problems)} to look at")
+
+
+def _show_store(console: Console, store: dict[str, Any]) -> None:
+    console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
+    console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes")
+    since = f", the oldest for {store['oldest_waiting_s']} s" if store["waiting"] else ""
+    console.print(f"{'outbox':8} {store['waiting']} spans wait to be sent{since}; {store['exported']} were sent")
+    for reason, spans in store["lost"].items():
+        console.print(f"{'':8} {spans} spans were lost: {reason}")
+    if store["last_error"]:
+        console.print(f"{'':8} last error: {store['last_error']}", markup=False, soft_wrap=True)
