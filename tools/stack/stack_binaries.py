@@ -105,7 +105,9 @@ def build_jaeger(folder: Path) -> None:
     go(folder, "mod", "download", module)
     published = Path(ask_go("list", "-m", "-f", "{{.Dir}}", module, cwd=folder).strip())
     (folder / "go.sum").write_bytes((published / "go.sum").read_bytes())
-    go(folder, "build", "-v", "-ldflags", "-s -w", "-o", "jaeger", f"{module}/cmd/jaeger")
+    version = find(rf"^require {module} v\S+ // = Jaeger (\S+)", folder / "go.mod")
+    flags = f"-s -w -X {module}/internal/version.latestVersion=v{version}"
+    go(folder, "build", "-v", "-ldflags", flags, "-o", "jaeger", f"{module}/cmd/jaeger")
 
 
 def build_prometheus(folder: Path) -> None:
