@@ -1,4 +1,4 @@
-"""A chat model for tests that says who it is and what it used, and notes which span is current where a provider works."""
+"""A chat model for tests: says who it is and what it used, and notes which span is current where a provider works."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from opentelemetry import trace
+from pydantic import Field
 
 
 class Talker(BaseChatModel):
@@ -18,12 +19,12 @@ class Talker(BaseChatModel):
     model_name: str = "talker-1"
     temperature: float = 0.5
     top_p: float | None = None
-    words: list[str] = ["good", " day"]
-    tool_calls: list[Any] = []
+    words: tuple[str, ...] = ("good", " day")
+    tool_calls: list[Any] = Field(default_factory=list)
     error: Any = None
     fails_at: int = 0
     waits_at: int | None = None
-    seen: list[str] = []
+    seen: list[str] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:

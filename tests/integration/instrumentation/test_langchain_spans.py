@@ -19,7 +19,7 @@ from langchain_core.tools import ToolException, tool
 from langchain_core.vectorstores import InMemoryVectorStore
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from nodespan.spans.owner import SpanOwner, get_tracer
 from nodespan.testing import span_tree
@@ -64,7 +64,7 @@ STREAMED = {"stream", "astream", "events-v2", "events-v3", "aevents-v3"}
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_chat_is_one_span_with_what_it_used_in_every_way_to_call_it(exporter, way):
-    model = Talker(seen=[])
+    model = Talker()
     assert WAYS[way](model) == "good day"
     [span] = exporter.get_finished_spans()
     assert (span.name, span.kind) == ("chat talker-1", SpanKind.INTERNAL)
@@ -263,7 +263,7 @@ def test_embedding_classes_that_come_later_are_traced_too_once_per_call(exporter
 class Searching(BaseRetriever):
     """Notes the current span; fails when told to."""
 
-    seen: list[str] = []
+    seen: list[str] = Field(default_factory=list)
     error: Any = None
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
@@ -276,7 +276,7 @@ class Searching(BaseRetriever):
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_retriever_s_error_is_on_its_span(exporter, asynchronous):
     error = ValueError("no index")
-    retriever = Searching(error=error, seen=[])
+    retriever = Searching(error=error)
     with pytest.raises(ValueError, match="no index") as raised:
         asyncio.run(retriever.ainvoke("q")) if asynchronous else retriever.invoke("q")
     assert raised.value is error

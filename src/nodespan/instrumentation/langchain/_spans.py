@@ -10,10 +10,13 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
-from nodespan.instrumentation._outcome import end_span
+from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation.langchain import _convert
 from nodespan.spans.directory import span_id_of
+from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
+from nodespan.spans.model_call import exemplar_context, record_model_call
 from nodespan.spans.model_span import ModelCallOwner
 from nodespan.spans.owner import SpanOwner, current_owner
 
@@ -27,9 +30,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
-    from nodespan.spans.owner import Attached
+    from nodespan.spans.owner import Attached, Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
 _HANDLED: Final = "_OTHER"
@@ -40,6 +44,7 @@ class Active:
     """Whether LangChain is traced, and where its spans are made."""
 
     tracer: ClassVar[Tracer | None] = None
+    meter_provider: ClassVar[MeterProvider | None] = None
 
 
 def tracer_here(context: Context | None = None) -> Tracer | None:
@@ -72,7 +77,7 @@ class ModelCall(ModelCallOwner):
         accumulator: Where LangChain itself puts a streamed message together.
     """
 
-    __slots__ = ("_chunks", "_first_chunk_s", "accumulator", "from_cache")
+    __slots__ = ("_chunks", "_facts", "_first_chunk_s", "accumulator", "from_cache")
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class ModelCall(ModelCallOwner):
         self.from_cache = False
         self.accumulator: object = None
         self._chunks: list[object] = []
+        self._facts: dict[str, Any] = {}
         self._first_chunk_s: float | None = None
         super().__init__(
             tracer, operation, identity.provider, identity.model, kind=_convert.kind_of(model), parent=parent
@@ -115,33 +121,56 @@ class ModelCall(ModelCallOwner):
     def returned(self, result: Any) -> None:
         """Ends the span with what the call gave back: an LLMResult, a ChatResult or vectors."""
         if isinstance(result, LLMResult):
-            self.answered([one for prompt in result.generations for one in prompt], result.llm_output)
+            self._answered([one for prompt in result.generations for one in prompt], result.llm_output)
         elif isinstance(result, ChatResult):
-            self.answered(result.generations, result.llm_output)
+            self._answered(result.generations, result.llm_output)
         elif isinstance(result, list) and result:
             vectors = cast("list[list[float] | float]", result)
             first = vectors[0]
-            self.set({semconv.EMBEDDINGS_DIMENSION: len(first if isinstance(first, list) else vectors)})
+            self._facts = {semconv.EMBEDDINGS_DIMENSION: len(first if isinstance(first, list) else vectors)}
         self.leave()
-
-    def answered(self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None) -> None:
-        """Writes what the answer says of itself."""
-        if self.span.is_recording():
-            with _DESCRIBING:
-                attributes = _convert.answer_attributes(generations, llm_output)
-                if self.from_cache:
-                    attributes = {key: value for key, value in attributes.items() if ".usage." not in key}
-                    attributes[semconv.RESPONSE_CACHED] = True
-                self.set(attributes)
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the call ended."""
+        if not self.is_open:
+            return
         if (message := self._streamed_message()) is not None:
-            self.answered([message])
-        if self._first_chunk_s is not None:
-            self.set({semconv.REQUEST_STREAM: True, semconv.RESPONSE_TIME_TO_FIRST_CHUNK: self._first_chunk_s})
+            self._answered([message])
         self._chunks.clear()
+        if self._first_chunk_s is not None:
+            self._facts |= {semconv.REQUEST_STREAM: True, semconv.RESPONSE_TIME_TO_FIRST_CHUNK: self._first_chunk_s}
+        self.set(self._facts)
+        self._record(error)
         end_span(self, error)
+
+    def _answered(
+        self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keeps what the answer says of itself."""
+        with _DESCRIBING:
+            self._facts = _convert.answer_attributes(generations, llm_output)
+            if self.from_cache:
+                self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
+                self._facts[semconv.RESPONSE_CACHED] = True
+
+    def _record(self, error: BaseException | None) -> None:
+        """The call's metrics, with the facts that its span has."""
+        outcome = outcome_of(error)
+        facts = {**self._facts, **self.measured}
+        [reason] = (facts.get(semconv.RESPONSE_FINISH_REASONS) or [None])[:1]
+        record_model_call(
+            get_instruments(Active.meter_provider),
+            self.span,
+            operation=self.operation,
+            provider=self.provider or "unknown",
+            model=self.model,
+            duration_s=self.duration_s,
+            time_to_first_chunk_s=self._first_chunk_s,
+            input_tokens=facts.get(semconv.USAGE_INPUT_TOKENS),
+            output_tokens=facts.get(semconv.USAGE_OUTPUT_TOKENS),
+            finish_reason=reason if outcome == "ok" else outcome,
+            error_type=error_type(error) if outcome == "error" and error is not None else None,
+        )
 
     def _streamed_message(self) -> ChatGeneration | None:
         """A streamed message, whole as far as it came; an LLM's texts say nothing of themselves."""
@@ -158,9 +187,10 @@ class ModelCall(ModelCallOwner):
 class ToolCall(SpanOwner):
     """Owns ``execute_tool {tool}``: one call of a tool."""
 
-    __slots__ = ()
+    __slots__ = ("_name",)
 
     def __init__(self, tracer: Tracer, name: str, call_id: str | None) -> None:
+        self._name = name
         super().__init__(
             tracer,
             f"{semconv.EXECUTE_TOOL} {name}",
@@ -177,16 +207,30 @@ class ToolCall(SpanOwner):
 
         An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
         """
-        if getattr(output, "status", None) == "error" and self.span.is_recording():
-            with _DESCRIBING:
-                self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
-                self.span.set_status(StatusCode.ERROR)
+        if getattr(output, "status", None) == "error":
+            if self.span.is_recording():
+                with _DESCRIBING:
+                    self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
+                    self.span.set_status(StatusCode.ERROR)
+            self._record("error", _HANDLED)
             self.finish("error")
-        self.leave()
+        else:
+            self.leave()
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the call ended."""
+        outcome = outcome_of(error)
+        self._record(outcome, error_type(error) if outcome == "error" and error is not None else None)
         end_span(self, error)
+
+    def _record(self, outcome: Outcome, kind: str | None) -> None:
+        get_instruments(Active.meter_provider).record(
+            semconv.TOOL_DURATION,
+            self.duration_s,
+            {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
+            exemplar_context(self.span),
+            later=outcome == "cancelled",
+        )
 
 
 class Retrieval(SpanOwner):
