@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from opentelemetry import trace
 from pydantic import Field
@@ -63,28 +65,36 @@ class Talker(BaseChatModel):
             await asyncio.Event().wait()
         return self._generate(messages)
 
-    def _chunk(self, index: int) -> ChatGenerationChunk:
+    def _chunk(self, index: int, asked: list[Any]) -> ChatGenerationChunk:
         self._see()
         if self.error is not None and index == self.fails_at:
             raise self.error
-        last = index == len(self.words) - 1
+        last = bool(asked) or index == len(self.words) - 1
         message = AIMessageChunk(
-            self.words[index], id="chatcmpl-1", usage_metadata=self._usage(len(self.words)) if last else None
+            "" if asked else self.words[index],
+            id="chatcmpl-1",
+            usage_metadata=self._usage(len(self.words)) if last else None,
+            tool_call_chunks=[
+                tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=number)
+                for number, call in enumerate(asked)
+            ],
         )
-        info = {"finish_reason": "stop", "model_name": "talker-1-0613"} if last else None
+        info = {"finish_reason": "tool_calls" if asked else "stop", "model_name": "talker-1-0613"} if last else None
         return ChatGenerationChunk(message=message, generation_info=info)
 
     def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        for index in range(len(self.words)):
-            yield self._chunk(index)
+        asked = self.tool_calls.pop(0) if self.tool_calls else []
+        for index in range(1 if asked else len(self.words)):
+            yield self._chunk(index, asked)
 
     async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        for index in range(len(self.words)):
+        asked = self.tool_calls.pop(0) if self.tool_calls else []
+        for index in range(1 if asked else len(self.words)):
             if index == self.waits_at:
                 self._see()
                 await asyncio.Event().wait()
             await asyncio.sleep(0)
-            yield self._chunk(index)
+            yield self._chunk(index, asked)
 
 
 class Remote(Talker):
