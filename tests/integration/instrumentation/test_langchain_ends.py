@@ -1,4 +1,4 @@
-"""Invariants 2 to 5 for models and tools of LangChain: every span ends, once, as its call ended; nothing stays behind."""
+"""Invariants 2 to 5 for LangChain: every span ends, once, as its call ended; nothing is left behind or logged."""
 
 from __future__ import annotations
 
