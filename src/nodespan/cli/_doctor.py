@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from nodespan.errors import NodespanError
+from nodespan.errors import ConfigurationError, NodespanError, StoreError
 from nodespan.store import EXPORTED, MEMORY, open_store
 from nodespan.telemetry.settings import Settings
 
@@ -63,8 +63,10 @@ def examine() -> Findings:
         found.problems.append(str(error))
     try:
         _examine_store(found)
-    except NodespanError as error:
+    except ConfigurationError as error:
         found.problems.append(str(error))
+    except StoreError as error:
+        found.problems.append(f"{error} Meanwhile a program keeps its spans in memory, until it ends.")
     return found
 
 
@@ -101,6 +103,7 @@ def _examine_store(found: Findings) -> None:
         "spans": outbox.spans,
         "bytes": outbox.size_bytes,
         "waiting": outbox.waiting,
+        "destinations": outbox.destinations,
         "oldest_waiting_s": None if oldest_ns is None else round(max(time.time_ns() - oldest_ns, 0) / 1e9, 1),
         "exported": outbox.outcomes.pop(EXPORTED, 0),
         "lost": outbox.outcomes,
@@ -145,10 +148,16 @@ def show(console: Console, found: Findings) -> None:
 
 
 def _show_store(console: Console, store: dict[str, Any]) -> None:
+    if store["mode"] is None:
+        console.print("store    in memory, as NODESPAN_STORE asks: nothing outlives the process that made it")
+        return
     console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
     console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes")
-    since = f", the oldest for {store['oldest_waiting_s']} s" if store["waiting"] else ""
-    console.print(f"{'outbox':8} {store['waiting']} spans wait to be sent{since}; {store['exported']} were sent")
+    since = f" to {', '.join(store['destinations'])}, the oldest for {store['oldest_waiting_s']} s"
+    console.print(
+        f"outbox   {store['waiting']} spans wait to be sent{since if store['waiting'] else ''}", soft_wrap=True
+    )
+    console.print(f"{'':8} {store['exported']} spans were sent")
     for reason, spans in store["lost"].items():
         console.print(f"{'':8} {spans} spans were lost: {reason}")
     if store["last_error"]:

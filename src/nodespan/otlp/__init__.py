@@ -6,6 +6,7 @@ from nodespan.otlp.decode import SpanEvent, SpanLink, SpanRecord, decode_batch
 from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans
 from nodespan.otlp.split import split_batch
 from nodespan.otlp.summary import ERROR, TraceSlice, summarise
+from nodespan.otlp.to_json import to_json
 
 __all__ = [
     "ERROR",
@@ -19,4 +20,5 @@ __all__ = [
     "encode_spans",
     "split_batch",
     "summarise",
+    "to_json",
 ]

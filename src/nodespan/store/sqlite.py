@@ -60,6 +60,7 @@ class Outbox:
         size_bytes: Of their encoded form.
         waiting: Of the spans, those that are to be sent.
         oldest_waiting_ns: Unix time of the oldest of these.
+        destinations: To whom they are addressed.
         outcomes: Spans by what became of them in all the time of the file: exported, or why they are lost.
         last_error: What the destination said when it last took nothing; ``None`` once it takes spans again.
     """
@@ -68,6 +69,7 @@ class Outbox:
     size_bytes: int
     waiting: int
     oldest_waiting_ns: int | None
+    destinations: list[str]
     outcomes: dict[str, int]
     last_error: str | None
 
@@ -206,12 +208,24 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> Outbox:
             spans, size_bytes, waiting = connection.execute("SELECT spans, bytes, waiting FROM total").fetchone()
-            oldest = connection.execute(f"SELECT min(created_ns) FROM batch WHERE {_UNSENT}") if waiting else None  # noqa: S608 our own words
-            outcomes = connection.execute("SELECT outcome, spans FROM fate WHERE writer = ?", (_EVERYBODY,)).fetchall()
-            oldest_ns = oldest.fetchone()[0] if oldest is not None else None
-            return Outbox(spans, size_bytes, waiting, oldest_ns, dict(outcomes), _fact(connection, "error"))
+            oldest_ns: int | None = None
+            destinations: list[str] = []
+            if waiting:  # or the batches need not be read
+                query = f"SELECT min(created_ns), destination FROM batch WHERE {_UNSENT} GROUP BY destination"  # noqa: S608 our own words
+                found = connection.execute(query).fetchall()
+                oldest_ns = min(created_ns for created_ns, _ in found)
+                destinations = [destination for _, destination in found]
+            outcomes = connection.execute("SELECT outcome, spans FROM fate WHERE writer = ?", (_EVERYBODY,))
+            error = _fact(connection, "error")
+            return Outbox(spans, size_bytes, waiting, oldest_ns, destinations, dict(outcomes.fetchall()), error)
 
         return self.database.read(work)
+
+    def waiting_for(self, destination: str | None) -> int:
+        """Spans that wait to be sent to this destination; with ``None`` all that are not settled, wherever they go."""
+        where = "state = 0 AND (?1 IS NULL OR destination = ?1)"
+        query = f"SELECT coalesce(sum(spans), 0) FROM batch WHERE {where}"  # noqa: S608 our own words
+        return self.database.read(lambda connection: connection.execute(query, (destination,)).fetchone()[0])
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again. What is in memory is then gone."""

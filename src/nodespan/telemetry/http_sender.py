@@ -46,7 +46,7 @@ class HttpSender:
         last = self._transport.last
         status = last.status_code if last is not None else None
         if last is None or status is None:
-            return Answer("waiting", text=words_of(result.error or "no answer"))
+            return Answer("waiting", text=words_of(result.error or (last and last.error) or "no answer"))
         if 200 <= status < 300:
             return accepted(last.content())
         text = short(f"{status} {_body_of(last)}")

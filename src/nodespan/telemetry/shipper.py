@@ -31,6 +31,9 @@ class Shipper:
 
     For one thread.
 
+    Attributes:
+        outcomes: What became of the spans that it sent.
+
     Args:
         store: Whose batches are sent.
         destination: Those that are addressed to it.
@@ -54,6 +57,7 @@ class Shipper:
         self._holder = uuid.uuid4().hex
         self._lease_until = 0.0  # on the monotonic clock
         self._after = 0
+        self.outcomes: Counter[str] = Counter()
         self._error_may_stand = True
         self._said = said
 
@@ -106,6 +110,7 @@ class Shipper:
             self._error_may_stand = False
             self.store.say_error(None)
         self.store.settle(batches, outcomes)
+        self.outcomes += outcomes
         return None
 
     def _deliver(self, data: bytes, spans: int, *, is_whole: bool) -> Counter[str] | Answer | None:
