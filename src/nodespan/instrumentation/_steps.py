@@ -32,19 +32,20 @@ Open: TypeAlias = Callable[[], Enclosure | None]
 
 
 def in_steps(open_work: Open, steps: Steps) -> Steps:
-    """The generator, enclosed."""
+    """The generator, enclosed; what the consumer sends is passed on."""
     work = open_work()
     if work is None:
         yield from steps
         return
+    sent = None
     try:
         while True:
             with work.step():
                 try:
-                    item = next(steps)
+                    item = steps.send(sent)
                 except StopIteration:
                     break
-            yield item
+            sent = yield item
     except BaseException as error:
         try:
             with work.step():

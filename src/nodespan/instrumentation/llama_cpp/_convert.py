@@ -1,0 +1,53 @@
+"""Arguments and answers of llama-cpp-python as attributes and counts: pure functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from nodespan.runner.generation_span import request_attributes
+from nodespan.runner.pipeline import GenerationResult
+
+
+def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method was given, by name, without ``self``; nothing if it does not fit, for the method to say so."""
+    try:
+        given = signature.bind(None, *args, **kwargs).arguments
+    except TypeError:
+        return {}
+    return dict(list(given.items())[1:])
+
+
+def request(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a request for text, from the arguments that it was given."""
+    stop, max_tokens = given.get("stop"), given.get("max_tokens")
+    sampling = {
+        **given,
+        "temperature": given.get("temperature", given.get("temp")),  # so ``Llama.generate`` calls it
+        "max_tokens": max_tokens if max_tokens and max_tokens > 0 else None,  # others mean no limit
+        "stop": [stop] if isinstance(stop, str) else stop or None,
+    }
+    return request_attributes(sampling, streams=bool(given.get("stream")))
+
+
+def finish_reason(answer: object) -> str | None:
+    """Why an answer ended; ``None`` in all its pieces but the last, and for embeddings."""
+    if not isinstance(answer, Mapping):
+        return None
+    choices: Sequence[Mapping[str, Any]] = cast("Mapping[str, Any]", answer).get("choices") or ()
+    return choices[0].get("finish_reason") if choices else None
+
+
+def total(results: Sequence[GenerationResult]) -> GenerationResult:
+    """One call's runs of the engine taken together."""
+    if len(results) == 1:
+        return results[0]
+    taken = GenerationResult()
+    for result in results:
+        if taken.first_token_at is None:
+            taken.first_token_at = result.first_token_at
+        for name in ("input_tokens", "cached_input_tokens", "output_tokens", "prefill_s", "decode_s"):
+            if (value := getattr(result, name)) is not None:
+                setattr(taken, name, (getattr(taken, name) or 0) + value)
+    return taken
