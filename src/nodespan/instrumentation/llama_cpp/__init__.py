@@ -38,6 +38,7 @@ class LlamaCppInstrumentor(BaseInstrumentor):
         from nodespan.instrumentation.llama_cpp._seam import SEAMS
 
         Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
+        Claim.meter_provider = kwargs.get("meter_provider")
         SEAMS.install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:

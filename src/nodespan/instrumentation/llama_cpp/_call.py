@@ -11,10 +11,12 @@ from opentelemetry import trace
 
 from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.llama_cpp import _convert
+from nodespan.runner.generation_metrics import record_engine, record_generation
 from nodespan.runner.generation_span import GenerationOwner, describe, engine_phases
 from nodespan.runner.pipeline import GenerationResult
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_span import ModelCallOwner, current_model_call
 from nodespan.spans.owner import Attached
 from nodespan.types import ModelProfile
@@ -22,6 +24,7 @@ from nodespan.types import ModelProfile
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
     import llama_cpp
@@ -34,9 +37,10 @@ _MEASURING: Final = Guard("say what a llama.cpp call took")
 
 
 class Claim:
-    """Whether calls are claimed, and with which tracer."""
+    """Whether calls are claimed, and where their spans and metrics go."""
 
     tracer: Tracer | None = None
+    meter_provider: MeterProvider | None = None
 
 
 def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
@@ -59,7 +63,7 @@ def open_call(llama: llama_cpp.Llama, operation: str, request: Callable[[], Mapp
         if isinstance(outer, GenerationOwner):
             return None
         call = LlamaCall(llama, tracer, operation, request(), outer)
-        if call.is_seen:
+        if call.is_real or call.instruments.are_live:
             return call
     return None
 
@@ -69,11 +73,12 @@ class LlamaCall:
 
     Attributes:
         llama: The model.
+        instruments: Where its metrics go.
     """
 
     __slots__ = (
         "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner", "_results", "_started_at",
-        "_started_ns", "llama",
+        "_started_ns", "instruments", "llama",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +90,7 @@ class LlamaCall:
         outer: ModelCallOwner | None,
     ) -> None:
         self.llama = llama
+        self.instruments = get_instruments(Claim.meter_provider)
         self._started_at = time.perf_counter()
         self._started_ns = time.time_ns()
         self._results: list[GenerationResult] = []
@@ -103,7 +109,7 @@ class LlamaCall:
         )
 
     @property
-    def is_seen(self) -> bool:
+    def is_real(self) -> bool:
         """Whether a provider stands behind the span: without one the tracer hands the parent on, or nothing."""
         made = self._owner.span.get_span_context()
         return made.is_valid and (
@@ -155,18 +161,22 @@ class LlamaCall:
             self._owner.finish(outcome)
 
     def _describe(self, outcome: Outcome, failure: str | None) -> None:
-        facts = _convert.total(self._results).facts(self._started_at)
-        if self._is_own:
-            facts["model_name"] = self._owner.model
-            facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
-            facts["error_type"] = failure
-        describe(
-            self._owner,
-            facts,
-            (phase for result in self._results for phase in engine_phases(result, self._unix_ns)),
-            chunks=self._chunks,
-            time_to_first_chunk_s=None if self._first_chunk_at is None else self._first_chunk_at - self._started_at,
+        owner, results, started_at = self._owner, self._results, self._started_at
+        facts = _convert.total(results).facts(started_at)
+        phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
+        if not self._is_own:
+            record_engine(self.instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
+            describe(owner, _convert.added(facts, owner.measured), phases)
+            return
+        facts["model_name"] = owner.model
+        facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
+        facts["error_type"] = failure
+        first_chunk_s = None if self._first_chunk_at is None else self._first_chunk_at - started_at
+        duration_s = time.perf_counter() - started_at
+        record_generation(
+            self.instruments, owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s
         )
+        describe(owner, facts, phases, chunks=self._chunks, time_to_first_chunk_s=first_chunk_s)
 
     def _unix_ns(self, at: float) -> int:
         return self._started_ns + round((at - self._started_at) * 1e9)

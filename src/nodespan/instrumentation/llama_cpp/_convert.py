@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from nodespan import semconv
 from nodespan.runner.generation_span import request_attributes
 from nodespan.runner.pipeline import GenerationResult
+
+_ADDED: Final = {
+    "input_tokens": semconv.USAGE_INPUT_TOKENS,
+    "output_tokens": semconv.USAGE_OUTPUT_TOKENS,
+    "cached_input_tokens": semconv.USAGE_CACHE_READ,
+    "prompt_eval_s": semconv.MIRROR_KEYS["prompt_eval_s"],
+    "decode_s": semconv.MIRROR_KEYS["decode_s"],
+}
+_SPEED: Final = semconv.MIRROR_KEYS["tokens_per_s"]
 
 
 def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,3 +61,14 @@ def total(results: Sequence[GenerationResult]) -> GenerationResult:
             if (value := getattr(result, name)) is not None:
                 setattr(taken, name, (getattr(taken, name) or 0) + value)
     return taken
+
+
+def added(facts: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a call, and of those before it that the same LangChain call has made (one for each of its prompts)."""
+    if semconv.USAGE_INPUT_TOKENS not in measured:
+        return dict(facts)
+    sums = {key: facts[key] + measured.get(name, 0) for key, name in _ADDED.items() if facts.get(key) is not None}
+    if speed := facts.get("tokens_per_s"):
+        decoded = measured.get(_SPEED, 0) * measured.get(_ADDED["decode_s"], 0) + speed * facts["decode_s"]
+        sums["tokens_per_s"] = decoded / sums["decode_s"]
+    return sums
