@@ -6,7 +6,8 @@ from typing import Any
 
 from opentelemetry.instrumentation.distro import BaseDistro
 
-from nodespan.telemetry.setup import configure
+from nodespan.telemetry.settings import Settings
+from nodespan.telemetry.setup import Telemetry
 
 
 class NodespanDistro(BaseDistro):
@@ -20,6 +21,6 @@ class NodespanConfigurator:
     """Sets up the providers before any library is instrumented. Without one nothing would be recorded."""
 
     def configure(self, **kwargs: Any) -> None:
-        """Calls ``configure()``, which reads the ``OTEL_*`` variables."""
+        """Does what ``configure()`` does: reads the ``OTEL_*`` variables."""
         del kwargs
-        configure()
+        Telemetry.of(Settings(zero_code=True), None)

@@ -164,3 +164,32 @@ def test_one_instrumentation_can_be_switched_off_alone(run, smollm2):
             OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="nodespan_llama_cpp",
         )
         assert tree(receiver.spans) == [{"invoke_workflow story": ["invoke_node write", "invoke_node talk"]}]
+
+
+SET_UP = """
+import logging
+import nodespan
+from opentelemetry import trace
+
+logging.basicConfig()
+telemetry = nodespan.configure(service_name="mine", redact=lambda text: text.replace("secret", "***"))
+assert nodespan.configure() is telemetry
+nodespan.instrument()
+try:
+    with trace.get_tracer("mine").start_as_current_span("work"):
+        from nodespan.spans.owner import SpanOwner, get_tracer
+        SpanOwner(get_tracer(), "failing").fail(ValueError("a secret"))
+finally:
+    print(bool(telemetry.force_flush()))
+"""
+
+
+def test_a_program_that_sets_nodespan_up_itself_works_too_and_its_redaction_holds(run):
+    with OtlpReceiver() as receiver:
+        printed, said = run(SET_UP, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+        (failing,) = [span for span in receiver.spans if span.name == "failing"]
+    assert printed == "True"
+    assert failing.status_message == "a ***"
+    assert "Of configure() only the redaction hook is taken" in said
+    assert "Traceback" not in said
+    assert "already instrumented" not in said
