@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowOwner
 from nodespan.spans.guard import Guard
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
+
+    from nodespan.instrumentation.langgraph import _convert
 
 _OPENING = Guard("open a LangGraph span")
 
@@ -38,11 +40,11 @@ def opening(
 
     The arguments are the caller's own, except where the caller has opted into the checkpoint metadata key.
     """
-    run_input, config = _convert.call_arguments(args, kwargs)
+    run_input, config = call_arguments(args, kwargs)
     with _OPENING:
         if current_owner() is None and opts_in(graph, config):
             opt_in = OptIn(config)
-            args, kwargs = _convert.with_config(args, kwargs, opt_in.config)
+            args, kwargs = with_config(args, kwargs, opt_in.config)
             return Opening(graph, run_input, config, opt_in), args, kwargs
     return Opening(graph, run_input, config), args, kwargs
 
@@ -110,6 +112,9 @@ class Run:
         if base is not self._base:
             self._base, self._over = base, self._owner.context_over(base)
         return Attached(self._over)
+
+    def saw(self, item: object) -> None:
+        """Nothing: what a graph streams is its own."""
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the run's span; an adopted one is ended by whoever offered it."""
