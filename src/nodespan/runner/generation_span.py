@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from nodespan import semconv
+from nodespan.spans.content import message, text_part
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import ModelCallOwner
 from nodespan.spans.values import clean
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from nodespan.spans.content import Message
     from nodespan.types import GenerationRequest, ModelProfile, PipelineExecutionMetadata
 
 _DESCRIBING: Final = Guard("describe a generation")
@@ -67,6 +69,8 @@ class GenerationOwner(ModelCallOwner):
         if self.span.is_recording():
             with _DESCRIBING:
                 self.set(_request_attributes(request, profile))
+        if self.content is not None:
+            self.content.asked(_asked(request))
 
     def describe(
         self,
@@ -97,6 +101,12 @@ class GenerationOwner(ModelCallOwner):
                     phase.name, below, attributes=clean(phase.attributes), start_time=phase.start_ns
                 )
                 child.end(phase.end_ns)
+
+
+def _asked(request: GenerationRequest) -> list[Message]:
+    if request.prompt is not None:
+        return [message("user", [text_part(request.prompt)])]
+    return [message(one.role, [text_part(one.content)]) for one in request.messages]
 
 
 def _request_attributes(request: GenerationRequest, profile: ModelProfile) -> dict[str, Any]:
