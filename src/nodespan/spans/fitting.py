@@ -19,6 +19,7 @@ _DEEPEST: Final = 16
 
 
 _WHOLE: Final = 2**31
+"""A limit that no text reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,15 @@ def _made(value: object, limit: int) -> object:
     return value
 
 
+def _messages(ready: object) -> list[object]:
+    """The structure if it is a list of messages, else nothing."""
+    several = cast("list[object]", ready) if isinstance(ready, list) else []
+    return several if all(isinstance(one, dict) and "role" in one for one in several) else []
+
+
 def _shortened(ready: object, max_bytes: int) -> object:
     """Without the oldest messages, as many as it takes; in their place one that says what is missing."""
-    messages = cast("list[object]", ready if isinstance(ready, list) else [])
-    if not all(isinstance(one, dict) and "role" in one for one in messages):
-        messages = []
+    messages = _messages(ready)
     for index in range(1, len(messages)):
         if index & (index - 1) and index < len(messages) - 1:
             continue  # 1, 2, 4, 8 ... and all but the last: each try costs an encoding
