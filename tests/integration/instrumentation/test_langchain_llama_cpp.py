@@ -1,4 +1,4 @@
-"""LangChain's own llama.cpp models on the real model: one span per call, LangChain's, with llama.cpp's exact numbers."""
+"""The llama.cpp models of langchain-community on the real model: one span per call, with the exact counts."""
 
 from __future__ import annotations
 
