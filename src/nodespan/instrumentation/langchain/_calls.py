@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
-
 from nodespan import semconv
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation.langchain import _convert
@@ -23,7 +21,7 @@ from nodespan.instrumentation.langchain._spans import (
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import current_model_call
-from nodespan.spans.owner import current_owner
+from nodespan.spans.owner import current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +106,7 @@ class Streaming:
         self._model = model
         self._kwargs = kwargs
         self._run_id = run_id
-        self._context = context_api.get_current()
+        self._context = own_context()
 
     def open(self) -> ModelCall | None:
         """The call's span, under what was current at the call."""
@@ -146,7 +144,7 @@ class EventStream:
         self._model = model
         self._messages = messages
         self._kwargs = kwargs
-        self._context = context_api.get_current()
+        self._context = own_context()
 
     def open(self) -> ModelCall | None:
         """The call's span; none where LangChain uses the event stream inside a call that has one."""
@@ -169,7 +167,7 @@ def _model_call(
     asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
     identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
-    if operation == semconv.CHAT and makes_model_spans(identity.model, parent):
+    if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
         return None
     return ModelCall(tracer, operation, model, identity, asked, parent=parent)
 
