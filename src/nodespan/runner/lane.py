@@ -92,6 +92,7 @@ class Lane:
             while step is None:
                 self._pool.changed.wait()
                 step = self._next_step()
+            self._pool.changed.notify_all()  # whoever was behind this lane may be the next one now
             if step in {"run", "load"}:
                 self.running = heapq.heappop(self._heap)[1]
             elif step == "leave":

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -22,13 +22,23 @@ ONE_THREAD: Any = {"n_threads_batch": 1}  # two that spin beside other tests tak
 STORY = "Once upon a time there was a ship, and the sea around it was blue and wide and"
 
 
+HELLO = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi! How can I help you"
+"""What any build of the model ends in the same way: `` today?`` and the end token. Other texts differ by processor."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """Requests to one model, one after the other; the last one is compared, the others warm the cache."""
+    """Requests to one model, one after the other; the last one is compared, the others warm the cache.
+
+    Attributes:
+        ends: What the case shows the end by, where it is about that.
+        stops_at: Where in the model's own answer its stop string lies.
+    """
 
     name: str
     requests: tuple[GenerationRequest, ...]
-    finish_reason: str = "length"
+    ends: Literal["stop", "length"] | None = None
+    stops_at: slice | None = None
 
 
 def words(count: int) -> str:
@@ -47,15 +57,15 @@ CASES = [
     Case("nothing in common", (raw(STORY, seed=5, max_tokens=8), raw("An apple is", seed=5, max_tokens=8))),
     Case("one token more than cached", (raw(words(10), seed=5, max_tokens=1), raw(words(11), seed=5, max_tokens=4))),
     Case("a prompt of one token", (raw(words(1), seed=5, max_tokens=6),)),
-    Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),)),
+    Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),), "length"),
     *(
         Case(f"batch border {count}", (raw(words(count), seed=5, max_tokens=4),))
         for count in (N_BATCH - 1, N_BATCH, N_BATCH + 1, 2 * N_BATCH, 2 * N_BATCH + 1)
     ),
-    Case("stop string", (raw(STORY, seed=5, max_tokens=40, stop=(" came", " the")),), "stop"),
-    Case("stop string of several tokens", (raw(STORY, temperature=0.0, max_tokens=40, stop=("day, the",)),), "stop"),
-    Case("end token", (raw("An apple is", temperature=0.0, max_tokens=40),), "stop"),
-    Case("end token soon", (raw(STORY.removesuffix(" blue and wide and"), seed=5, max_tokens=9),), "stop"),
+    Case("stop string", (raw(STORY, temperature=0.0, max_tokens=40),), "stop", slice(12, 14)),
+    Case("stop string of several tokens", (raw(STORY, temperature=0.0, max_tokens=40),), "stop", slice(9, 25)),
+    Case("end token", (raw(HELLO, temperature=0.0, max_tokens=40),), "stop"),
+    Case("end token at once", (raw(HELLO + " today?", temperature=0.0, max_tokens=9),), "stop"),
     Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),)),
     Case("emoji cut by max_tokens", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=13),)),
     Case("context full", (raw(words(N_CTX - 10), seed=5),)),
@@ -88,6 +98,10 @@ def streamed_text(llama: llama_cpp.Llama, requests: tuple[GenerationRequest, ...
     return [text for text in texts if text]
 
 
+def with_sampling(request: GenerationRequest, **changes: Any) -> GenerationRequest:
+    return request.model_copy(update={"sampling": request.sampling.model_copy(update=changes)})
+
+
 def prompt_of(llama: llama_cpp.Llama, request: GenerationRequest) -> list[int]:
     """The prompt's tokens, as ``Llama.generate`` is given them."""
     seen: list[list[int]] = []
@@ -99,11 +113,7 @@ def prompt_of(llama: llama_cpp.Llama, request: GenerationRequest) -> list[int]:
 
     llama.generate = spy  # type: ignore[method-assign]
     try:
-        bare(
-            llama,
-            request.model_copy(update={"sampling": request.sampling.model_copy(update={"max_tokens": 1})}),
-            stream=False,
-        )
+        bare(llama, with_sampling(request, max_tokens=1), stream=False)
     finally:
         del llama.__dict__["generate"]
     return seen[0]
@@ -120,28 +130,34 @@ def cached_by_the_rule(llama: llama_cpp.Llama, before: list[int], prompt: list[i
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_text_and_counts_are_those_of_llama_cpp_python(models: Any, case: Case) -> None:
     ours, make = models
+    *warming, request = case.requests
+    if case.stops_at is not None:
+        with closing(make()) as llama:
+            text = bare(llama, request, stream=False)["choices"][0]["text"]
+        request = with_sampling(request, stop=(text[case.stops_at],))
     with closing(make()) as llama:
-        for request in case.requests[:-1]:
-            bare(llama, request, stream=False)
+        for before in warming:
+            bare(llama, before, stream=False)
         evaluated = llama.input_ids[: llama.n_tokens].tolist()
-        expected = bare(llama, case.requests[-1], stream=False)
+        expected = bare(llama, request, stream=False)
     with closing(make()) as llama:
-        pieces_expected = streamed_text(llama, case.requests)
-        prompt = prompt_of(llama, case.requests[-1])
+        pieces_expected = streamed_text(llama, (*warming, request))
+        prompt = prompt_of(llama, request)
         cached = cached_by_the_rule(llama, evaluated, prompt)
 
     result, pieces = GenerationResult(), list[str]()
-    for request in case.requests:
+    for asked in (*warming, request):
         result = GenerationResult()
-        pieces = list(ours.generate(request, Cancellation(), result))
+        pieces = list(ours.generate(asked, Cancellation(), result))
 
     assert pieces == pieces_expected
-    assert result.finish_reason == expected["choices"][0]["finish_reason"] == case.finish_reason
+    assert result.finish_reason == expected["choices"][0]["finish_reason"]
+    assert case.ends in {None, result.finish_reason}
     assert result.input_tokens == expected["usage"]["prompt_tokens"]
     assert result.output_tokens == expected["usage"]["completion_tokens"]
     assert result.cached_input_tokens == cached
     assert result.prefill_tokens == len(prompt) - cached
-    ended_by_a_token = case.finish_reason == "stop" and not case.requests[-1].sampling.stop
+    ended_by_a_token = result.finish_reason == "stop" and case.stops_at is None
     assert result.decode_tokens == result.output_tokens - (0 if ended_by_a_token else 1)
 
 
