@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from nodespan import semconv
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_queue import ChunkQueue
+from nodespan.runner.generation_metrics import record_generation
 from nodespan.runner.generation_span import GenerationOwner, Phase
 from nodespan.runner.pipeline import Cancellation, GenerationResult
 from nodespan.spans.exceptions import error_type
+from nodespan.spans.model_call import exemplar_context
 from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.runner.pipeline import Pipeline
+    from nodespan.spans.instruments import Instruments
     from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
 
 
 class Generation:
     """Waits in a model's queue, runs on the model's thread, and ends once, whoever ends it.
 
-    ``take``, ``loaded``, ``run`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come from any.
+    ``take``, ``loaded``, ``run``, ``release`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come
+    from any.
 
     Args:
         priority: The higher goes first.
@@ -47,6 +51,7 @@ class Generation:
         profile: ModelProfile,
         pipeline_type: str,
         tracer: Tracer,
+        instruments: Instruments,
         *,
         priority: int,
         deadline_s: float | None,
@@ -61,6 +66,7 @@ class Generation:
         self.metadata: PipelineExecutionMetadata | None = None
         self.error: BaseException | None = None
         self._pipeline_type = pipeline_type
+        self._instruments = instruments
         self._cancellation = Cancellation()
         self._stopped_by: BaseException | None = None
         self._state = threading.RLock()  # a collected factory may stop it in the midst of stop()
@@ -85,17 +91,22 @@ class Generation:
         self._cache_status = cache_status
         self._taken_at = time.perf_counter()
 
-    def loaded(self) -> None:
-        """Says that loading, or trying to, is behind it too."""
+    def loaded(self, error: BaseException | None = None) -> None:
+        """Says that loading is behind it too, or with the error that it has failed."""
         assert self._taken_at is not None
-        self._load_s = time.perf_counter() - self._taken_at
+        self._load_s = load_s = time.perf_counter() - self._taken_at
+        labels = {
+            semconv.REQUEST_MODEL: self.profile.model_name,
+            semconv.ERROR_TYPE: None if error is None else error_type(error),
+        }
+        self._instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
 
     def fail(self, error: BaseException) -> None:
         """Ends it: there is no model to run it."""
         self._end(error, completed=False)
 
     def run(self, pipeline: Pipeline) -> None:
-        """Generates to the end. Never raises: what goes wrong is the consumer's to see."""
+        """Generates to the end. Never raises: what goes wrong is the consumer's to see, after ``release``."""
         with self._state:
             if self._has_ended:
                 return
@@ -106,6 +117,11 @@ class Generation:
             self._end(error, completed=False)
         else:
             self._end(None, completed=completed)
+
+    def release(self) -> None:
+        """Lets the consumer see the end of what has run; the model's thread is ready for the next."""
+        if self._is_running:
+            self.pieces.end()
 
     def orphan(self, error: BaseException) -> None:
         """Ends it in a forked child, where its thread does not exist and its span belongs to the parent process."""
@@ -168,9 +184,10 @@ class Generation:
         try:
             ended_at = time.perf_counter()
             self.metadata = self._measured(reason, ended_at)
-            self._close_span(self.metadata, error, ended_at)
+            self._close(self.metadata, error, ended_at)
         finally:
-            self.pieces.end()
+            if not self._is_running:
+                self.pieces.end()
 
     def _measured(self, reason: FinishReason, ended_at: float) -> PipelineExecutionMetadata:
         result = self.result
@@ -195,13 +212,25 @@ class Generation:
             error_type=None if self.error is None else error_type(self.error),
         )
 
-    def _close_span(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
+    def _close(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
+        time_to_first_chunk_s = self._since_entry(self._first_piece_at)
         self.owner.describe(
             metadata,
             self._phases(metadata),
             priority=self.priority,
             chunks=self._pieces_put,
-            time_to_first_chunk_s=self._since_entry(self._first_piece_at),
+            time_to_first_chunk_s=time_to_first_chunk_s,
+        )
+        record_generation(
+            self._instruments,
+            self.owner.span,
+            self.request,
+            self.profile,
+            metadata,
+            self.result,
+            priority=self.priority,
+            duration_s=ended_at - self._entered_at,
+            time_to_first_chunk_s=time_to_first_chunk_s,
         )
         if error is not None:
             self.owner.fail(error)

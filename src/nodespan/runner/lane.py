@@ -80,10 +80,12 @@ class Lane:
             else:
                 generation.take("hit" if step == "run" else "loaded")
                 generation.context.run(self._serve, generation)  # so that logs and spans there are the caller's
-            del generation  # an idle thread must not keep what it was asked last
             with self._pool.changed:
                 self.running = None
                 self._pool.settle(self, holds_model=self._pipeline is not None)
+            if generation is not None:
+                generation.release()  # now, so that whoever has read a stream to its end finds the model idle
+            del generation  # an idle thread must not keep what it was asked last
 
     def _take_step(self) -> Literal["run", "load", "unload", "leave"]:
         """Waits until there is something that this lane may do."""
@@ -92,11 +94,11 @@ class Lane:
             while step is None:
                 self._pool.changed.wait()
                 step = self._next_step()
-            self._pool.changed.notify_all()  # whoever was behind this lane may be the next one now
             if step in {"run", "load"}:
                 self.running = heapq.heappop(self._heap)[1]
             elif step == "leave":
                 self.thread = None
+            self._pool.changed.notify_all()  # another lane's head may now be the first of all that wait to load
             unread, self._unread = self._unread, []
         for generation in unread:
             generation.stop()
@@ -118,7 +120,7 @@ class Lane:
                 try:
                     self._pipeline = self._create(self.profile)
                 except BaseException as error:  # noqa: BLE001 raised again where the stream is read
-                    generation.loaded()
+                    generation.loaded(error)
                     generation.fail(error)
                     return
                 generation.loaded()

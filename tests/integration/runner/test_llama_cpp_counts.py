@@ -65,6 +65,7 @@ CASES = [
     Case("stop string", (raw(STORY, temperature=0.0, max_tokens=40),), "stop", slice(12, 14)),
     Case("stop string of several tokens", (raw(STORY, temperature=0.0, max_tokens=40),), "stop", slice(9, 25)),
     Case("end token", (raw(HELLO, temperature=0.0, max_tokens=40),), "stop"),
+    Case("end token as the last one allowed", (raw(HELLO, temperature=0.0, max_tokens=3),), "stop"),
     Case("end token at once", (raw(HELLO + " today?", temperature=0.0, max_tokens=9),), "stop"),
     Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),)),
     Case("emoji cut by max_tokens", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=13),)),
