@@ -22,6 +22,10 @@ class Enclosure(Protocol):
         """Makes the work's span current, over the context that the consumer has at this step."""
         ...
 
+    def saw(self, item: object) -> None:
+        """Looks at an item on its way to the consumer."""
+        ...
+
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the work, as it ended."""
         ...
@@ -45,6 +49,7 @@ def in_steps(open_work: Open, steps: Steps) -> Steps:
                     item = steps.send(sent)
                 except StopIteration:
                     break
+            work.saw(item)
             sent = yield item
     except BaseException as error:
         try:
@@ -70,6 +75,7 @@ async def in_async_steps(open_work: Open, steps: AsyncSteps) -> AsyncSteps:
                     item = await anext(steps)
                 except StopAsyncIteration:
                     break
+            work.saw(item)
             yield item
     except BaseException as error:
         try:

@@ -12,6 +12,7 @@ from langgraph.func import entrypoint, task
 from langgraph.types import Send
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
+from opentelemetry.context import Context
 
 from nodespan.testing import span_tree
 from small_graphs import State, chain, fan
@@ -218,7 +219,9 @@ def test_a_user_span_around_single_steps_does_not_become_the_parent(exporter, tr
 
 def test_what_a_node_attaches_and_forgets_does_not_reach_the_next_node():
     def leaks(state):
-        context_api.attach(baggage.set_baggage("leak", "1"))
+        context_api.attach(
+            baggage.set_baggage("leak", "1", Context())
+        )  # without a span, which would count as left behind
         return {}
 
     def reads(state):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sized
+from collections.abc import Generator, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodespan import semconv
@@ -16,7 +16,7 @@ from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._call import LlamaCall, current_call, open_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     import llama_cpp
 
@@ -37,7 +37,7 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 return original(self, *args, **kwargs)
             answer = _enclosed(call, original, self, *args, **kwargs)
             if isinstance(answer, Iterator):
-                return in_steps(lambda: call, call.watched(cast("Iterator[Any]", answer)))
+                return in_steps(lambda: call, _generator(cast("Iterator[Any]", answer)))
             call.answered(answer)
             call.leave()
             return answer
@@ -118,3 +118,10 @@ def _enclosed(call: LlamaCall, original: Callable[..., Any], *args: Any, **kwarg
     except BaseException as error:
         call.leave(error)
         raise
+
+
+def _generator(answer: Iterator[Any]) -> Generator[Any, Any]:
+    """The answer itself, but for a user's own chat handler, which may return any iterator."""
+    if isinstance(answer, Generator):
+        return cast("Generator[Any, Any]", answer)
+    return (piece for piece in answer)
