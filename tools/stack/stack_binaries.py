@@ -1,9 +1,9 @@
-"""Builds the Collector, Jaeger and Prometheus from their published Go modules. Type: make stack-binaries.
+"""Builds the Collector, Jaeger, Prometheus and a reader of compose files from published Go modules.
 
 Where there is no docker these are what the tests of the stack and `make stack-local` run. A cold build takes about ten
-minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its manifest in
-this folder and of the compiler. ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it
-and appears under its name when its binaries have said their version, so an interrupted build leaves nothing half done.
+minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its manifest here and of
+the compiler; ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and appears under its
+name when its binaries have said their version, so an interrupted build leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a l
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the three programs.
+    """What is built from one manifest.
 
     Attributes:
         binaries: What it consists of, and the arguments with which each says its version.
@@ -119,10 +119,16 @@ def build_prometheus(folder: Path) -> None:
         go(folder, "build", "-v", "-tags", "remove_all_sd,netgo", "-ldflags", flags, "-o", name, f"{module}/cmd/{name}")
 
 
+def build_compose(folder: Path) -> None:
+    """Compiles the reader of compose files, which checks ours as docker compose does, without docker."""
+    go(folder, "build", "-v", "-ldflags", "-s -w", "-o", "compose-config", ".")
+
+
 PARTS = (
     Part("collector", {"otelcol": "--version"}, build_collector, 900),
-    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus, 900),
-    Part("jaeger", {"jaeger": "version"}, build_jaeger, 1500),
+    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus, 950),
+    Part("jaeger", {"jaeger": "version"}, build_jaeger, 2300),
+    Part("compose", {"compose-config": "--version"}, build_compose, 150),
 )
 
 
