@@ -167,3 +167,7 @@ class Prometheus:
         now = round(time.time())
         answer = self._ask("query_exemplars", query=expression, start=now - 3600, end=now + 60)
         return [exemplar for of_series in answer for exemplar in of_series["exemplars"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every recording and alert rule with its health."""
+        return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
