@@ -47,6 +47,7 @@ class SeenSpan:
     parent_id: str
     kind: int
     is_error: bool
+    status_message: str
     attributes: dict[str, Any]
     events: tuple[str, ...]
     service: str
@@ -122,6 +123,7 @@ def _spans(answer: Any) -> Iterator[SeenSpan]:
                     parent_id=span.get("parentSpanId", ""),
                     kind=span.get("kind", 0),
                     is_error=span.get("status", {}).get("code") in {2, "STATUS_CODE_ERROR"},
+                    status_message=span.get("status", {}).get("message", ""),
                     attributes=_attributes(span),
                     events=tuple(event["name"] for event in span.get("events", [])),
                     service=resource.get("service.name", ""),

@@ -19,6 +19,7 @@ E_MAIL = "jane.canary@example.org"
 CARD = "4111 1111 1111 1234"
 API_KEY = "sk-canary-Zm9vYmFyYmF6cXV4MTIzNDU2"
 SECRETS = (E_MAIL, CARD, API_KEY)
+LIKE_A_CARD = 0.4111222233334444  # a time, and no card
 PROMPT = f"Pelicans write to {E_MAIL}, pay with {CARD} and log in with {API_KEY}."
 MESSAGES = json.dumps([{"role": "user", "parts": [{"type": "text", "content": PROMPT}]}])
 
@@ -33,6 +34,8 @@ def send(endpoint: str, service: str) -> str:
             span.set_attribute("user.note", PROMPT)
             span.set_attribute("http.request.header.authorization", "not a known form of a secret, canary-header")
             span.record_exception(ValueError(PROMPT))
+            span.set_status(trace.StatusCode.ERROR, PROMPT)
+            span.set_attribute("nodespan.decode_s", LIKE_A_CARD)
             logging.getLogger("nodespan").warning("a log record: %s", PROMPT)
         report = telemetry.force_flush(60)
     assert report
@@ -59,6 +62,9 @@ def test_secrets_in_captured_content_are_nowhere(stack: LocalStack, jaeger: Jaeg
     text = text_of_trace(stack.jaeger, trace_id)
     [span] = jaeger.trace(trace_id)
     assert "Pelicans write to ****" in span.attributes["gen_ai.input.messages"]  # masked, not removed
+    assert "Pelicans write to ****" in span.status_message
+    assert span.attributes["nodespan.decode_s"] == LIKE_A_CARD
+    assert "status.message" not in span.attributes
     assert secrets_in(text) == []
 
     eventually(

@@ -35,27 +35,25 @@ class Part:
     Attributes:
         binaries: What it consists of, and the arguments with which each says its version.
         build: Compiles it in a scratch folder that holds a copy of its manifest.
-        steps: Packages that a cold build compiles, so that progress has an end. Nothing depends on it.
     """
 
     name: str
     binaries: Mapping[str, str]
     build: Callable[[Path], None]
-    steps: int
 
 
 class BuildError(Exception):
     """A part could not be built; the message is for the reader."""
 
 
-def go(folder: Path, *arguments: str, steps: int = 0) -> None:
+def go(folder: Path, *arguments: str) -> None:
     """Runs go in ``folder``; says how far it is, and on failure why."""
     command = ["go", *arguments]
     environment = {**os.environ, **GO_ENVIRONMENT, "GOBIN": str(folder), "GOWORK": "off"}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        lines = list(_shown(process.stdout or (), steps))
+        lines = list(_shown(process.stdout or ()))
     if process.returncode:
         print(*lines[-40:], sep="", flush=True)
         raise BuildError(f"`go {arguments[0]}` failed; the lines above say why")
@@ -68,14 +66,14 @@ def ask_go(*arguments: str, cwd: Path) -> str:
     return subprocess.run(command, cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _shown(lines: Iterable[str], steps: int) -> Iterator[str]:
+def _shown(lines: Iterable[str]) -> Iterator[str]:
     """Passes the build's lines on; now and then prints how many packages are done."""
     start = last = time.monotonic()
     for number, line in enumerate(lines, 1):
         yield line
         if time.monotonic() - last >= PROGRESS_S:
             last = time.monotonic()
-            print(f"  {last - start:4.0f} s  {number} of {max(steps, number)} lines, now {line.strip()}", flush=True)
+            print(f"  {last - start:4.0f} s  {number} packages, now {line.strip()}", flush=True)
 
 
 def find(pattern: str, path: Path) -> str:
@@ -125,10 +123,10 @@ def build_compose(folder: Path) -> None:
 
 
 PARTS = (
-    Part("collector", {"otelcol": "--version"}, build_collector, 900),
-    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus, 950),
-    Part("jaeger", {"jaeger": "version"}, build_jaeger, 2300),
-    Part("compose", {"compose-config": "--version"}, build_compose, 150),
+    Part("collector", {"otelcol": "--version"}, build_collector),
+    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus),
+    Part("jaeger", {"jaeger": "version"}, build_jaeger),
+    Part("compose", {"compose-config": "--version"}, build_compose),
 )
 
 
