@@ -66,6 +66,31 @@ def test_prometheus_accepts_its_config_and_rules(programs: dict[str, Path]) -> N
     )
 
 
+SCALED_OUT = {
+    "agent": ("otelcol", ["scale-out/agent.yaml"]),
+    "kafka-out": ("otelcol", ["config.yaml", "scale-out/kafka-out.yaml"]),
+    "kafka-in": ("otelcol", ["config.yaml", "scale-out/kafka-in.yaml", "overlays/tail-sampling.yaml"]),
+    "jaeger-opensearch": ("jaeger", ["jaeger/config.yaml", "scale-out/jaeger-opensearch.yaml"]),
+    "jaeger-clickhouse": ("jaeger", ["jaeger/config.yaml", "scale-out/jaeger-clickhouse.yaml"]),
+}
+
+
+@pytest.mark.parametrize(("program", "files"), SCALED_OUT.values(), ids=SCALED_OUT)
+def test_what_scales_out_is_accepted(programs: dict[str, Path], program: str, files: list[str]) -> None:
+    run(programs[program], "validate", *(f"--config=collector/{name}" for name in files))
+
+
+def test_prometheus_with_a_remote_store_is_accepted(programs: dict[str, Path], tmp_path: Path) -> None:
+    parts = [CONFIGS / "prometheus" / "prometheus.yml", CONFIGS / "scale-out" / "prometheus-remote.yml"]
+    (tmp_path / "prometheus.yml").write_text("".join(part.read_text() for part in parts))
+    run(programs["promtool"], "check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
+
+
+def test_every_file_that_scales_out_is_checked() -> None:
+    there = {path.stem for path in (CONFIGS / "scale-out").iterdir()}
+    assert there == {*SCALED_OUT, "prometheus-remote"}
+
+
 def test_the_alerts_fire_and_keep_silent_as_their_tests_say(programs: dict[str, Path]) -> None:
     run(programs["promtool"], "test", "rules", "collector/prometheus/tests/alerts_test.yml")
 
