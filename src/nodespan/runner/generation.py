@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Generation:
     """Waits in a model's queue, runs on the model's thread, and ends once, whoever ends it.
 
-    ``take``, ``loaded``, ``run``, ``release`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come from any.
+    ``take``, ``loaded``, ``run``, ``release`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come
+    from any.
 
     Args:
         priority: The higher goes first.
