@@ -68,6 +68,7 @@ def test_prometheus_accepts_its_config_and_rules(programs: dict[str, Path]) -> N
 
 SCALED_OUT = {
     "agent": ("otelcol", ["scale-out/agent.yaml"]),
+    "gateway": ("otelcol", ["config.yaml", "scale-out/gateway.yaml"]),
     "kafka-out": ("otelcol", ["config.yaml", "scale-out/kafka-out.yaml"]),
     "kafka-in": ("otelcol", ["config.yaml", "scale-out/kafka-in.yaml", "overlays/tail-sampling.yaml"]),
     "jaeger-opensearch": ("jaeger", ["jaeger/config.yaml", "scale-out/jaeger-opensearch.yaml"]),
