@@ -173,3 +173,7 @@ class Prometheus:
     def rules(self) -> list[dict[str, Any]]:
         """Every recording and alert rule with its health."""
         return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
+
+    def alerts(self) -> list[dict[str, str]]:
+        """Labels of every alert that is pending or firing, with its ``alertstate``."""
+        return [labels for labels, _ in self.query("ALERTS")]

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from stack_local import PROMETHEUS_FEATURES
 
+from nodespan.semconv import NAMES
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "collector"
 OVERLAYS = sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))
@@ -94,6 +96,17 @@ def test_every_file_that_scales_out_is_checked() -> None:
 
 def test_the_alerts_fire_and_keep_silent_as_their_tests_say(programs: dict[str, Path]) -> None:
     run(programs["promtool"], "test", "rules", "collector/prometheus/tests/alerts_test.yml")
+
+
+def test_every_rule_asks_for_metrics_and_labels_of_ours_that_exist() -> None:
+    rules = "".join(path.read_text() for path in (CONFIGS / "prometheus" / "rules").glob("*.yml"))
+    asked = set(re.findall(r"(?<![:\w])(?:nodespan|gen_ai|otel_sdk|error)_\w+(?!\w*:)", rules))
+    metrics = [name for name in NAMES.values() if name.kind == "metric"]
+    parts = {"histogram": ("_bucket", "_sum", "_count")}
+    names = {name.prometheus_name + part for name in metrics for part in parts.get(name.type, ("",))}
+    labels = {attribute.replace(".", "_") for name in metrics for attribute in name.labels}
+    assert asked - names - labels == set()
+    assert len(asked & names) > 8
 
 
 def test_each_alert_has_a_test_in_which_it_fires() -> None:

@@ -157,3 +157,15 @@ def test_counters_begin_at_zero_so_that_their_first_event_is_an_increase(
     selector = f'{name}_count{{service_name="{seeded["service"]}", gen_ai_request_model="second"}}'
     [(_, loads)] = prometheus.query(f"increase({selector}[1h])")
     assert loads > 0
+
+
+def test_the_node_that_fails_raises_the_alert(prometheus: Prometheus, seeded: dict[str, Any]) -> None:
+    [failing] = [one for one in seeded["nodes"] if one["status"] == "error"]
+    found = eventually(
+        lambda: [one for one in prometheus.alerts() if one["alertname"] == "NodeErrorRatio"],
+        lambda found: found,
+        "the alert",
+    )
+    assert [(one["gen_ai_workflow_name"], one["gen_ai_node_name"]) for one in found] == [
+        (failing["workflow"], failing["node"])
+    ]

@@ -1,7 +1,11 @@
-"""Jaeger or the collector is killed in the middle of a load: what was delivered is in Jaeger, span by span."""
+"""Jaeger or the collector is killed in the middle of a load: what was delivered is in Jaeger, span by span.
+
+And when Jaeger stays away until the collector's queue is full, the collector says no, and Prometheus that it does.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +15,7 @@ from opentelemetry import trace
 from stack_local import LocalStack, Ports
 
 from nodespan.telemetry import Telemetry, configure
-from stack_backends import Jaeger, eventually
+from stack_backends import Jaeger, Prometheus, eventually
 
 SPANS_PER_TRACE = 50
 PAUSE_S = 0.1  # 500 spans a second, what some ten busy workflows make
@@ -93,3 +97,33 @@ def test_after_a_kill_every_delivered_span_is_in_jaeger(pair: LocalStack, victim
         return {trace_id: left for trace_id, ids in load.ended.items() if (left := ids - seen[trace_id])}
 
     eventually(missing, lambda left: not left, "delivered spans that Jaeger does not have", patience_s=DELIVERY_S)
+
+
+@pytest.fixture
+def full(programs: dict[str, Path], tmp_path: Path) -> Iterator[LocalStack]:
+    """A collector whose queue for Jaeger holds two requests, Prometheus, and no Jaeger."""
+    tiny = {"exporters": {"otlp_grpc/jaeger": {"sending_queue": {"queue_size": 2, "batch": None}}}}
+    overlay = tmp_path / "tiny.yaml"
+    overlay.write_text(json.dumps(tiny))  # JSON is YAML
+    stack = LocalStack(programs, tmp_path / "stack", Ports.free(), [overlay], interval="1s")
+    try:
+        stack.start("prometheus")
+        stack.start("collector")
+        yield stack
+    finally:
+        stack.stop()
+
+
+def test_a_full_queue_refuses_and_raises_the_alerts_and_the_refused_spans_wait(full: LocalStack) -> None:
+    expected = {"CollectorQueueNearlyFull", "CollectorRefusing", "StackPartDown"}
+    prometheus = Prometheus(full.prometheus)
+    with configure(service_name="refused", endpoint=full.endpoint) as telemetry:
+        with Load():
+            eventually(
+                lambda: {one["alertname"] for one in prometheus.alerts()}, expected.issubset, "alerts of a full queue"
+            )
+        waiting = telemetry.force_flush(0).waiting
+        assert waiting > 0  # refused, and kept in the store
+        full.start("jaeger")
+        report = telemetry.force_flush(DELIVERY_S)
+    assert (report.exported, report.waiting, report.dropped) == (report.ended, 0, {})

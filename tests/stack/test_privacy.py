@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from stack_local import LocalStack, Ports
+from stack_local import CONFIGS, LocalStack, Ports
 
 from nodespan.telemetry import configure
 from stack_backends import Jaeger, Prometheus, eventually, get
@@ -85,7 +85,9 @@ def test_secrets_in_captured_content_are_nowhere(stack: LocalStack, jaeger: Jaeg
 @pytest.fixture
 def without_content(programs: dict[str, Path], tmp_path: Path) -> Iterator[LocalStack]:
     """A Jaeger, and a collector with the overlay that drops content."""
-    stack = LocalStack(programs, tmp_path / "stack", Ports.free(), ["drop-content"], interval="1s")
+    stack = LocalStack(
+        programs, tmp_path / "stack", Ports.free(), [CONFIGS / "overlays" / "drop-content.yaml"], interval="1s"
+    )
     try:
         stack.start("jaeger")
         stack.start("collector")

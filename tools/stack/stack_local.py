@@ -77,7 +77,7 @@ class LocalStack:
         programs: Where each program is, as ``stack_binaries.binaries()`` says.
         folder: For their data and logs (``<name>.log``).
         ports: Where they listen.
-        overlays: Names of files in ``collector/overlays/``.
+        overlays: Configs that the collector adds to its own, such as those of ``collector/overlays/``.
         interval: How often span metrics are flushed and Prometheus scrapes and evaluates.
     """
 
@@ -86,7 +86,7 @@ class LocalStack:
         programs: Mapping[str, Path],
         folder: Path,
         ports: Ports,
-        overlays: Sequence[str] = (),
+        overlays: Sequence[Path] = (),
         interval: str = "15s",
     ) -> None:
         self.folder = folder
@@ -180,7 +180,7 @@ class LocalStack:
 
     def _collector(self) -> Program:
         ports = self.ports
-        files = [CONFIGS / "config.yaml", *(CONFIGS / "overlays" / f"{name}.yaml" for name in self._overlays)]
+        files = [CONFIGS / "config.yaml", *self._overlays]
         environment = {
             "OTELCOL_LISTEN_HOST": HOST,
             "OTELCOL_GRPC_PORT": str(ports.otlp_grpc),
@@ -255,12 +255,13 @@ def _answers(url: str) -> bool:
         return False
 
 
-def main(overlays: Sequence[str]) -> None:
+def main(names: Sequence[str]) -> None:
     """Starts everything, says what to open, and waits for Ctrl-C."""
-    unknown = [name for name in overlays if not (CONFIGS / "overlays" / f"{name}.yaml").is_file()]
-    if unknown:
-        known = ", ".join(sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml")))
-        sys.exit(f'No overlay {", ".join(unknown)}. There are: {known}. Type: make stack-local ARGS="drop-content"')
+    known = {path.stem: path for path in sorted((CONFIGS / "overlays").glob("*.yaml"))}
+    if unknown := [name for name in names if name not in known]:
+        there = ", ".join(known)
+        sys.exit(f'No overlay {", ".join(unknown)}. There are: {there}. Type: make stack-local ARGS="drop-content"')
+    overlays = [known[name] for name in names]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with LocalStack(binaries(), ROOT / ".stack", Ports(), overlays) as stack:
