@@ -53,9 +53,14 @@ SCRAPED: Final = {
 }
 
 
+def _of_collector(metric: str) -> str:
+    """Jaeger is built of the Collector's parts and has the same metrics."""
+    return f'{metric}{{job="otel-collector"}}'
+
+
 def _rate(counter: str) -> str:
     """Of what outlives its own restarts and grows all the time, where rate() is right."""
-    return f"sum(rate({counter}[{WINDOW}]))"
+    return f"sum(rate({_of_collector(counter)}[{WINDOW}]))"
 
 
 def _numbers() -> list[Panel]:
@@ -145,7 +150,7 @@ def _collector() -> list[Panel]:
             "Of what the queue of each exporter may hold on disk. A full queue makes the Collector refuse.",
             SHARE,
             query(
-                ratio(f"{per_exporter} ({QUEUE_SIZE})", f"{per_exporter} ({QUEUE_CAPACITY})"),
+                ratio(*(f"{per_exporter} ({_of_collector(metric)})" for metric in (QUEUE_SIZE, QUEUE_CAPACITY))),
                 "{{exporter}} {{data_type}}",
             ),
             limits=bad_above(0.5, 0.8),
