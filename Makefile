@@ -14,7 +14,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format-check lint types layers unit format docs bench constraints clean
+.PHONY: help demo test test-stack check format-check lint types layers unit format docs bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ demo: $(READY) ## Run a LangGraph workflow on a real local model and show its tr
 
 test: $(READY) ## Run every test but those of the stack, on the real model (ARGS="-k name")
 	$(PYTEST) tests --ignore=tests/stack --dist loadfile $(ARGS)
+
+test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prometheus (needs go; builds them once)
+	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
+	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
 
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
 
@@ -42,6 +46,22 @@ layers: $(READY)
 unit: $(READY)
 	$(PYTEST) tests/unit $(ARGS)
 
+stack-up: ## Start Collector, Jaeger, Prometheus and Grafana in docker, and say what to open
+	docker compose up --detach --wait
+	@echo "Send to      export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318    then: make demo"
+	@echo "Grafana      http://localhost:3000      boards in the folder nodespan"
+	@echo "Jaeger       http://localhost:16686     Monitor tab: choose span kind Internal"
+	@echo "Prometheus   http://localhost:9090/alerts"
+
+stack-down: ## Stop them; their data stay in volumes (ARGS=--volumes removes these too)
+	docker compose down $(ARGS)
+
+stack-local: $(READY) ## Run Collector, Jaeger and Prometheus without docker, until Ctrl-C (ARGS="drop-content": overlays)
+	@$(BIN)/python tools/stack/stack_local.py $(ARGS)
+
+stack-binaries: $(READY) ## Build Collector, Jaeger and Prometheus for stack-local and test-stack (needs go, once 10 min)
+	@$(BIN)/python tools/stack/stack_binaries.py
+
 format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -56,7 +76,7 @@ constraints: $(VENV) ## Ask for the newest versions of all dependencies and pin 
 	$(BIN)/python tools/constraints.py
 
 clean: ## Remove the environment and everything the tools left here
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .stack
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up ----------------------------------------------------------------------------------------------------------

@@ -26,16 +26,19 @@ SECTIONS: tuple[tuple[Kind, str, str], ...] = (
     (
         "metric",
         "Metrics",
-        "Over OTLP. Prometheus has `_` for `.`, and adds the unit and, to counters, `_total`.",
+        "Over OTLP. *Prometheus* is the name as it arrives there; a histogram's has `_bucket`, `_sum` or `_count` "
+        "after it, and labels have `_` for `.`. A label without a value is absent. Buckets are upper bounds.",
     ),
 )
 # A column without any value in a section is left out of it.
 COLUMNS: tuple[tuple[str, Callable[[Name], str]], ...] = (
     ("name", lambda name: f"`{name.name}`"),
+    ("Prometheus", lambda name: f"`{name.prometheus_name}`" if name.kind == "metric" else ""),
     ("type", lambda name: name.type if name.kind in {"attribute", "metric"} else ""),
     ("unit", lambda name: f"`{name.unit}`" if name.unit else ""),
     ("meaning", lambda name: name.meaning),
     ("labels", lambda name: ", ".join(f"`{label}`" for label in name.labels)),
+    ("buckets", lambda name: ", ".join(f"{bound:g}" for bound in name.buckets)),
     ("stability", lambda name: name.stability),
     ("source", lambda name: name.source),
 )

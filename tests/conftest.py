@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 from leaks import Leaks
+from measured import Measured
 
 pytest_plugins = ["pytester"]
 
@@ -63,6 +64,14 @@ def tracer_provider(exporter: InMemorySpanExporter) -> Iterator[TracerProvider]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield provider
     provider.shutdown()
+
+
+@pytest.fixture
+def measured() -> Iterator[Measured]:
+    """A meter provider that is not the global one, and what it has measured."""
+    measured = Measured()
+    yield measured
+    measured.provider.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,24 @@ class Name:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
+    @property
+    def prometheus_name(self) -> str:
+        """A metric's name in Prometheus when it came over OTLP; a histogram has `_bucket`, `_sum`, `_count` after it.
+
+        The rules are Prometheus 3's (`UnderscoreEscapingWithSuffixes`): a unit in braces adds nothing, and the unit 1
+        is said of gauges only.
+        """
+        words = [self.name.replace(".", "_")]
+        if self.unit in _PROMETHEUS_UNITS:
+            words.append(_PROMETHEUS_UNITS[self.unit])
+        elif self.unit == "1" and self.type.endswith("gauge"):
+            words.append("ratio")
+        if self.type in {"counter", "observable counter"}:
+            words.append("total")
+        return "_".join(words)
+
+
+_PROMETHEUS_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 NAMES: Final[dict[str, Name]] = {}
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from nodespan import semconv
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_queue import ChunkQueue
+from nodespan.runner.generation_metrics import record_generation
 from nodespan.runner.generation_span import GenerationOwner, Phase
 from nodespan.runner.pipeline import Cancellation, GenerationResult
 from nodespan.spans.exceptions import error_type
+from nodespan.spans.model_call import exemplar_context
 from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.runner.pipeline import Pipeline
+    from nodespan.spans.instruments import Instruments
     from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
 
 
@@ -47,6 +50,7 @@ class Generation:
         profile: ModelProfile,
         pipeline_type: str,
         tracer: Tracer,
+        instruments: Instruments,
         *,
         priority: int,
         deadline_s: float | None,
@@ -61,6 +65,7 @@ class Generation:
         self.metadata: PipelineExecutionMetadata | None = None
         self.error: BaseException | None = None
         self._pipeline_type = pipeline_type
+        self._instruments = instruments
         self._cancellation = Cancellation()
         self._stopped_by: BaseException | None = None
         self._state = threading.RLock()  # a collected factory may stop it in the midst of stop()
@@ -85,10 +90,15 @@ class Generation:
         self._cache_status = cache_status
         self._taken_at = time.perf_counter()
 
-    def loaded(self) -> None:
-        """Says that loading, or trying to, is behind it too."""
+    def loaded(self, error: BaseException | None = None) -> None:
+        """Says that loading is behind it too, or with the error that it has failed."""
         assert self._taken_at is not None
-        self._load_s = time.perf_counter() - self._taken_at
+        self._load_s = load_s = time.perf_counter() - self._taken_at
+        labels = {
+            semconv.REQUEST_MODEL: self.profile.model_name,
+            semconv.ERROR_TYPE: None if error is None else error_type(error),
+        }
+        self._instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
 
     def fail(self, error: BaseException) -> None:
         """Ends it: there is no model to run it."""
@@ -168,7 +178,7 @@ class Generation:
         try:
             ended_at = time.perf_counter()
             self.metadata = self._measured(reason, ended_at)
-            self._close_span(self.metadata, error, ended_at)
+            self._close(self.metadata, error, ended_at)
         finally:
             self.pieces.end()
 
@@ -195,13 +205,25 @@ class Generation:
             error_type=None if self.error is None else error_type(self.error),
         )
 
-    def _close_span(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
+    def _close(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
+        time_to_first_chunk_s = self._since_entry(self._first_piece_at)
         self.owner.describe(
             metadata,
             self._phases(metadata),
             priority=self.priority,
             chunks=self._pieces_put,
-            time_to_first_chunk_s=self._since_entry(self._first_piece_at),
+            time_to_first_chunk_s=time_to_first_chunk_s,
+        )
+        record_generation(
+            self._instruments,
+            self.owner.span,
+            self.request,
+            self.profile,
+            metadata,
+            self.result,
+            priority=self.priority,
+            duration_s=ended_at - self._entered_at,
+            time_to_first_chunk_s=time_to_first_chunk_s,
         )
         if error is not None:
             self.owner.fail(error)

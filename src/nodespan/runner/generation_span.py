@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 
 from nodespan import semconv
 from nodespan.spans.guard import Guard
-from nodespan.spans.owner import SpanOwner
+from nodespan.spans.model_span import ModelCallOwner
 from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
@@ -55,23 +55,15 @@ class Phase(NamedTuple):
     attributes: dict[str, Any]
 
 
-class GenerationOwner(SpanOwner):
-    """Owns the span of a generation.
-
-    Where it is the innermost owner (``current_owner``), the model call that runs has its span already: instrumentation
-    of a model library that finds it there makes no second one.
-    """
+class GenerationOwner(ModelCallOwner):
+    """Owns the span of a generation."""
 
     __slots__ = ()
 
     def __init__(self, tracer: Tracer, request: GenerationRequest, profile: ModelProfile, start_time_ns: int) -> None:
-        model = profile.model_name
-        attributes: dict[str, Any] = {
-            semconv.OPERATION_NAME: request.operation,
-            semconv.PROVIDER_NAME: profile.provider.lower(),
-            semconv.REQUEST_MODEL: model,
-        }
-        super().__init__(tracer, f"{request.operation} {model}", attributes, start_time_ns=start_time_ns)
+        super().__init__(
+            tracer, request.operation, profile.provider.lower(), profile.model_name, start_time_ns=start_time_ns
+        )
         if self.span.is_recording():
             with _DESCRIBING:
                 self.set(_request_attributes(request, profile))

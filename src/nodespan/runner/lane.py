@@ -117,7 +117,7 @@ class Lane:
                 try:
                     self._pipeline = self._create(self.profile)
                 except BaseException as error:  # noqa: BLE001 raised again where the stream is read
-                    generation.loaded()
+                    generation.loaded(error)
                     generation.fail(error)
                     return
                 generation.loaded()

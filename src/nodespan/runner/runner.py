@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nodespan.errors import ConfigurationError
 from nodespan.runner.generation import Generation
 from nodespan.runner.stream import PipelineStream
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.owner import get_tracer
 from nodespan.types import ModelProfileType, PipelinePriority
 
@@ -72,6 +73,7 @@ class Runner:
             profile,
             self._factory.pipeline_type,
             self._tracer,
+            get_instruments(self._meter_provider),
             priority=int(priority),
             deadline_s=deadline_s,
         )

@@ -7,10 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry import metrics
-
 from nodespan import semconv
-from nodespan._version import __version__
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,7 +59,10 @@ def report(operation: str, problem: Exception | str) -> None:
         first = kind not in _seen
         _seen.add(kind)
     try:
-        _counter().add(1, {semconv.TELEMETRY_ERROR_KIND: operation})
+        from nodespan.spans.instruments import get_instruments  # which has a guard itself
+
+        # Put off, so that a meter which fails is not asked again in the midst of saying so.
+        get_instruments().record(semconv.TELEMETRY_ERRORS, 1, {semconv.TELEMETRY_ERROR_KIND: operation}, later=True)
         if first:
             _logger.warning(
                 "nodespan could not %s; the application is not affected. Said once, counted in %s.",
@@ -72,10 +72,3 @@ def report(operation: str, problem: Exception | str) -> None:
             )
     except Exception:  # noqa: BLE001, S110 the last line: a broken meter or log handler must not reach the application
         pass
-
-
-def _counter() -> metrics.Counter:
-    meter = metrics.get_meter(semconv.SCOPE, __version__)
-    return meter.create_counter(
-        semconv.TELEMETRY_ERRORS, unit="{error}", description=semconv.NAMES[semconv.TELEMETRY_ERRORS].meaning
-    )

@@ -1,71 +1,157 @@
-"""Every metric instrument, made from the table of names when it is first used (DESIGN 4.5)."""
+"""Every metric instrument, made from the table of names (DESIGN 4.5)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics
+from opentelemetry.metrics import Observation
 
 from nodespan import semconv
 from nodespan._version import __version__
 from nodespan.spans.guard import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
 
-    Labels = Mapping[str, str | int | bool | None]
+Labels: TypeAlias = Mapping[str, str | int | None]
+"""Labels of one value. Those that are ``None`` are left out."""
+
+Readings: TypeAlias = Iterable[tuple[float, Labels]]
+"""What a source says of one metric when it is asked: values, and the labels of each."""
+
+_Source = TypeVar("_Source")
 
 _RECORDING: Final = Guard("record a metric")
+_READING: Final = Guard("read an observed metric")
+_MAX_PUT_OFF: Final = 4096
+"""Values that wait for the next record or collection; only a provider that nobody reads lets as many come together."""
+
 _known: Final[WeakKeyDictionary[MeterProvider, Instruments]] = WeakKeyDictionary()
 
 
 def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
-    """The instruments on the given provider, else on the global one. The same object each time."""
+    """The instruments on the given provider, else on the global one. The same object each time.
+
+    To be asked anew for each piece of work, so that a provider which is set later counts from then on.
+    """
     provider = meter_provider if meter_provider is not None else metrics.get_meter_provider()
     found = _known.get(provider)
     if found is None:
-        found = _known[provider] = Instruments(provider)
+        made = Instruments(provider)
+        found = _known.setdefault(provider, made)
+        if found is made:  # of two threads that come here one alone registers
+            made.register_observables()
     return found
 
 
 class Instruments:
     """The metrics of one meter provider, by their names in ``semconv``. Safe from any thread; never raises.
 
-    Labels that are ``None`` are left out. The context, the current one if not given, is where an exemplar finds its
-    trace.
+    Attributes:
+        are_live: Whether a real provider stands behind them. If not, nothing is done and nothing is kept.
     """
 
     def __init__(self, meter_provider: MeterProvider) -> None:
         self._meter = meter_provider.get_meter(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
-        self._made: dict[str, Any] = {}
+        # Whatever the API itself defines is a stand-in: a meter that does nothing, or the proxy of one still to come.
+        self.are_live: Final = not type(self._meter).__module__.startswith(metrics.__name__)
+        self._writers: dict[str, Callable[..., None]] = {}
+        self._put_off: deque[tuple[str, float, Labels, Context | None]] = deque(maxlen=_MAX_PUT_OFF)
+        self._sources: WeakKeyDictionary[Any, Mapping[str, Callable[[Any], Readings]]] = WeakKeyDictionary()
 
-    def record(self, name: str, value: float, labels: Labels, context: Context | None = None) -> None:
-        """Adds a value to a histogram."""
+    def record(
+        self, name: str, value: float, labels: Labels, context: Context | None = None, *, later: bool = False
+    ) -> None:
+        """Adds a value to a histogram, a counter or an up-down counter.
+
+        Args:
+            name: The metric's name in ``semconv``.
+            value: In the metric's unit.
+            labels: Those that ``semconv`` names for the metric. The mapping must not change afterwards.
+            context: Where an exemplar finds its trace; the current context if not given.
+            later: Put it off to the next record or collection. For whatever may run in a destructor, such as the end
+                of abandoned work: the garbage collector may have come in the midst of the SDK, which holds locks that
+                it cannot take twice.
+        """
+        if not self.are_live:
+            return
+        if later:
+            self._put_off.append((name, value, labels, context))
+            return
+        if self._put_off:
+            self._catch_up()
+        self._write(name, value, labels, context)
+
+    def observe(self, source: _Source, readings: Mapping[str, Callable[[_Source], Readings]]) -> None:
+        """Has a source asked at each collection, for as long as it lives. Doing it again changes nothing.
+
+        Equal labels of several sources are added up. What is asked runs on the collecting thread, while the provider
+        holds a lock: it must be quick, and no lock may be held at this call that it takes itself.
+
+        Args:
+            source: Held weakly.
+            readings: By metric name, functions of the source.
+        """
+        if self.are_live and source not in self._sources:
+            self._sources[source] = readings
+
+    def register_observables(self) -> None:
+        """Makes the instruments that are asked at each collection. Called once, when these are made."""
+        if not self.are_live:
+            return
+        for entry in semconv.NAMES.values():
+            if entry.kind == "metric" and entry.type.startswith("observable "):
+                kind = entry.type.replace("updown", "up_down_").replace(" ", "_")
+                create = getattr(self._meter, f"create_{kind}")
+                create(entry.name, [self._reader(entry.name)], entry.unit, entry.meaning)
+
+    def _write(self, name: str, value: float, labels: Labels, context: Context | None) -> None:
+        if None in labels.values():
+            labels = {label: given for label, given in labels.items() if given is not None}
         with _RECORDING:
-            (self._made.get(name) or self._make(name)).record(value, _given(labels), context)
+            (self._writers.get(name) or self._make(name))(value, labels, context)
 
-    def add(self, name: str, value: float, labels: Labels, context: Context | None = None) -> None:
-        """Adds to a counter or an up-down counter."""
-        with _RECORDING:
-            (self._made.get(name) or self._make(name)).add(value, _given(labels), context)
+    def _catch_up(self) -> None:
+        """Writes what was put off until now; what fails anew is put off again by the guard, and not waited for."""
+        for _ in range(len(self._put_off)):
+            try:
+                put_off = self._put_off.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            self._write(*put_off)
 
-    def _make(self, name: str) -> Any:
-        """Two threads may both come here: the SDK gives both an instrument of the same stream."""
+    def _make(self, name: str) -> Callable[..., None]:
+        """Two threads may both come here: the SDK gives both the same instrument."""
         entry = semconv.NAMES[name]
-        arguments: dict[str, Any] = {"name": name, "unit": entry.unit, "description": entry.meaning}
+        writer: Callable[..., None]
         if entry.type == "histogram":
-            made = self._meter.create_histogram(**arguments, explicit_bucket_boundaries_advisory=entry.buckets)
+            writer = self._meter.create_histogram(
+                name, entry.unit, entry.meaning, explicit_bucket_boundaries_advisory=entry.buckets
+            ).record
         elif entry.type == "counter":
-            made = self._meter.create_counter(**arguments)
+            writer = self._meter.create_counter(name, entry.unit, entry.meaning).add
         else:
-            made = self._meter.create_up_down_counter(**arguments)
-        self._made[name] = made
-        return made
+            writer = self._meter.create_up_down_counter(name, entry.unit, entry.meaning).add
+        self._writers[name] = writer
+        return writer
 
+    def _reader(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(_: CallbackOptions) -> Iterable[Observation]:
+            self._catch_up()
+            totals: dict[tuple[tuple[str, str | int | None], ...], float] = {}
+            for reference in self._sources.keyrefs():  # a copy, made at once
+                source = reference()
+                reading = self._sources.get(source, {}).get(name) if source is not None else None
+                if reading is not None:
+                    with _READING:
+                        for value, labels in reading(source):
+                            key = tuple(labels.items())
+                            totals[key] = totals.get(key, 0) + value
+            return [Observation(total, dict(key)) for key, total in totals.items()]
 
-def _given(labels: Labels) -> dict[str, str | int | bool]:
-    return {name: value for name, value in labels.items() if value is not None}
+        return read

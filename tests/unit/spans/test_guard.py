@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry import metrics
 
 from nodespan import semconv
 from nodespan.spans import guard
@@ -14,21 +13,11 @@ from nodespan.spans.guard import Guard
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def counted(monkeypatch, measured):
     """Reads the counter of our own errors by operation."""
-    reader = InMemoryMetricReader()
-    meter = MeterProvider(metric_readers=[reader]).get_meter("test")
-    monkeypatch.setattr(guard.metrics, "get_meter", lambda *_args, **_kwargs: meter)
+    metrics.set_meter_provider(measured.provider)
     monkeypatch.setattr(guard, "_seen", set())
-
-    def read() -> dict[str, int]:
-        data = reader.get_metrics_data()
-        if data is None:
-            return {}
-        points = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
-        return {point.attributes[semconv.TELEMETRY_ERROR_KIND]: point.value for point in points}
-
-    return read
+    return lambda: measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
 
 
 def test_an_error_of_ours_is_swallowed_said_once_and_counted_each_time(monkeypatch, caplog, counted):

@@ -1,0 +1,93 @@
+"""The stack, started once for all tests, and the traffic that they look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stack_local import LocalStack, Ports
+
+from stack_backends import Jaeger, Prometheus
+
+HERE = Path(__file__).parent
+TIMEOUT_S = 600  # the first test waits for the stack and its traffic, on a machine that may be busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """Collector, Jaeger and Prometheus with the configs of ``collector/``, on free ports."""
+    need_go()
+    with LocalStack(tmp_path_factory.mktemp("stack"), Ports.free(), interval="1s") as stack:
+        yield stack
+
+
+def need_go() -> None:
+    """Skips where the binaries cannot be had, and says so; in CI that is a failure."""
+    if shutil.which("go") is not None:
+        return
+    message = "The stack's binaries are built from Go modules and go is not installed: NOTHING of the stack is tested."
+    if os.environ.get("CI"):
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def jaeger(stack: LocalStack) -> Jaeger:
+    return Jaeger(stack.jaeger)
+
+
+@pytest.fixture(scope="session")
+def prometheus(stack: LocalStack) -> Prometheus:
+    return Prometheus(stack.prometheus)
+
+
+def run_program(stack: LocalStack, folder: Path, *arguments: str, **environment: str) -> str:
+    """Runs a Python program whose telemetry goes to the stack; returns what it printed."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
+    given = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": stack.endpoint,
+        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+        "NODESPAN_STORE": str(folder / "store.db"),
+    }
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        env={**ours, **given, **environment},
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S / 2,
+    )
+    assert ran.returncode == 0, f"{arguments} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
+    return ran.stdout
+
+
+@pytest.fixture(scope="session")
+def seeded(stack: LocalStack, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``seeded_run.py`` did; its telemetry is on its way, or there."""
+    folder = tmp_path_factory.mktemp("seeded")
+    printed = run_program(stack, folder, str(HERE / "seeded_run.py"), str(smollm2))
+    return json.loads(printed.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def demo(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The trace id of a `nodespan demo`."""
+    printed = run_program(stack, tmp_path_factory.mktemp("demo"), "-c", "from nodespan.cli import main; main()", "demo")
+    found = re.search(r"/trace/([0-9a-f]{32})", printed)
+    assert found is not None, printed
+    return found[1]

@@ -1,0 +1,229 @@
+"""Builds the Collector, Jaeger and Prometheus from their published Go modules. Type: make stack-binaries.
+
+Where there is no docker these are what the tests of the stack and `make stack-local` run. A cold build takes about ten
+minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its manifest in
+this folder and of the compiler. ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it
+and appears under its name when its binaries have said their version, so an interrupted build leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFESTS = Path(__file__).resolve().parent
+GO_NEEDED = (1, 26)
+# No version control stamp and no C compiler; the toolchain is the one that is there, never one that go fetches.
+GO_ENVIRONMENT = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=mod"}
+PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a log
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the three programs.
+
+    Attributes:
+        binaries: What it consists of, and the arguments with which each says its version.
+        build: Compiles it in a scratch folder that holds a copy of its manifest.
+        steps: Packages that a cold build compiles, so that progress has an end. Nothing depends on it.
+    """
+
+    name: str
+    binaries: Mapping[str, str]
+    build: Callable[[Path], None]
+    steps: int
+
+
+class BuildError(Exception):
+    """A part could not be built; the message is for the reader."""
+
+
+def go(folder: Path, *arguments: str, steps: int = 0) -> None:
+    """Runs go in ``folder``; says how far it is, and on failure why."""
+    command = ["go", *arguments]
+    environment = {**os.environ, **GO_ENVIRONMENT, "GOBIN": str(folder), "GOWORK": "off"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        lines = list(_shown(process.stdout or (), steps))
+    if process.returncode:
+        print(*lines[-40:], sep="", flush=True)
+        raise BuildError(f"`go {arguments[0]}` failed; the lines above say why")
+
+
+def ask_go(*arguments: str, cwd: Path) -> str:
+    """What go answers."""
+    environment = {**os.environ, **GO_ENVIRONMENT}
+    command = ["go", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _shown(lines: Iterable[str], steps: int) -> Iterator[str]:
+    """Passes the build's lines on; now and then prints how many packages are done."""
+    start = last = time.monotonic()
+    for number, line in enumerate(lines, 1):
+        yield line
+        if time.monotonic() - last >= PROGRESS_S:
+            last = time.monotonic()
+            print(f"  {last - start:4.0f} s  {number} of {max(steps, number)} lines, now {line.strip()}", flush=True)
+
+
+def find(pattern: str, path: Path) -> str:
+    """What the pattern's group matches in a file."""
+    found = re.search(pattern, path.read_text(), re.MULTILINE)
+    if found is None:
+        raise BuildError(f"{path.name} has no line like {pattern}")
+    return found[1]
+
+
+def build_collector(folder: Path) -> None:
+    """Has ocb write the sources beside our go.mod, and compiles them; ocb's own `go mod tidy` wants too much."""
+    version = find(r"^  version: (\S+)$", folder / "builder.yaml")
+    go(folder, "install", "-mod=readonly", f"go.opentelemetry.io/collector/cmd/builder@v{version}")
+    written = subprocess.run(
+        [str(folder / "builder"), "--config=builder.yaml", "--skip-get-modules", "--skip-compilation"],
+        cwd=folder, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    if written.returncode:
+        raise BuildError(f"ocb does not accept {MANIFESTS / 'collector' / 'builder.yaml'}:\n{written.stderr}")
+    go(folder, "build", "-v", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", "otelcol", ".")
+
+
+def build_jaeger(folder: Path) -> None:
+    """Compiles Jaeger, whose old dependencies are verified by the go.sum it was published with."""
+    module = "github.com/jaegertracing/jaeger"
+    go(folder, "mod", "download", module)
+    published = Path(ask_go("list", "-m", "-f", "{{.Dir}}", module, cwd=folder).strip())
+    (folder / "go.sum").write_bytes((published / "go.sum").read_bytes())
+    version = find(rf"^require {module} v\S+ // = Jaeger (\S+)", folder / "go.mod")
+    flags = f"-s -w -X {module}/internal/version.latestVersion=v{version}"
+    go(folder, "build", "-v", "-ldflags", flags, "-o", "jaeger", f"{module}/cmd/jaeger")
+
+
+def build_prometheus(folder: Path) -> None:
+    """Compiles Prometheus and promtool without service discovery, which is most of what it depends on."""
+    module = "github.com/prometheus/prometheus"
+    version = find(rf"^require {module} v\S+ // = v(\S+)$", folder / "go.mod")
+    flags = f"-s -w -X github.com/prometheus/common/version.Version={version}"  # it learns it from the linker only
+    for name in ("prometheus", "promtool"):
+        go(folder, "build", "-v", "-tags", "remove_all_sd,netgo", "-ldflags", flags, "-o", name, f"{module}/cmd/{name}")
+
+
+PARTS = (
+    Part("collector", {"otelcol": "--version"}, build_collector, 900),
+    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus, 900),
+    Part("jaeger", {"jaeger": "version"}, build_jaeger, 1500),
+)
+
+
+def cache_directory(environment: Mapping[str, str]) -> Path:
+    """``NODESPAN_STACK_CACHE``, else a folder of the user's cache directory."""
+    if chosen := environment.get("NODESPAN_STACK_CACHE"):
+        return Path(chosen)
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodespan" / "stack"
+
+
+def cache_key(part: Part, manifests: Path, go_version: str) -> str:
+    """Changes with the part's manifest and with the compiler."""
+    digest = hashlib.sha256(go_version.encode())
+    for path in sorted((manifests / part.name).iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{part.name}-{digest.hexdigest()[:16]}"
+
+
+def installed_go() -> str:
+    """What `go env` says of version and platform.
+
+    Raises:
+        BuildError: There is no go, or one that is too old.
+    """
+    wanted = ".".join(map(str, GO_NEEDED))
+    if shutil.which("go") is None:
+        raise BuildError(f"go is not installed. Install go {wanted} or newer (https://go.dev/doc/install)")
+    facts = ask_go("env", "-json", "GOVERSION", "GOOS", "GOARCH", cwd=MANIFESTS)
+    version = json.loads(facts)["GOVERSION"]
+    found = re.match(r"go(\d+)\.(\d+)", version)
+    if found is None or tuple(map(int, found.groups())) < GO_NEEDED:
+        raise BuildError(f"{version} is too old: go {wanted} or newer is needed (https://go.dev/doc/install)")
+    return facts
+
+
+def says_version(binary: Path, argument: str) -> str | None:
+    """The first line that a binary says of its version, or ``None`` if it does not run."""
+    try:
+        ran = subprocess.run([str(binary), argument], check=False, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = (ran.stdout or ran.stderr).splitlines()
+    return lines[0] if ran.returncode == 0 and lines else None
+
+
+def works(part: Part, folder: Path) -> bool:
+    """Whether every binary of the part is there and runs."""
+    return all(says_version(folder / name, argument) for name, argument in part.binaries.items())
+
+
+def make(part: Part, cache: Path, folder: Path) -> None:
+    """Builds a part in a scratch folder beside its place and moves it there, whole or not at all."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f".{part.name}-") as scratch:
+        shutil.copytree(MANIFESTS / part.name, scratch, dirs_exist_ok=True)
+        start = time.monotonic()
+        print(f"{part.name}: building; done once", flush=True)
+        part.build(Path(scratch))
+        result = Path(scratch) / "result"
+        result.mkdir()
+        for name, argument in part.binaries.items():
+            (Path(scratch) / name).replace(result / name)
+            if (said := says_version(result / name, argument)) is None:
+                raise BuildError(f"{name} was built but `{name} {argument}` does not work")
+            print(f"{part.name}: {said} ({time.monotonic() - start:.0f} s)", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of one that does not work
+        try:
+            result.rename(folder)
+        except OSError:  # another process was faster
+            if not works(part, folder):
+                raise
+
+
+def binaries() -> dict[str, Path]:
+    """Where each program is; what is missing is built first.
+
+    Raises:
+        BuildError: Something could not be built.
+    """
+    compiler = installed_go()
+    cache = cache_directory(os.environ)
+    found: dict[str, Path] = {}
+    for part in PARTS:
+        folder = cache / cache_key(part, MANIFESTS, compiler)
+        if not works(part, folder):
+            make(part, cache, folder)
+        found |= {name: folder / name for name in part.binaries}
+    return found
+
+
+def main() -> None:
+    """Builds what is missing and says where everything is."""
+    try:
+        for name, path in binaries().items():
+            print(f"{name:10} {path}", flush=True)
+    except BuildError as error:
+        sys.exit(f"stack-binaries: {error}.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the next call builds what is missing")
