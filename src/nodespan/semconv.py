@@ -112,12 +112,20 @@ USAGE_OUTPUT_TOKENS: Final = _standard("gen_ai.usage.output_tokens", "Generated 
 USAGE_CACHE_READ: Final = _standard(
     "gen_ai.usage.cache_read.input_tokens", "Prompt tokens found in a cache.", "int", "{token}"
 )
+USAGE_CACHE_CREATION: Final = _standard(
+    "gen_ai.usage.cache_creation.input_tokens", "Prompt tokens written to a provider's cache.", "int", "{token}"
+)
+USAGE_REASONING: Final = _standard(
+    "gen_ai.usage.reasoning.output_tokens", "Output tokens spent on reasoning.", "int", "{token}"
+)
 RESPONSE_ID: Final = _standard("gen_ai.response.id", "The provider's id of the answer.")
 TOOL_NAME: Final = _standard("gen_ai.tool.name", "Name of the tool.")
 TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id under which the model asked for the call.")
 TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in this program.")
 DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "What was searched.")
 EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
+SERVER_ADDRESS: Final = _standard("server.address", "Host of the model's server.", source=_CORE)
+SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "Name of the compiled graph.")
 CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
@@ -202,6 +210,12 @@ LLAMA_CPP_PREFILL: Final = _ours("llama_cpp.prefill", "Evaluating the prompt.", 
 LLAMA_CPP_DECODE: Final = _ours("llama_cpp.decode", "Generating after the first token.", _BELOW, kind="operation")
 EVALUATED_TOKENS: Final = _ours(
     "nodespan.evaluated_tokens", "Tokens that the prefill or the decode evaluated.", _BELOW, "int", "{token}"
+)
+RESPONSE_CACHED: Final = _ours(
+    "nodespan.response_cached",
+    "LangChain took the answer from its cache: no model ran, so the span has no usage.",
+    "the conventions know caches of prompts, not of answers",
+    "boolean",
 )
 CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
 

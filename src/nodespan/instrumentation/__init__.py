@@ -57,3 +57,7 @@ def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool) -> Iter
         from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 
         yield LangGraphInstrumentor()
+    if langchain:
+        from nodespan.instrumentation.langchain import LangChainInstrumentor
+
+        yield LangChainInstrumentor()

@@ -22,6 +22,10 @@ class Enclosure(Protocol):
         """Makes the work's span current, over the context that the consumer has at this step."""
         ...
 
+    def saw(self, item: object) -> None:
+        """Looks at an item on its way to the consumer."""
+        ...
+
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the work, as it ended."""
         ...
@@ -44,6 +48,7 @@ def in_steps(open_work: Open, steps: Steps) -> Steps:
                     item = next(steps)
                 except StopIteration:
                     break
+            work.saw(item)
             yield item
     except BaseException as error:
         try:
@@ -69,6 +74,7 @@ async def in_async_steps(open_work: Open, steps: AsyncSteps) -> AsyncSteps:
                     item = await anext(steps)
                 except StopAsyncIteration:
                     break
+            work.saw(item)
             yield item
     except BaseException as error:
         try:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Generation:
     """Waits in a model's queue, runs on the model's thread, and ends once, whoever ends it.
 
-    ``take``, ``loaded``, ``run`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come from any.
+    ``take``, ``loaded``, ``run``, ``release`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come
+    from any.
 
     Args:
         priority: The higher goes first.
@@ -105,7 +106,7 @@ class Generation:
         self._end(error, completed=False)
 
     def run(self, pipeline: Pipeline) -> None:
-        """Generates to the end. Never raises: what goes wrong is the consumer's to see."""
+        """Generates to the end. Never raises: what goes wrong is the consumer's to see, after ``release``."""
         with self._state:
             if self._has_ended:
                 return
@@ -116,6 +117,11 @@ class Generation:
             self._end(error, completed=False)
         else:
             self._end(None, completed=completed)
+
+    def release(self) -> None:
+        """Lets the consumer see the end of what has run; the model's thread is ready for the next."""
+        if self._is_running:
+            self.pieces.end()
 
     def orphan(self, error: BaseException) -> None:
         """Ends it in a forked child, where its thread does not exist and its span belongs to the parent process."""
@@ -180,7 +186,8 @@ class Generation:
             self.metadata = self._measured(reason, ended_at)
             self._close(self.metadata, error, ended_at)
         finally:
-            self.pieces.end()
+            if not self._is_running:
+                self.pieces.end()
 
     def _measured(self, reason: FinishReason, ended_at: float) -> PipelineExecutionMetadata:
         result = self.result

@@ -80,10 +80,12 @@ class Lane:
             else:
                 generation.take("hit" if step == "run" else "loaded")
                 generation.context.run(self._serve, generation)  # so that logs and spans there are the caller's
-            del generation  # an idle thread must not keep what it was asked last
             with self._pool.changed:
                 self.running = None
                 self._pool.settle(self, holds_model=self._pipeline is not None)
+            if generation is not None:
+                generation.release()  # now, so that whoever has read a stream to its end finds the model idle
+            del generation  # an idle thread must not keep what it was asked last
 
     def _take_step(self) -> Literal["run", "load", "unload", "leave"]:
         """Waits until there is something that this lane may do."""
@@ -96,6 +98,7 @@ class Lane:
                 self.running = heapq.heappop(self._heap)[1]
             elif step == "leave":
                 self.thread = None
+            self._pool.changed.notify_all()  # another lane's head may now be the first of all that wait to load
             unread, self._unread = self._unread, []
         for generation in unread:
             generation.stop()

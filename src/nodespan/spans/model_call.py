@@ -20,7 +20,7 @@ def record_model_call(
     span: Span,
     *,
     operation: str,
-    provider: str,
+    provider: str | None,
     model: str | None,
     duration_s: float,
     time_to_first_chunk_s: float | None = None,

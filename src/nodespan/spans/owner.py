@@ -15,6 +15,7 @@ from nodespan import semconv
 from nodespan._version import __version__
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
     from nodespan.spans.directory import RunDirectory
+    from nodespan.spans.instruments import Instruments
 
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
@@ -61,9 +63,25 @@ class SpanOwner:
         attributes: What the sampler may look at.
         parent: Context whose span is the parent; the current one if not given.
         start_time_ns: Unix time in ns, if the work began earlier than now.
+        instruments: Where the work counts, and what is below it; those of the owner around, else those of the global
+            meter provider, if not given.
+
+    Attributes:
+        error_type: Class of the error it ended with, as ``error.type`` names it.
     """
 
-    __slots__ = ("__weakref__", "_finished", "_raised_below", "directory", "parent", "span", "started_ns", "tracer")
+    __slots__ = (
+        "__weakref__",
+        "_finished",
+        "_raised_below",
+        "directory",
+        "error_type",
+        "instruments",
+        "parent",
+        "span",
+        "started_ns",
+        "tracer",
+    )
 
     def __init__(
         self,
@@ -76,12 +94,17 @@ class SpanOwner:
         links: Sequence[Link] = (),
         start_time_ns: int | None = None,
         directory: RunDirectory | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
+        self.error_type: str | None = None
         self.parent = current_owner(parent)
+        self.instruments: Instruments = instruments or (
+            self.parent.instruments if self.parent is not None else get_instruments()
+        )
         self.directory: RunDirectory | None = directory or (self.parent.directory if self.parent is not None else None)
         self.span: Span = trace.INVALID_SPAN
         with _STARTING:
@@ -127,11 +150,13 @@ class SpanOwner:
 
     def fail(self, error: BaseException) -> None:
         """Ends the span with an error. The exception is recorded here only if no span below has recorded it."""
+        if self.is_open:
+            self.error_type = error_type(error)
         if self.is_open and self.span.is_recording():
             with _WRITING:
                 if not any(known is error for known in self._raised_below):
                     self.span.add_event(semconv.EXCEPTION_EVENT, exception_attributes(error))
-                self.span.set_attribute(semconv.ERROR_TYPE, error_type(error))
+                self.span.set_attribute(semconv.ERROR_TYPE, self.error_type)
                 self.span.set_status(StatusCode.ERROR, exception_message(error))
         if self.parent is not None:
             self.parent.note_raised(error)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from nodespan.spans.instruments import Instruments
+
 _logger = logging.getLogger("nodespan.node")
 
 
@@ -45,6 +47,7 @@ class NodeExecution:
     def __init__(
         self,
         tracer: Tracer,
+        instruments: Instruments,
         facts: Mapping[str, Any],
         state: object,
         config: Mapping[str, Any],
@@ -60,7 +63,7 @@ class NodeExecution:
         else:
             name = langgraph_name or node_name or "PipelineNode"
             attributes = {semconv.OPERATION_NAME: semconv.INVOKE_NODE, semconv.NODE: name}
-            self.owner = NodeOwner(tracer, name, node_name or name, attributes)
+            self.owner = NodeOwner(tracer, name, node_name or name, attributes, instruments)
             self._attached = self.owner.attached()
         directory = self.owner.directory
         self.streams = streams and (directory is None or directory.streams is not False)

@@ -11,6 +11,7 @@ from nodespan import semconv
 from nodespan.errors import ConfigurationError
 from nodespan.instrumentation.langgraph import WorkflowOwner, install_seams, section
 from nodespan.spans.directory import RunDirectory, traceparent_of
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.owner import get_tracer
 from nodespan.workflow._enrich import Event, EventEnricher, is_token_event
 from nodespan.workflow._resume import remember, resume_links
@@ -80,6 +81,7 @@ class ComposerService:
             config.get("run_name") or workflow.get_name(),
             config,
             initial_state,
+            get_instruments(self._meter_provider),
             parent=context,
             links=await resume_links(workflow, initial_state, config),
             directory=RunDirectory(streams=stream, nodes={}, runs={}),

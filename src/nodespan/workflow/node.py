@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from nodespan.errors import ConfigurationError
 from nodespan.instrumentation.langgraph import NodeOwner, section
 from nodespan.runner import PipelineFactory, Runner
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.owner import current_owner, get_tracer
 from nodespan.types import ModelProfileType, NodeMetadata, PipelineExecutionMetadata, PipelinePriority, Sampling
 from nodespan.workflow._chunks import ChunkEvents
@@ -95,6 +96,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         self._deadline_s = deadline_s
         self._runner = Runner(pipeline_factory, tracer_provider=tracer_provider, meter_provider=meter_provider)
         self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
         self._said_missing = False
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
@@ -160,6 +162,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     def _execution(self, state: object, config: RunnableConfig | None) -> NodeExecution:
         execution = NodeExecution(
             get_tracer(self._tracer_provider),
+            get_instruments(self._meter_provider),
             self._facts(),
             state,
             config or {},

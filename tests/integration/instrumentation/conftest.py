@@ -10,6 +10,7 @@ from opentelemetry import context as context_api
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from nodespan.instrumentation.langchain import LangChainInstrumentor
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 
 
@@ -62,6 +63,14 @@ def traced(tracer_provider):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     yield
     LangGraphInstrumentor().uninstrument()
+
+
+@pytest.fixture
+def traced_langchain(tracer_provider):
+    """``instrument()`` of LangChain alone."""
+    LangChainInstrumentor().instrument(tracer_provider=tracer_provider)
+    yield
+    LangChainInstrumentor().uninstrument()
 
 
 def _stream(graph, value, config=None):

@@ -197,6 +197,14 @@ def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
         assert [read(stream) for stream in streams] == ["SMALL", "LARGE"]
 
 
+def test_whoever_has_read_a_stream_to_its_end_finds_the_model_idle(
+    stage: Stage, ask: Ask, factory: PipelineFactory
+) -> None:
+    for _ in range(300):
+        read(ask("a"))
+        assert factory.running(Size.SMALL) is None
+
+
 def test_many_callers_on_three_models_with_room_for_one_all_get_their_answer(stage: Stage, ask: Ask) -> None:
     prompts = [f"p{number}" for number in range(60)]
     streams = [ask(prompt, Size(number % 3), priority=number % 5) for number, prompt in enumerate(prompts)]

@@ -32,8 +32,9 @@ class LangGraphInstrumentor(BaseInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
+        Claim.meter_provider = kwargs.get("meter_provider")
         SEAMS.install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        Claim.tracer = None
+        Claim.tracer = Claim.meter_provider = None
         SEAMS.release(self)

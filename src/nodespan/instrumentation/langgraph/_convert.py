@@ -114,19 +114,3 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def text_or_none(value: object) -> str | None:
     """An id as the conventions want it: a string."""
     return None if value is None else str(value)
-
-
-def call_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[object, Mapping[str, Any]]:
-    """Input and config of a call of ``Pregel.stream`` or ``astream``."""
-    run_input = args[0] if args else kwargs.get("input")
-    config = args[1] if len(args) > 1 else kwargs.get("config")
-    return run_input, config or {}
-
-
-def with_config(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of such a call with another config."""
-    if len(args) > 1:
-        return (args[0], config, *args[2:]), dict(kwargs)
-    return args, {**kwargs, "config": config}

@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowOwner
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.owner import Attached, SpanOwner, current_owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
+
+    from nodespan.instrumentation.langgraph import _convert
 
 _OPENING = Guard("open a LangGraph span")
 
 
 class Claim:
-    """Whether every run is claimed, and with which tracer."""
+    """Whether every run is claimed, with which tracer, and where the runs count."""
 
     tracer: Tracer | None = None
+    meter_provider: MeterProvider | None = None
 
 
 def opening(
@@ -35,11 +40,11 @@ def opening(
 
     The arguments are the caller's own, except where the caller has opted into the checkpoint metadata key.
     """
-    run_input, config = _convert.call_arguments(args, kwargs)
+    run_input, config = call_arguments(args, kwargs)
     with _OPENING:
         if current_owner() is None and opts_in(graph, config):
             opt_in = OptIn(config)
-            args, kwargs = _convert.with_config(args, kwargs, opt_in.config)
+            args, kwargs = with_config(args, kwargs, opt_in.config)
             return Opening(graph, run_input, config, opt_in), args, kwargs
     return Opening(graph, run_input, config), args, kwargs
 
@@ -65,7 +70,7 @@ class Opening:
             if isinstance(outer, WorkflowOwner) and outer.adopt():
                 return self._started(outer, adopted=True)
             owner = self._own(outer)
-            if owner is not None and (_is_real(owner, self._context) or owner.is_watched):
+            if owner is not None and (_is_real(owner, self._context) or owner.matters_anyway):
                 return self._started(owner, adopted=False)
         return None
 
@@ -80,7 +85,8 @@ class Opening:
         if tracer is None:  # uninstrumented between the call and the first step
             return None
         name = self._config.get("run_name") or self._graph.get_name()
-        return WorkflowOwner(tracer, name, self._config, self._input, parent=self._context)
+        instruments = outer.instruments if outer is not None else get_instruments(Claim.meter_provider)
+        return WorkflowOwner(tracer, name, self._config, self._input, instruments, parent=self._context)
 
 
 def _is_real(owner: WorkflowOwner, context: Context) -> bool:
@@ -106,6 +112,9 @@ class Run:
         if base is not self._base:
             self._base, self._over = base, self._owner.context_over(base)
         return Attached(self._over)
+
+    def saw(self, item: object) -> None:
+        """Nothing: what a graph streams is its own."""
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the run's span; an adopted one is ended by whoever offered it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
@@ -13,6 +13,8 @@ from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type
+from nodespan.spans.guard import Guard
+from nodespan.spans.model_call import exemplar_context
 from nodespan.spans.owner import SpanOwner
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Tracer
 
+    from nodespan.spans.instruments import Instruments
     from nodespan.spans.owner import Outcome
+
+_COUNTING: Final = Guard("count a LangGraph run")
 
 
 class WorkflowOwner(SpanOwner):
@@ -39,6 +44,7 @@ class WorkflowOwner(SpanOwner):
         name: str,
         config: Mapping[str, Any],
         run_input: object,
+        instruments: Instruments,
         *,
         parent: Context | None = None,
         links: Sequence[Link] = (),
@@ -49,6 +55,7 @@ class WorkflowOwner(SpanOwner):
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
         self._interrupted = False
+        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
         attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
         super().__init__(
             tracer,
@@ -57,6 +64,7 @@ class WorkflowOwner(SpanOwner):
             parent=parent,
             links=links,
             directory=directory,
+            instruments=instruments,
         )
         if directory is not None or self.directory is None:
             self.directory = directory or RunDirectory()
@@ -70,9 +78,9 @@ class WorkflowOwner(SpanOwner):
         return adoptable
 
     @property
-    def is_watched(self) -> bool:
-        """Whether somebody reads the run directory, so that the run counts even without a real span."""
-        return self.directory is not None and self.directory.nodes is not None
+    def matters_anyway(self) -> bool:
+        """Whether the run matters even without a real span: it is measured, or somebody reads the run directory."""
+        return self.instruments.are_live or (self.directory is not None and self.directory.nodes is not None)
 
     def resumes(self, checkpoint_id: str, link: Link | None) -> None:
         """Says which checkpoint the run goes on from, and links the run that wrote it.
@@ -100,6 +108,25 @@ class WorkflowOwner(SpanOwner):
             self.set({semconv.LANGGRAPH_INTERRUPTED: True})
         self.finish(outcome)
 
+    @override
+    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+        duration_s = self.duration_s
+        if not super().finish(outcome, end_time_ns=end_time_ns):
+            return False
+        if self.instruments.are_live:
+            with _COUNTING:
+                self._count(outcome, duration_s)
+        return True
+
+    def _count(self, outcome: Outcome, duration_s: float) -> None:
+        workflow = {semconv.WORKFLOW_NAME: self.workflow_name}
+        ended = {**workflow, semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
+        context, later = exemplar_context(self.span), outcome == "cancelled"
+        self.instruments.record(semconv.WORKFLOW_ACTIVE, -1, workflow, context, later=later)
+        self.instruments.record(semconv.WORKFLOW_DURATION, duration_s, ended, context, later=later)
+        if outcome == "interrupted":
+            self.instruments.record(semconv.WORKFLOW_INTERRUPTS, 1, workflow, context)
+
 
 def new_node_id() -> str:
     """8 hex digits from the operating system: the application's own random numbers are left as they are."""
@@ -116,7 +143,16 @@ class NodeOwner(SpanOwner):
             attempt leaves none behind.
     """
 
-    __slots__ = ("_adopted_attempt", "_attempt_started_ns", "_last_failed", "attempt", "facts", "ids", "node_id")
+    __slots__ = (
+        "_adopted_attempt",
+        "_attempt_started_ns",
+        "_labels",
+        "_last_failed",
+        "attempt",
+        "facts",
+        "ids",
+        "node_id",
+    )
 
     def __init__(
         self,
@@ -124,15 +160,18 @@ class NodeOwner(SpanOwner):
         name: str,
         shown_name: str,
         attributes: Mapping[str, Any],
+        instruments: Instruments,
         *,
         checkpoint_ns: str = "",
     ) -> None:
+        self._labels = {label: attributes.get(label) for label in (semconv.WORKFLOW_NAME, semconv.NODE)}
         self.node_id = new_node_id()
         self.facts: Mapping[str, Any] = {}
         super().__init__(
             tracer,
             f"{semconv.INVOKE_NODE} {name}",
             {**attributes, semconv.NODE_ID: self.node_id, semconv.NODE_NAME: shown_name},
+            instruments=instruments,
         )
         self.attempt = 1
         self._attempt_started_ns = self.started_ns
@@ -162,6 +201,8 @@ class NodeOwner(SpanOwner):
 
     def next_attempt(self) -> None:
         """Begins the clock of the next attempt, when LangGraph has waited its back-off."""
+        failed = None if self._last_failed is None else error_type(self._last_failed)
+        self.instruments.record(semconv.NODE_RETRIES, 1, {**self._labels, semconv.ERROR_TYPE: failed})
         self.attempt += 1
         self._attempt_started_ns = time.perf_counter_ns()
 
@@ -169,7 +210,15 @@ class NodeOwner(SpanOwner):
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
         if self.facts and self.is_open:
             self.set(self.facts)
-        return super().finish(outcome, end_time_ns=end_time_ns)
+        duration_s = self.duration_s
+        if not super().finish(outcome, end_time_ns=end_time_ns):
+            return False
+        if self.instruments.are_live:
+            with _COUNTING:
+                ended = {**self._labels, semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
+                context, later = exemplar_context(self.span), outcome == "cancelled"
+                self.instruments.record(semconv.NODE_DURATION, duration_s, ended, context, later=later)
+        return True
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the execution ended."""
@@ -195,6 +244,7 @@ def open_node(task: _convert.Task, parent: SpanOwner) -> NodeOwner | None:
         task.name,
         _convert.display_name(task),
         _convert.node_attributes(task, _workflow_name(parent)),
+        parent.instruments,
         checkpoint_ns=_convert.checkpoint_ns(task),
     )
 

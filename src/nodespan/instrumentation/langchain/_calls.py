@@ -1,0 +1,167 @@
+"""What opens a span: a call of a model, a tool or a retriever, seen from its arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as context_api
+
+from nodespan import semconv
+from nodespan.instrumentation._arguments import call_arguments, with_config
+from nodespan.instrumentation.langchain import _convert
+from nodespan.instrumentation.langchain._peers import makes_model_spans
+from nodespan.instrumentation.langchain._spans import (
+    Call,
+    ModelCall,
+    Retrieval,
+    ToolCall,
+    choose_run_ids,
+    new_run_id,
+    tracer_here,
+)
+from nodespan.spans.guard import Guard
+from nodespan.spans.model_span import current_model_call
+from nodespan.spans.owner import current_owner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+_OPENING = Guard("open a LangChain span")
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+_LANGCHAIN_KEYWORDS = frozenset({"callbacks", "config", "metadata", "run_id", "run_manager", "run_name", "tags"})
+
+
+def chat(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
+    """``BaseChatModel.generate(messages, stop, ...)``: one call for one list of messages."""
+    conversations = args[0] if args else kwargs["messages"]
+    if len(conversations) != 1:  # as many calls; each is opened where it is made
+        return None
+    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs))
+    return _with_run_id(call, kwargs)
+
+
+def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
+    """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: where each of several calls is made."""
+    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs))
+    if call is not None and (manager := args[2] if len(args) > 2 else kwargs.get("run_manager")) is not None:
+        choose_run_ids(call, manager.run_id)
+    return call
+
+
+def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
+    """``BaseLLM.generate(prompts, stop, ...)``: the model is asked once for all the prompts."""
+    prompts = args[0] if args else kwargs["prompts"]
+    call = _model_call(semconv.TEXT_COMPLETION, model, _with_stop(args, kwargs))
+    if call is None or len(prompts) == 1:
+        return _with_run_id(call, kwargs)
+    if kwargs.get("run_id") is None and (chosen := choose_run_ids(call, None, len(prompts))) is not None:
+        kwargs["run_id"] = chosen
+    return call
+
+
+def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
+    """``embed_documents(texts)``, ``embed_query(text)`` and their async forms."""
+    del args, kwargs
+    return _model_call(semconv.EMBEDDINGS, model, {})
+
+
+def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
+    """``BaseTool.run(tool_input, ..., run_id=..., tool_call_id=...)``."""
+    del args
+    if (tracer := tracer_here()) is None:
+        return None
+    return _with_run_id(ToolCall(tracer, target.name, kwargs.get("tool_call_id")), kwargs)
+
+
+def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
+    """``BaseRetriever.invoke(query, config, run_id=...)``."""
+    del args
+    if (tracer := tracer_here()) is None:
+        return None
+    return _with_run_id(Retrieval(tracer, target), kwargs)
+
+
+class Streaming:
+    """A call of ``stream`` or ``astream``, for its span to be opened at the first step."""
+
+    __slots__ = ("_context", "_kwargs", "_model", "_operation", "_run_id")
+
+    def __init__(self, operation: str, model: object, kwargs: Mapping[str, Any], run_id: object) -> None:
+        self._operation = operation
+        self._model = model
+        self._kwargs = kwargs
+        self._run_id = run_id
+        self._context = context_api.get_current()
+
+    def open(self) -> ModelCall | None:
+        """The call's span, under what was current at the call."""
+        with _OPENING:
+            call = _model_call(self._operation, self._model, self._kwargs, self._context)
+            if call is not None and self._run_id is not None:
+                choose_run_ids(call, self._run_id)
+            return call
+        return None
+
+
+def streaming(
+    operation: str, model: object, args: Arguments, kwargs: Keywords
+) -> tuple[Streaming, Arguments, Keywords]:
+    """What to open at the first step, and the arguments to call it with."""
+    run_id = None
+    with _OPENING:
+        owner = current_owner()
+        if owner is not None and owner.directory is not None and owner.directory.runs is not None:
+            _, config = call_arguments(args, kwargs)
+            run_id = config.get("run_id") or new_run_id()
+            args, kwargs = with_config(args, kwargs, {**config, "run_id": run_id})
+    return Streaming(operation, model, kwargs, run_id), args, kwargs
+
+
+class EventStream:
+    """A model's own event stream, which LangChain puts together itself."""
+
+    __slots__ = ("_context", "_kwargs", "_model")
+
+    def __init__(self, model: object, kwargs: Mapping[str, Any]) -> None:
+        self._model = model
+        self._kwargs = kwargs
+        self._context = context_api.get_current()
+
+    def open(self) -> ModelCall | None:
+        """The call's span; none where LangChain uses the event stream inside a call that has one."""
+        with _OPENING:
+            call = _model_call(semconv.CHAT, self._model, self._kwargs, self._context)
+            if call is not None:
+                call.accumulator = self._kwargs.get("stream")
+                choose_run_ids(call, self._kwargs["run_manager"].run_id)
+            return call
+        return None
+
+
+def _model_call(
+    operation: str, model: Any, kwargs: Mapping[str, Any], parent: Context | None = None
+) -> ModelCall | None:
+    tracer = tracer_here(parent)
+    if tracer is None or current_model_call(parent) is not None:
+        return None
+    asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
+    embeds = operation == semconv.EMBEDDINGS
+    identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
+    if operation == semconv.CHAT and makes_model_spans(identity.model, parent):
+        return None
+    return ModelCall(tracer, operation, model, identity, asked, parent=parent)
+
+
+def _with_stop(args: Arguments, kwargs: Keywords) -> Mapping[str, Any]:
+    return {**kwargs, "stop": args[1]} if len(args) > 1 else kwargs
+
+
+def _with_run_id(call: Call | None, kwargs: Keywords) -> Call | None:
+    if call is not None and (chosen := choose_run_ids(call, kwargs.get("run_id"))) is not None:
+        kwargs["run_id"] = chosen[0]
+    return call

@@ -1,0 +1,183 @@
+"""LangChain's objects as span attributes: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import SpanKind
+
+from nodespan import semconv
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+_PROVIDERS: Final = {"llamacpp": "llama_cpp", "chatllamacpp": "llama_cpp"}
+"""LangChain's names of providers that this table of names calls otherwise."""
+
+_ADDRESS_ENDINGS: Final = ("base_url", "api_base", "api_url", "server_url", "endpoint", "endpoint_url")
+_SECRET_ENDINGS: Final = ("_api_key", "_api_token")
+
+_PARAMETERS: Final = {
+    "max_tokens": semconv.REQUEST_MAX_TOKENS,
+    "temperature": semconv.REQUEST_TEMPERATURE,
+    "top_p": semconv.REQUEST_TOP_P,
+    "top_k": semconv.REQUEST_TOP_K,
+    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
+    "seed": semconv.REQUEST_SEED,
+}
+_OWN_IDS: Final = ("run-", "lc_run-")
+"""How the ids begin that LangChain gives to messages whose provider gave them none."""
+
+
+class Model(Protocol):
+    """What nodespan reads of LangChain's ``BaseLanguageModel``."""
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Mapping[str, Any]: ...
+
+
+class Generation(Protocol):
+    """What nodespan reads of LangChain's ``Generation`` and ``ChatGeneration``."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def generation_info(self) -> Mapping[str, Any] | None: ...
+
+
+class Identity(NamedTuple):
+    """Who answers: what a model's span is called by and what a sampler may look at."""
+
+    provider: str | None
+    model: str | None
+    parameters: Mapping[str, Any]
+
+
+def identify(model: Model, kwargs: Mapping[str, Any]) -> Identity:
+    """Provider, name and parameters of a chat model or LLM, as LangChain itself tells its tracers."""
+    known = model._get_ls_params(**kwargs)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] meant to be overridden by providers, asked by LangChain's tracers
+    provider = known.get("ls_provider")
+    return Identity(_PROVIDERS.get(provider or "", provider), _model_name(model, known.get("ls_model_name")), known)
+
+
+def identify_embeddings(model: object) -> Identity:
+    """The same of an embedding model, of which LangChain's tracers are told nothing."""
+    provider = type(model).__name__.removesuffix("Embeddings").lower() or None
+    name = getattr(model, "model", None) or getattr(model, "model_name", None)
+    return Identity(
+        _PROVIDERS.get(provider or "", provider), _model_name(model, name if isinstance(name, str) else None), {}
+    )
+
+
+def _model_name(model: object, name: str | None) -> str | None:
+    """The name it was asked for by; of a model in a file, as everywhere in nodespan, the file's stem."""
+    path = getattr(model, "model_path", None)
+    if name is None and isinstance(path, (str, PurePath)) and str(path):
+        return PurePath(path).stem
+    return name
+
+
+def kind_of(client: object) -> SpanKind:
+    """``CLIENT`` for what is asked over a network, ``INTERNAL`` for what computes in this process.
+
+    LangChain does not say which it is. What is asked over a network has a field for its address or its key.
+    """
+    return SpanKind.CLIENT if _network_fields(type(client)) is not None else SpanKind.INTERNAL
+
+
+def server_of(client: object) -> dict[str, Any]:
+    """Where a server is, if the client was told."""
+    for field in _network_fields(type(client)) or ():
+        address = getattr(client, field, None)
+        if isinstance(address, str) and address:
+            parts = urlsplit(address if "//" in address else f"//{address}")
+            return {semconv.SERVER_ADDRESS: parts.hostname, semconv.SERVER_PORT: parts.port}
+    return {}
+
+
+@lru_cache(maxsize=128)
+def _network_fields(kind: type) -> tuple[str, ...] | None:
+    """The fields that hold an address; ``None`` for a class with no sign of a network."""
+    names = tuple(cast("Mapping[str, object]", getattr(kind, "model_fields", None) or {}))
+    addresses = tuple(name for name in names if name.endswith(_ADDRESS_ENDINGS))
+    return addresses if addresses or any(name.endswith(_SECRET_ENDINGS) for name in names) else None
+
+
+def request_attributes(model: object, parameters: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling that was asked for: by the call, else as LangChain knows it, else by the model's own field."""
+    attributes: dict[str, Any] = server_of(model)
+    for key, name in _PARAMETERS.items():
+        value = kwargs.get(key, parameters.get(f"ls_{key}", getattr(model, key, None)))
+        if isinstance(value, (int, float)):
+            attributes[name] = value
+    stop = kwargs.get("stop") or getattr(model, "stop", None)
+    if isinstance(stop, (list, tuple)) and stop:
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = [str(text) for text in cast("Iterable[object]", stop)]
+    return attributes
+
+
+def answer_attributes(generations: Sequence[Generation], llm_output: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the answers to one call say of themselves: usage, why they ended, who gave them."""
+    infos = [_info(generation) for generation in generations]
+    whole = {**(llm_output or {}), **(infos[0] if infos else {})}
+    reasons = [str(reason) for info in infos if (reason := _reason(info)) is not None]
+    model = whole.get("model_name") or whole.get("model")
+    return {
+        **_usage([message_of(generation) for generation in generations], whole),
+        semconv.RESPONSE_FINISH_REASONS: reasons or None,
+        semconv.RESPONSE_MODEL: _stem(model) if isinstance(model, str) else None,
+        semconv.RESPONSE_ID: _provider_id(whole, message_of(generations[0]) if generations else None),
+    }
+
+
+def message_of(generation: Generation) -> BaseMessage | None:
+    """The message of a chat model's answer; an LLM's has none."""
+    return getattr(generation, "message", None)
+
+
+def _info(generation: Generation) -> dict[str, Any]:
+    metadata: Mapping[str, Any] = getattr(message_of(generation), "response_metadata", None) or {}
+    return {**metadata, **(generation.generation_info or {})}
+
+
+def _reason(info: Mapping[str, Any]) -> object:
+    return info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
+
+
+def _stem(model: str) -> str:
+    return PurePath(model).stem if model.endswith(".gguf") else model
+
+
+def _provider_id(whole: Mapping[str, Any], message: BaseMessage | None) -> str | None:
+    found = whole.get("id") or (message.id if message is not None else None)
+    return None if not isinstance(found, str) or found.startswith(_OWN_IDS) else found
+
+
+def _usage(messages: Sequence[BaseMessage | None], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Of several answers to one prompt each has the usage of the whole call."""
+    usage = next((found for message in messages if (found := getattr(message, "usage_metadata", None))), None)
+    if usage is not None:
+        read: Mapping[str, Any] = usage.get("input_token_details") or {}
+        written: Mapping[str, Any] = usage.get("output_token_details") or {}
+        return {
+            semconv.USAGE_INPUT_TOKENS: usage["input_tokens"],
+            semconv.USAGE_OUTPUT_TOKENS: usage["output_tokens"],
+            semconv.USAGE_CACHE_READ: read.get("cache_read"),
+            semconv.USAGE_CACHE_CREATION: read.get("cache_creation"),
+            semconv.USAGE_REASONING: written.get("reasoning"),
+        }
+    counts: Mapping[str, Any] = whole.get("token_usage") or whole.get("usage") or {}
+    return {
+        semconv.USAGE_INPUT_TOKENS: counts.get("prompt_tokens", counts.get("input_tokens")),
+        semconv.USAGE_OUTPUT_TOKENS: counts.get("completion_tokens", counts.get("output_tokens")),
+    }
+
+
+def retriever_name(retriever: Any) -> str:
+    """What is searched: the vector store, else the retriever by the name that LangChain gives it."""
+    known: Mapping[str, Any] = retriever._get_ls_params()  # noqa: SLF001 as above
+    return known.get("ls_vector_store_provider") or known.get("ls_retriever_name") or type(retriever).__name__

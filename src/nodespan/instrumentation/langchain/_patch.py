@@ -1,0 +1,145 @@
+"""Thin wrappers around LangChain's seams. Each encloses the original call in one frame, so attach and detach are exact.
+
+Arguments, results and exceptions are passed on as they are; only a run id is chosen in LangChain's place where somebody
+wants to find the span by it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
+from nodespan.instrumentation.langchain import _calls
+from nodespan.instrumentation.langchain._spans import Active, Call, ModelCall
+from nodespan.spans.guard import Guard
+from nodespan.spans.model_span import current_model_call
+
+_OPENING = Guard("open a LangChain span")
+
+Function = Callable[..., Any]
+
+
+Open = Callable[[Any, tuple[Any, ...], dict[str, Any]], Call | None]
+"""Opens the span of a call of a method, given its object and arguments; ``None``: it has none of its own."""
+
+
+def _opened(open_call: Open, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    if Active.tracer is None:
+        return None
+    with _OPENING:
+        return open_call(target, args, kwargs)
+    return None
+
+
+def enclosed(open_call: Open, original: Function) -> Function:
+    """Wraps a method whose call is one span."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _opened(open_call, self, args, kwargs)
+        if call is None:
+            return original(self, *args, **kwargs)
+        try:
+            with call.attached():
+                result = original(self, *args, **kwargs)
+        except BaseException as error:
+            call.leave(error)
+            raise
+        call.returned(result)
+        return result
+
+    return wrapper
+
+
+def aenclosed(open_call: Open, original: Function) -> Function:
+    """Wraps an async method whose call is one span."""
+
+    @functools.wraps(original)
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _opened(open_call, self, args, kwargs)
+        if call is None:
+            return await original(self, *args, **kwargs)
+        try:
+            with call.attached():
+                result = await original(self, *args, **kwargs)
+        except BaseException as error:
+            call.leave(error)
+            raise
+        call.returned(result)
+        return result
+
+    return wrapper
+
+
+def streamed(operation: str, original: Callable[..., Steps]) -> Callable[..., Steps]:
+    """Wraps ``stream`` of a model."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Steps:
+        if Active.tracer is None:
+            return original(self, *args, **kwargs)
+        opening, args, kwargs = _calls.streaming(operation, self, args, kwargs)
+        return in_steps(opening.open, original(self, *args, **kwargs))
+
+    return wrapper
+
+
+def astreamed(operation: str, original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
+    """Wraps ``astream`` of a model."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> AsyncSteps:
+        if Active.tracer is None:
+            return original(self, *args, **kwargs)
+        opening, args, kwargs = _calls.streaming(operation, self, args, kwargs)
+        return in_async_steps(opening.open, original(self, *args, **kwargs))
+
+    return wrapper
+
+
+def iter_v2_events(original: Callable[..., Steps]) -> Callable[..., Steps]:
+    """Wraps ``BaseChatModel._iter_v2_events``: ``stream_events(version="v3")`` of a model itself."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Steps:
+        steps = original(self, *args, **kwargs)
+        return steps if Active.tracer is None else in_steps(_calls.EventStream(self, kwargs).open, steps)
+
+    return wrapper
+
+
+def aiter_v2_events(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
+    """Wraps ``BaseChatModel._aiter_v2_events``."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> AsyncSteps:
+        steps = original(self, *args, **kwargs)
+        return steps if Active.tracer is None else in_async_steps(_calls.EventStream(self, kwargs).open, steps)
+
+    return wrapper
+
+
+def piece(original: Function) -> Function:
+    """Wraps what LangChain tells its callbacks for each piece of an answer: a model may stream where nobody asked."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(call := current_model_call(), ModelCall):
+            call.streams()
+        return original(self, *args, **kwargs)
+
+    return wrapper
+
+
+def cached(original: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+    """Wraps ``BaseChatModel._convert_cached_generations``, which is asked for answers from LangChain's cache alone."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Sequence[Any]:
+        if isinstance(call := current_model_call(), ModelCall):
+            call.from_cache = True
+        return original(self, *args, **kwargs)
+
+    return wrapper

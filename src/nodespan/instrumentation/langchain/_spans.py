@@ -1,0 +1,263 @@
+"""The owners of LangChain's spans: a model call, a tool call, a search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from opentelemetry.trace import SpanKind, StatusCode
+
+from nodespan import semconv
+from nodespan.instrumentation._outcome import end_span, outcome_of
+from nodespan.instrumentation.langchain import _convert
+from nodespan.spans.directory import span_id_of
+from nodespan.spans.exceptions import error_type
+from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
+from nodespan.spans.model_call import exemplar_context, record_model_call
+from nodespan.spans.model_span import ModelCallOwner
+from nodespan.spans.owner import SpanOwner, current_owner
+
+try:  # LangChain's own ids, which sort by time
+    from langchain_core.utils.uuid import uuid7 as new_run_id
+except ImportError:  # langchain-core before 1.1
+    new_run_id = uuid4
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Tracer
+
+    from nodespan.spans.owner import Attached, Outcome
+
+_DESCRIBING: Final = Guard("describe a LangChain call")
+_HANDLED: Final = "_OTHER"
+"""The conventions' ``error.type`` where the class of an error is not known: LangChain made a text of it."""
+
+
+class Active:
+    """Whether LangChain is traced, and where its spans are made."""
+
+    tracer: ClassVar[Tracer | None] = None
+    meter_provider: ClassVar[MeterProvider | None] = None
+
+
+def tracer_here(context: Context | None = None) -> Tracer | None:
+    """The tracer of what runs around, so that a run's spans are all made by one; else the instrumentor's."""
+    if Active.tracer is None:
+        return None
+    outer = current_owner(context)
+    return outer.tracer if outer is not None else Active.tracer
+
+
+def choose_run_ids(owner: SpanOwner, given: object, count: int = 1) -> list[UUID] | None:
+    """Run ids for a call whose events lead back to its span, chosen as LangChain would and before it tells anybody.
+
+    ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
+    """
+    runs = owner.directory.runs if owner.directory is not None else None
+    span_id = span_id_of(owner.span)
+    if runs is None or span_id is None or isinstance(given, list):
+        return None
+    chosen = [cast("UUID", given)] if given is not None and count == 1 else [new_run_id() for _ in range(count)]
+    runs.update((str(run_id), span_id) for run_id in chosen)
+    return chosen
+
+
+class ModelCall(ModelCallOwner):
+    """Owns the span of one call of a chat model, an LLM or an embedding model.
+
+    Attributes:
+        from_cache: LangChain had the answer already.
+        accumulator: Where LangChain itself puts a streamed message together.
+    """
+
+    __slots__ = ("_chunks", "_facts", "_first_chunk_s", "accumulator", "from_cache")
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        operation: str,
+        model: object,
+        identity: _convert.Identity,
+        kwargs: Mapping[str, Any],
+        *,
+        parent: Context | None = None,
+    ) -> None:
+        self.from_cache = False
+        self.accumulator: object = None
+        self._chunks: list[object] = []
+        self._facts: dict[str, Any] = {}
+        self._first_chunk_s: float | None = None
+        super().__init__(
+            tracer, operation, identity.provider, identity.model, kind=_convert.kind_of(model), parent=parent
+        )
+        if self.span.is_recording():
+            with _DESCRIBING:
+                self.set(_convert.request_attributes(model, identity.parameters, kwargs))
+
+    def step(self) -> Attached:
+        """Makes the span current for one step of a streamed answer."""
+        return self.attached()
+
+    def saw(self, item: object) -> None:
+        """Keeps a piece of a streamed answer; they are put together when it ends."""
+        self.streams()
+        if self.accumulator is None:
+            self._chunks.append(item)
+        elif getattr(self.accumulator, "done", False):  # its reader need not ask once more and come to an end
+            self.leave()
+
+    def streams(self) -> None:
+        """Says that a piece of the answer is here."""
+        if self._first_chunk_s is None:
+            self._first_chunk_s = self.duration_s
+
+    def returned(self, result: Any) -> None:
+        """Ends the span with what the call gave back: an LLMResult, a ChatResult or vectors."""
+        if isinstance(result, LLMResult):
+            self._answered([one for prompt in result.generations for one in prompt], result.llm_output)
+        elif isinstance(result, ChatResult):
+            self._answered(result.generations, result.llm_output)
+        elif isinstance(result, list) and result:
+            vectors = cast("list[list[float] | float]", result)
+            first = vectors[0]
+            self._facts = {semconv.EMBEDDINGS_DIMENSION: len(first if isinstance(first, list) else vectors)}
+        self.leave()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the span as the call ended."""
+        if not self.is_open:
+            return
+        if (message := self._streamed_message()) is not None:
+            self._answered([message])
+        self._chunks.clear()
+        if self._first_chunk_s is not None:
+            self._facts |= {semconv.REQUEST_STREAM: True, semconv.RESPONSE_TIME_TO_FIRST_CHUNK: self._first_chunk_s}
+        self.set(self._facts)
+        self._record(error)
+        end_span(self, error)
+
+    def _answered(
+        self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keeps what the answer says of itself."""
+        with _DESCRIBING:
+            self._facts = _convert.answer_attributes(generations, llm_output)
+            if self.from_cache:
+                self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
+                self._facts[semconv.RESPONSE_CACHED] = True
+
+    def _record(self, error: BaseException | None) -> None:
+        """The call's metrics, with the facts that its span has."""
+        outcome = outcome_of(error)
+        facts = {**self._facts, **self.measured}
+        [reason] = (facts.get(semconv.RESPONSE_FINISH_REASONS) or [None])[:1]
+        record_model_call(
+            get_instruments(Active.meter_provider),
+            self.span,
+            operation=self.operation,
+            provider=self.provider or "unknown",
+            model=self.model,
+            duration_s=self.duration_s,
+            time_to_first_chunk_s=self._first_chunk_s,
+            input_tokens=facts.get(semconv.USAGE_INPUT_TOKENS),
+            output_tokens=facts.get(semconv.USAGE_OUTPUT_TOKENS),
+            finish_reason=reason if outcome == "ok" else outcome,
+            error_type=error_type(error) if outcome == "error" and error is not None else None,
+        )
+
+    def _streamed_message(self) -> ChatGeneration | None:
+        """A streamed message, whole as far as it came; an LLM's texts say nothing of themselves."""
+        with _DESCRIBING:
+            if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
+                return ChatGeneration(message=message)
+            chunks = [chunk for chunk in self._chunks if isinstance(chunk, AIMessageChunk)]
+            if chunks:
+                first, *others = chunks
+                return ChatGeneration(message=first + others if others else first)
+        return None
+
+
+class ToolCall(SpanOwner):
+    """Owns ``execute_tool {tool}``: one call of a tool."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, tracer: Tracer, name: str, call_id: str | None) -> None:
+        self._name = name
+        super().__init__(
+            tracer,
+            f"{semconv.EXECUTE_TOOL} {name}",
+            {
+                semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
+                semconv.TOOL_NAME: name,
+                semconv.TOOL_TYPE: "function",
+                semconv.TOOL_CALL_ID: call_id,
+            },
+        )
+
+    def returned(self, output: object) -> None:
+        """Ends the span with what the tool gave back.
+
+        An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
+        """
+        if getattr(output, "status", None) == "error":
+            if self.span.is_recording():
+                with _DESCRIBING:
+                    self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
+                    self.span.set_status(StatusCode.ERROR)
+            self._record("error", _HANDLED)
+            self.finish("error")
+        else:
+            self.leave()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the span as the call ended."""
+        outcome = outcome_of(error)
+        self._record(outcome, error_type(error) if outcome == "error" and error is not None else None)
+        end_span(self, error)
+
+    def _record(self, outcome: Outcome, kind: str | None) -> None:
+        get_instruments(Active.meter_provider).record(
+            semconv.TOOL_DURATION,
+            self.duration_s,
+            {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
+            exemplar_context(self.span),
+            later=outcome == "cancelled",
+        )
+
+
+class Retrieval(SpanOwner):
+    """Owns ``retrieval {what is searched}``: one search for documents."""
+
+    __slots__ = ()
+
+    def __init__(self, tracer: Tracer, retriever: object) -> None:
+        name = _convert.retriever_name(retriever)
+        kind = _convert.kind_of(retriever)
+        super().__init__(
+            tracer,
+            f"{semconv.RETRIEVAL} {name}",
+            {semconv.OPERATION_NAME: semconv.RETRIEVAL, semconv.DATA_SOURCE_ID: name},
+            kind=kind,
+        )
+        if kind is SpanKind.CLIENT:
+            self.set(_convert.server_of(retriever))
+
+    def returned(self, documents: Sequence[object]) -> None:
+        """Ends the span with what was found."""
+        del documents
+        self.leave()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the span as the search ended."""
+        end_span(self, error)
+
+
+Call = ModelCall | ToolCall | Retrieval
