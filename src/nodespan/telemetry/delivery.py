@@ -156,10 +156,11 @@ class StoreSpanProcessor(SpanProcessor):
 
     def _settle_own(self) -> None:
         """Reads in the store what became of this process's batches, whoever sent them."""
-        if not self._own:
+        asked = list(self._own.items())  # the writer may add to them while the store is read
+        if not asked:
             return
-        states = self.store.states(list(self._own))
-        for batch, spans in list(self._own.items()):
+        states = self.store.states([batch for batch, _ in asked])
+        for batch, spans in asked:
             state = states.get(batch)
             if state == "waiting" or self._own.pop(batch, None) is None:
                 continue
