@@ -163,7 +163,8 @@ class NodeOwner(SpanOwner):
         *,
         checkpoint_ns: str = "",
     ) -> None:
-        self._labels = {label: attributes.get(label) for label in (semconv.WORKFLOW_NAME, semconv.NODE)}
+        workflow_name, node = attributes.get(semconv.WORKFLOW_NAME), attributes[semconv.NODE]
+        self._labels = {semconv.WORKFLOW_NAME: workflow_name, semconv.NODE: node}
         self.node_id = new_node_id()
         self.facts: Mapping[str, Any] = {}
         super().__init__(
@@ -213,7 +214,9 @@ class NodeOwner(SpanOwner):
             return False
         if self.instruments.are_live:
             with _COUNTING:
-                ended = {**self._labels, semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
+                ended = {**self._labels, semconv.STATUS: outcome}
+                if self.error_type is not None:
+                    ended[semconv.ERROR_TYPE] = self.error_type
                 context, later = exemplar_context(self.span), outcome == "cancelled"
                 self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, context, later=later)
         return True
