@@ -61,3 +61,7 @@ def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool) -> Iter
         from nodespan.instrumentation.langchain import LangChainInstrumentor
 
         yield LangChainInstrumentor()
+    if llama_cpp:
+        from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
+
+        yield LlamaCppInstrumentor()

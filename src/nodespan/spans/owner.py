@@ -158,6 +158,15 @@ class SpanOwner:
         """Seconds since the start."""
         return (time.perf_counter_ns() - self.started_ns) / 1e9
 
+    @property
+    def took_s(self) -> float:
+        """Seconds from the start to the end as the ended span has them, so that a metric says the same.
+
+        A span that is not recorded has no times: there it is the seconds until now.
+        """
+        start, end = getattr(self.span, "start_time", None), getattr(self.span, "end_time", None)
+        return self.duration_s if start is None or end is None else (end - start) / 1e9
+
     def context_over(self, base: Context | None = None) -> Context:
         """The base (the current context if not given) with this span current and this owner to be found in it."""
         return trace.set_span_in_context(self.span, context_api.set_value(_OWNER_KEY, self, base))

@@ -23,7 +23,11 @@ _EXPORTERS: Final = ("otlp", "console", "none")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The arguments of ``configure()``, as they were given."""
+    """The arguments of ``configure()``, as they were given.
+
+    Attributes:
+        zero_code: ``opentelemetry-instrument`` asks, and not the program, which may still ask in its own words.
+    """
 
     service_name: str | None = None
     endpoint: str | None = None
@@ -31,6 +35,7 @@ class Settings:
     headers: Mapping[str, str] | None = field(default=None, repr=False)  # they may hold a key
     resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     attach: bool = False
+    zero_code: bool = False
 
     def endpoint_of(self, signal: Signal) -> str | None:
         """Where the signal goes, or ``None``: the variable of the signal, the common one, then the argument.

@@ -66,6 +66,8 @@ class Telemetry:
         with _lock:
             if cls._current is None:
                 cls._current = cls(settings, redact)
+            elif cls._current.settings.zero_code:
+                cls._current.add_to_zero_code(settings, redact)
             elif (cls._current.settings, cls._current.redact) != (settings, redact):
                 raise ConfigurationError(
                     f"This process was configured before, with {cls._current.settings}. "
@@ -107,6 +109,17 @@ class Telemetry:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def add_to_zero_code(self, settings: Settings, redact: Redact | None) -> None:
+        """Takes of the program's own ``configure()`` what can still be taken."""
+        if redact is not None:
+            self.redact = redact
+            set_redaction(redact)
+        if settings != Settings():
+            _logger.warning(
+                "opentelemetry-instrument has configured this process by OTEL_* variables. Of configure() only "
+                "the redaction hook is taken: give the rest as variables, such as OTEL_SERVICE_NAME."
+            )
 
     def _set_up_traces(self) -> None:
         existing: Any = trace.get_tracer_provider()

@@ -73,6 +73,17 @@ def traced_langchain(tracer_provider):
     LangChainInstrumentor().uninstrument()
 
 
+@pytest.fixture
+def traced_llama_cpp(tracer_provider):
+    """``instrument()`` of llama-cpp-python alone."""
+    from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
+
+    LlamaCppInstrumentor().instrument(tracer_provider=tracer_provider)
+    yield
+    if LlamaCppInstrumentor().is_instrumented_by_opentelemetry:
+        LlamaCppInstrumentor().uninstrument()
+
+
 def _stream(graph, value, config=None):
     return list(graph.stream(value, config))
 
