@@ -13,6 +13,7 @@ from nodespan.runner.chunk_queue import ChunkQueue
 from nodespan.runner.generation_metrics import record_generation
 from nodespan.runner.generation_span import GenerationOwner, Phase, describe, engine_phases
 from nodespan.runner.pipeline import Cancellation, GenerationResult
+from nodespan.spans.content import message, text_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.model_call import exemplar_context
 from nodespan.types import PipelineExecutionMetadata
@@ -78,6 +79,7 @@ class Generation:
         self._first_piece_at: float | None = None
         self._pieces_put = 0
         self.owner = GenerationOwner(tracer, request, profile, self._entered_ns)
+        self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
         self._deadline = None if deadline_s is None else self._start_deadline(deadline_s)
 
@@ -154,13 +156,15 @@ class Generation:
     def _put_pieces(self, pipeline: Pipeline) -> bool:
         """Hands out the pieces while they are wanted; says whether the model came to an end by itself."""
         flag = self._cancellation.flag  # looked at once per piece: a property would cost more than the rest
-        put = self.pieces.put
+        put, said = self.pieces.put, self._said
         pieces = pipeline.generate(self.request, self._cancellation, self.result)
         try:
             for piece in pieces:
                 if not self._pieces_put:
                     self._first_piece_at = time.perf_counter()
                 self._pieces_put += 1
+                if said is not None:
+                    said.append(piece)
                 put(piece, flag)
                 if flag[0]:
                     return False
@@ -184,6 +188,8 @@ class Generation:
         try:
             ended_at = time.perf_counter()
             self.metadata = self._measured(reason, ended_at)
+            if self.owner.content is not None and self._said:
+                self.owner.content.said([message("assistant", [text_part("".join(self._said))], reason)])
             self._close(self.metadata, error, ended_at)
         finally:
             if not self._is_running:

@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from nodespan import semconv
+from nodespan.spans.content import message, text_part
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import ModelCallOwner
 from nodespan.spans.values import clean
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.runner.pipeline import GenerationResult
+    from nodespan.spans.content import Message
     from nodespan.types import GenerationRequest, ModelProfile
 
 _DESCRIBING: Final = Guard("describe a generation")
@@ -72,6 +74,14 @@ class GenerationOwner(ModelCallOwner):
                     **request.sampling.model_dump(exclude_defaults=True),
                 }
                 self.set(request_attributes(given, streams=True))
+        if self.content is not None:
+            self.content.asked(_asked(request))
+
+
+def _asked(request: GenerationRequest) -> list[Message]:
+    if request.prompt is not None:
+        return [message("user", [text_part(request.prompt)])]
+    return [message(one.role, [text_part(one.content)]) for one in request.messages]
 
 
 def request_attributes(given: Mapping[str, Any], *, streams: bool) -> dict[str, Any]:

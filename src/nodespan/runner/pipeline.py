@@ -52,6 +52,8 @@ class GenerationResult:
         prefill_at: ``time.perf_counter()`` when the prefill began.
         first_token_at: ``time.perf_counter()`` when the first token was there.
         finish_reason: Why the model ended by itself: ``stop`` or ``length``.
+        model_bytes: Size of the model's tensors.
+        state_bytes: Size of its context's state at the end, KV cache included.
     """
 
     context_size: int | None = None
@@ -65,6 +67,8 @@ class GenerationResult:
     prefill_at: float | None = None
     first_token_at: float | None = None
     finish_reason: FinishReason | None = None
+    model_bytes: int | None = None
+    state_bytes: int | None = None
 
     def facts(self, entered_at: float) -> dict[str, Any]:
         """What was measured, by the keys of ``PipelineExecutionMetadata``.

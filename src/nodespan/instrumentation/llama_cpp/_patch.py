@@ -37,7 +37,7 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 return original(self, *args, **kwargs)
             answer = _enclosed(call, original, self, *args, **kwargs)
             if isinstance(answer, Iterator):
-                return in_steps(lambda: call, _generator(cast("Iterator[Any]", answer)))
+                return in_steps(lambda: call, cast("Iterator[Any]", answer))
             call.answered(answer)
             call.leave()
             return answer
@@ -118,10 +118,3 @@ def _enclosed(call: LlamaCall, original: Callable[..., Any], *args: Any, **kwarg
     except BaseException as error:
         call.leave(error)
         raise
-
-
-def _generator(answer: Iterator[Any]) -> Generator[Any, Any]:
-    """The answer itself, but for a user's own chat handler, which may return any iterator."""
-    if isinstance(answer, Generator):
-        return cast("Generator[Any, Any]", answer)
-    return (piece for piece in answer)
