@@ -1,4 +1,4 @@
-"""Runs pytest on the oldest LangGraph that nodespan supports, in an environment of its own. `make test-oldest` calls it.
+"""Runs pytest on the oldest LangGraph that nodespan supports, in an environment of its own: `make test-oldest`.
 
 The environment holds what ``tools/oldest.txt`` names and nothing of this clone. It is kept for the next one in the
 user's cache directory, by what is in it, which saves a minute; one that is damaged is made anew, and where nothing can
