@@ -51,6 +51,7 @@ class SeenSpan:
     attributes: dict[str, Any]
     events: tuple[str, ...]
     service: str
+    duration_s: float
 
 
 class Jaeger:
@@ -127,6 +128,7 @@ def _spans(answer: Any) -> Iterator[SeenSpan]:
                     attributes=_attributes(span),
                     events=tuple(event["name"] for event in span.get("events", [])),
                     service=resource.get("service.name", ""),
+                    duration_s=(int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])) / 1e9,
                 )
 
 
@@ -163,6 +165,10 @@ class Prometheus:
     def series(self, match: str) -> list[dict[str, str]]:
         """Labels of all series of the last hour that match."""
         return self._ask("series", **{"match[]": match, "start": round(time.time()) - 3600})
+
+    def label_values(self, label: str, match: str) -> list[str]:
+        """Values of a label in the series of the last hour that match."""
+        return self._ask(f"label/{label}/values", **{"match[]": match, "start": round(time.time()) - 3600})
 
     def exemplars(self, expression: str) -> list[dict[str, Any]]:
         """Exemplars of the last hour: each with ``labels``, ``value``, ``timestamp``."""
