@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
+from opentelemetry.context import (
+    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] see Attached
+    Context,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
     from nodespan.spans.directory import RunDirectory
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""The API's own key; with it a context is copied once, not once for each of the two entries."""
 _STARTING: Final = Guard("start a span")
 _WRITING: Final = Guard("write to a span")
 _ENDING: Final = Guard("end a span")
@@ -124,7 +128,9 @@ class SpanOwner:
 
     def context_over(self, base: Context | None = None) -> Context:
         """The base (the current context if not given) with this span current and this owner to be found in it."""
-        return trace.set_span_in_context(self.span, context_api.set_value(_OWNER_KEY, self, base))
+        if base is None:
+            base = context_api.get_current()
+        return Context({**base, _OWNER_KEY: self, _SPAN_KEY: self.span})
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
@@ -197,7 +203,7 @@ class Attached:
         self._context = context
 
     def __enter__(self) -> None:
-        self._token = context_api.attach(self._context)
+        self._token = _RUNTIME_CONTEXT.attach(self._context)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -205,5 +211,7 @@ class Attached:
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
         # it) unwinds in somebody else's context: there is nothing of ours to take away there. The public detach would
         # log that as "Failed to detach context".
-        with suppress(ValueError):
-            context_api._RUNTIME_CONTEXT.detach(self._token)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        try:  # noqa: SIM105 suppress() would take longer than the rest
+            _RUNTIME_CONTEXT.detach(self._token)
+        except ValueError:
+            pass

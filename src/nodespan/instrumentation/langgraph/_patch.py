@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphInterrupt
+from opentelemetry import context as context_api
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
 from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_interrupt, resumes
@@ -20,6 +21,8 @@ from nodespan.spans.owner import current_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from opentelemetry.context import Context
 
     from nodespan.instrumentation.langgraph._convert import Graph, Task
 
@@ -60,11 +63,12 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        owner = _open_node(task)
+        context = context_api.get_current()
+        owner = _open_node(task, context)
         if owner is None:
             return original(task, *args, **kwargs)
         try:
-            with owner.attached():
+            with owner.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
             owner.leave(error)
@@ -80,11 +84,12 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        owner = _open_node(task)
+        context = context_api.get_current()
+        owner = _open_node(task, context)
         if owner is None:
             return await original(task, *args, **kwargs)
         try:
-            with owner.attached():
+            with owner.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
             owner.leave(error)
@@ -95,12 +100,12 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _open_node(task: Task) -> NodeOwner | None:
-    parent = current_owner()
+def _open_node(task: Task, context: Context) -> NodeOwner | None:
+    parent = current_owner(context)
     if parent is None:
         return None
     with _OPENING:
-        return open_node(task, parent)
+        return open_node(task, parent, context)
     return None
 
 
