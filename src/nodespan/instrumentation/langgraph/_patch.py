@@ -10,14 +10,13 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphInterrupt
-from opentelemetry import context as context_api
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
 from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_interrupt, resumes
 from nodespan.instrumentation.langgraph._run import Claim, opening
 from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, open_node
 from nodespan.spans.guard import Guard
-from nodespan.spans.owner import current_owner
+from nodespan.spans.owner import current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +62,7 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        context = context_api.get_current()
+        context = own_context()
         owner = _open_node(task, context)
         if owner is None:
             return original(task, *args, **kwargs)
@@ -84,7 +83,7 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        context = context_api.get_current()
+        context = own_context()
         owner = _open_node(task, context)
         if owner is None:
             return await original(task, *args, **kwargs)

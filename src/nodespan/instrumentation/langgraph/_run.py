@@ -12,7 +12,7 @@ from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowOwner
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import Attached, SpanOwner, current_owner
+from nodespan.spans.owner import Attached, SpanOwner, current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,7 @@ class Opening:
         self._input = run_input
         self._config = config
         self._opt_in = opt_in
-        self._context = context_api.get_current()
+        self._context = own_context()
 
     def open(self) -> Run | None:
         """The run's span: one that was offered for it, or a new one under the caller's."""

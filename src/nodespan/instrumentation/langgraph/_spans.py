@@ -111,20 +111,19 @@ class WorkflowOwner(SpanOwner):
 
     @override
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
-        duration_s = self.duration_s
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
             with _COUNTING:
-                self._count(outcome, duration_s)
+                self._count(outcome)
         return True
 
-    def _count(self, outcome: Outcome, duration_s: float) -> None:
+    def _count(self, outcome: Outcome) -> None:
         workflow = {semconv.WORKFLOW_NAME: self.workflow_name}
         ended = {**workflow, semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
         context, later = exemplar_context(self.span), outcome == "cancelled"
         self.instruments.record(semconv.WORKFLOW_ACTIVE, -1, workflow, context, later=later)
-        self.instruments.record(semconv.WORKFLOW_DURATION, duration_s, ended, context, later=later)
+        self.instruments.record(semconv.WORKFLOW_DURATION, self.took_s, ended, context, later=later)
         if outcome == "interrupted":
             self.instruments.record(semconv.WORKFLOW_INTERRUPTS, 1, workflow, context)
 
@@ -218,14 +217,13 @@ class NodeOwner(SpanOwner):
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
         if self.facts and self.is_open:
             self.set(self.facts)
-        duration_s = self.duration_s
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
             with _COUNTING:
                 ended = {**self._labels(), semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
                 context, later = exemplar_context(self.span), outcome == "cancelled"
-                self.instruments.record(semconv.NODE_DURATION, duration_s, ended, context, later=later)
+                self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, context, later=later)
         return True
 
     def leave(self, error: BaseException | None = None) -> None:
