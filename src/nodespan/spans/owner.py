@@ -84,9 +84,9 @@ def _is_of_a_peer(span: Span) -> bool:
 
 def _own_parent(owner: SpanOwner | None, context: Context | None) -> Context | None:
     """The context to start a span under: where a peer's span is current, the owner's around it instead."""
-    if owner is None or (current := trace.get_current_span(context)) is owner.span or not _is_of_a_peer(current):
+    if owner is None or (context is not None and context.get(_SPAN_KEY) is owner.span):
         return context
-    return owner.context_over(context)
+    return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
 
 class SpanOwner:
