@@ -14,7 +14,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-stack check format-check lint types layers unit format docs dashboards constraints clean stack-up stack-down stack-local stack-binaries
+.PHONY: help demo test test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ docs: $(READY) ## Write docs/names.md from the table of names
 
 dashboards: $(READY) ## Write dashboards/json, the Grafana boards, from their Python
 	$(BIN)/python -m dashboards.generate
+
+bench: $(READY) ## Measure what nodespan costs, in a quarter of an hour, a table and JSON (ARGS="overhead", "--keep")
+	@$(BIN)/python -m bench $(ARGS)
 
 constraints: $(VENV) ## Ask for the newest versions of all dependencies and pin them in constraints.txt
 	$(BIN)/python tools/constraints.py

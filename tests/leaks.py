@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.sdk.trace import Span
 
-GRACE_S = 1.0  # a thread may be about to end its span when the test returns
+GRACE_S = 20.0  # a thread may be about to end its span when the test returns; only a leak waits this long
 
 
 class Leaks(logging.Handler):
@@ -28,13 +28,17 @@ class Leaks(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._open: dict[int, Span] = {}  # held, so that a span which nobody ends does not slip away
-        self._attached: dict[int, tuple[Token[Context], str, asyncio.Task[Any] | None]] = {}
+        self._open: dict[Span, None] = {}  # held, so that a span which nobody ends does not slip away
+        # By id, as tokens cannot be hashed; each is held as well, so that its id is no other's meanwhile.
+        self._attached: dict[int, tuple[Token[Context], trace.Span, asyncio.Task[Any] | None]] = {}
         self._messages: list[str] = []
 
     def forget(self, span: trace.Span) -> None:
-        """Says that a span is left open on purpose, for instance because its process will be killed."""
-        self._open.pop(id(span), None)
+        """Says that a span is left open or current on purpose: its process will be killed, a node is careless."""
+        self._open.pop(span, None)
+        for key, (_, attached, _) in list(self._attached.items()):
+            if attached is span:
+                self._attached.pop(key, None)
 
     def emit(self, record: logging.LogRecord) -> None:
         if "Failed to detach" in record.getMessage():
@@ -42,8 +46,12 @@ class Leaks(logging.Handler):
 
     def found(self) -> list[str]:
         """What is left behind now, in words."""
-        spans = [f"a span is open: {span.name}" for span in list(self._open.values())]
-        current = [f"a span is current: {name}" for _, name, task in list(self._attached.values()) if _lives_on(task)]
+        spans = [f"a span is open: {span.name}" for span in list(self._open)]
+        current = [
+            f"a span is current: {getattr(span, 'name', 'of a remote parent')}"
+            for _, span, task in list(self._attached.values())
+            if _lives_on(task)
+        ]
         return spans + current + self._messages
 
     def _watch_spans(self, patch: pytest.MonkeyPatch) -> None:
@@ -51,10 +59,10 @@ class Leaks(logging.Handler):
 
         def started(span: Span, *args: Any, **kwargs: Any) -> None:
             start(span, *args, **kwargs)
-            self._open[id(span)] = span
+            self._open[span] = None
 
         def ended(span: Span, *args: Any, **kwargs: Any) -> None:
-            self._open.pop(id(span), None)
+            self._open.pop(span, None)
             end(span, *args, **kwargs)
 
         patch.setattr(Span, "start", started)
@@ -67,7 +75,7 @@ class Leaks(logging.Handler):
             token = attach(runtime, context)
             span = trace.get_current_span(context)
             if span.get_span_context().is_valid:
-                self._attached[id(token)] = token, getattr(span, "name", "of a remote parent"), _current_task()
+                self._attached[id(token)] = token, span, _current_task()
             return token
 
         def detached(runtime: ContextVarsRuntimeContext, token: Token[Context]) -> None:

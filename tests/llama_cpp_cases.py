@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp
 from nodespan.types import GenerationRequest
@@ -14,16 +14,22 @@ N_CTX = 256  # llama.cpp's smallest
 N_BATCH = 32
 ONE_THREAD: Any = {"n_threads_batch": 1}  # two that spin beside other tests take longer than one
 SUM = "What is 1+1? Answer with one number."  # "1 + 1 = 2", 7 tokens, on any processor: the model is sure of each
+GREETING = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi! How can I help you today?"
+"""What any build of the model follows by the end token."""
 STORY = "Once upon a time there was a ship, and the sea around it was blue and wide and"
 
 
 @dataclass(frozen=True)
 class Case:
-    """Requests to one model, one after the other; the last one is compared, the others warm the cache."""
+    """Requests to one model, one after the other; the last one is compared, the others warm the cache.
+
+    Attributes:
+        ends: What the case shows the end by, where it is about that. Texts of a random seed differ by processor.
+    """
 
     name: str
     requests: tuple[GenerationRequest, ...]
-    finish_reason: str = "length"
+    ends: Literal["stop", "length"] | None = None
 
 
 def words(count: int) -> str:
@@ -42,15 +48,16 @@ CASES = [
     Case("nothing in common", (raw(STORY, seed=5, max_tokens=8), raw("An apple is", seed=5, max_tokens=8))),
     Case("one token more than cached", (raw(words(10), seed=5, max_tokens=1), raw(words(11), seed=5, max_tokens=4))),
     Case("a prompt of one token", (raw(words(1), seed=5, max_tokens=6),)),
-    Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),)),
+    Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),), "length"),
     *(
         Case(f"batch border {count}", (raw(words(count), seed=5, max_tokens=4),))
         for count in (N_BATCH - 1, N_BATCH, N_BATCH + 1, 2 * N_BATCH, 2 * N_BATCH + 1)
     ),
-    Case("stop string", (raw(STORY, seed=5, max_tokens=40, stop=(" came", " the")),), "stop"),
+    Case("stop string", (chat(SUM, temperature=0.0, max_tokens=40, stop=(" came", " =")),), "stop"),
     Case("stop string of several tokens", (chat(SUM, temperature=0.0, max_tokens=40, stop=("+ 1 =",)),), "stop"),
     Case("end token", (chat(SUM, temperature=0.0, max_tokens=40),), "stop"),
     Case("end token as the last one allowed", (chat(SUM, temperature=0.0, max_tokens=8),), "stop"),
+    Case("end token at once", (raw(GREETING, temperature=0.0, max_tokens=9),), "stop"),
     Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),)),
     Case("emoji cut by max_tokens", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=13),)),
     Case("context full", (raw(words(N_CTX - 10), seed=5),)),

@@ -11,7 +11,7 @@ from typing import Any
 from nodespan.runner import Cancellation, GenerationResult
 from nodespan.types import GenerationRequest, ModelProfile, Sampling
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def chat(text: str, **sampling: Any) -> GenerationRequest:

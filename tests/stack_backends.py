@@ -47,6 +47,7 @@ class SeenSpan:
     parent_id: str
     kind: int
     is_error: bool
+    status_message: str
     attributes: dict[str, Any]
     events: tuple[str, ...]
     service: str
@@ -123,6 +124,7 @@ def _spans(answer: Any) -> Iterator[SeenSpan]:
                     parent_id=span.get("parentSpanId", ""),
                     kind=span.get("kind", 0),
                     is_error=span.get("status", {}).get("code") in {2, "STATUS_CODE_ERROR"},
+                    status_message=span.get("status", {}).get("message", ""),
                     attributes=_attributes(span),
                     events=tuple(event["name"] for event in span.get("events", [])),
                     service=resource.get("service.name", ""),
@@ -173,3 +175,11 @@ class Prometheus:
         now = round(time.time())
         answer = self._ask("query_exemplars", query=expression, start=now - 3600, end=now + 60)
         return [exemplar for of_series in answer for exemplar in of_series["exemplars"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every recording and alert rule with its health."""
+        return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
+
+    def alerts(self) -> list[dict[str, str]]:
+        """Labels of every alert that is pending or firing, with its ``alertstate``."""
+        return [labels for labels, _ in self.query("ALERTS")]

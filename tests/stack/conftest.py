@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stack_binaries import binaries
 from stack_local import LocalStack, Ports
 
 from stack_backends import Jaeger, Prometheus
@@ -28,21 +29,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def programs() -> dict[str, Path]:
+    """The programs of the stack, built if they are not in the cache.
+
+    Skips where they cannot be had, and says so; in CI that is a failure.
+    """
+    if shutil.which("go") is None:
+        message = "The stack's programs are built from Go modules and go is not installed: NOTHING of it is tested."
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    return binaries()
+
+
+@pytest.fixture(scope="session")
+def stack(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """Collector, Jaeger and Prometheus with the configs of ``collector/``, on free ports."""
-    need_go()
-    with LocalStack(tmp_path_factory.mktemp("stack"), Ports.free(), interval="1s") as stack:
+    with LocalStack(programs, tmp_path_factory.mktemp("stack"), Ports.free(), interval="1s") as stack:
         yield stack
-
-
-def need_go() -> None:
-    """Skips where the binaries cannot be had, and says so; in CI that is a failure."""
-    if shutil.which("go") is not None:
-        return
-    message = "The stack's binaries are built from Go modules and go is not installed: NOTHING of the stack is tested."
-    if os.environ.get("CI"):
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")

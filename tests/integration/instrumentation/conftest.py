@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import closing
 
 import pytest
 from opentelemetry import context as context_api
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langchain import LangChainInstrumentor
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 
@@ -66,14 +68,6 @@ def traced(tracer_provider):
 
 
 @pytest.fixture
-def traced_langchain(tracer_provider):
-    """``instrument()`` of LangChain alone."""
-    LangChainInstrumentor().instrument(tracer_provider=tracer_provider)
-    yield
-    LangChainInstrumentor().uninstrument()
-
-
-@pytest.fixture
 def traced_llama_cpp(tracer_provider):
     """``instrument()`` of llama-cpp-python alone."""
     from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
@@ -82,6 +76,38 @@ def traced_llama_cpp(tracer_provider):
     yield
     if LlamaCppInstrumentor().is_instrumented_by_opentelemetry:
         LlamaCppInstrumentor().uninstrument()
+
+
+@pytest.fixture
+def switch_llama_cpp(tracer_provider):
+    """Switches instrumentation of llama-cpp-python on; off again at the end."""
+    yield lambda **more: instrument(tracer_provider=tracer_provider, langgraph=False, langchain=False, **more)
+    uninstrument()
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2):
+    """A llama.cpp model."""
+    import llama_cpp
+    from llama_cpp_cases import N_BATCH, N_CTX, ONE_THREAD
+
+    with closing(llama_cpp.Llama(str(smollm2), n_ctx=N_CTX, n_batch=N_BATCH, verbose=False, **ONE_THREAD)) as llama:
+        yield llama
+
+
+@pytest.fixture
+def llama(loaded):
+    """A llama.cpp model with nothing in its cache."""
+    loaded.reset()
+    return loaded
+
+
+@pytest.fixture
+def traced_langchain(tracer_provider):
+    """``instrument()`` of LangChain alone."""
+    LangChainInstrumentor().instrument(tracer_provider=tracer_provider)
+    yield
+    LangChainInstrumentor().uninstrument()
 
 
 def _stream(graph, value, config=None):

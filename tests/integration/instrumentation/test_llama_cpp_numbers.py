@@ -8,6 +8,7 @@ import pytest
 from inline_snapshot import snapshot
 
 import llama_cpp
+from llama_calls import the_call
 from llama_cpp_cases import CASES, N_BATCH, N_CTX, ONE_THREAD, STORY, bare, cached_by_the_rule, prompt_of
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
@@ -19,15 +20,9 @@ from pipelines import chat, raw
 NUMBERS = ("gen_ai.usage.*", "nodespan.evaluated_tokens", "gen_ai.response.finish_reasons", "nodespan.status")
 
 
-@pytest.fixture(scope="module")
-def loaded(smollm2):
-    with closing(llama_cpp.Llama(str(smollm2), n_ctx=N_CTX, n_batch=N_BATCH, verbose=False, **ONE_THREAD)) as llama:
-        yield llama
-
-
 @pytest.fixture
 def llama(loaded, traced_llama_cpp):
-    """A model with nothing in its cache."""
+    """A traced model with nothing in its cache."""
     loaded.reset()
     return loaded
 
@@ -48,11 +43,6 @@ def evaluated(exporter):
         for span in exporter.get_finished_spans()
         if span.name.startswith("llama_cpp.")
     }
-
-
-def the_call(exporter):
-    (span,) = [span for span in exporter.get_finished_spans() if not span.name.startswith("llama_cpp.")]
-    return span
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

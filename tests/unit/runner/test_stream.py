@@ -19,9 +19,11 @@ from nodespan.errors import ConfigurationError, DeadlineExceededError
 from nodespan.runner import PipelineFactory, PipelineStream, Runner
 from nodespan.runner.chunk_queue import CAPACITY
 from nodespan.types import Chunk, ModelProfile, ModelProfileType
-from pipelines import Stage, raw, wait_for
+from pipelines import PATIENCE_S, Stage, raw, wait_for
 
 Ask = Callable[..., PipelineStream]
+
+DEADLINE_S = 1.0  # time enough to begin, on a busy machine too
 
 
 @pytest.fixture
@@ -211,7 +213,8 @@ def test_a_loop_that_is_closed_in_the_middle_stops_the_model(stage: Stage, ask: 
 
     loop = asyncio.new_event_loop()
     task = loop.create_task(read())
-    loop.run_until_complete(asyncio.sleep(0.01))
+    while "begin a b" not in stage.log:
+        loop.run_until_complete(asyncio.sleep(0.001))
     loop.close()
     stage.let(1)
     task._log_destroy_pending = False  # type: ignore[attr-defined] # the point of this test
@@ -238,7 +241,7 @@ def test_closing_from_another_thread_ends_a_blocked_read(stage: Stage, ask: Ask)
     reader.start()
     wait_for(lambda: "begin a" in stage.log)
     stream.close()
-    reader.join(5)
+    reader.join(PATIENCE_S)
     assert not reader.is_alive()
     assert chunks == []
 
@@ -248,20 +251,27 @@ def test_an_interrupt_in_the_middle_of_a_read_stops_the_model(stage: Stage, ask:
     stream = ask("a")
     wait_for(lambda: "begin a" in stage.log)
     main = threading.main_thread().ident
-    timer = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
-    timer.start()
+    assert main is not None
+
+    def interrupt() -> None:
+        wait_for(lambda: stream._pieces._readers)  # sooner it would interrupt pytest
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
     with pytest.raises(KeyboardInterrupt):
+        thread.start()
         next(stream)
+    thread.join()
     wait_for(lambda: has_stopped(stage, "a"))
 
 
 class TestDeadline:
     def test_in_the_middle_it_stops_the_model_and_raises_after_the_chunks_before(self, stage: Stage, ask: Ask) -> None:
         stage.free = False
-        stream = ask("a b", deadline_s=0.1)
+        stream = ask("a b", deadline_s=DEADLINE_S)
         stage.let(1)
         assert next(stream).content == "a"
-        with pytest.raises(DeadlineExceededError, match=r"deadline_s=0\.1"):
+        with pytest.raises(DeadlineExceededError, match=rf"deadline_s={DEADLINE_S}"):
             next(stream)
         assert has_stopped(stage, "a b")
         assert stream.metadata is not None
@@ -269,7 +279,7 @@ class TestDeadline:
         assert stream.metadata.error_type == "nodespan.errors.DeadlineExceededError"
 
     def test_chunks_that_were_not_read_come_first(self, ask: Ask) -> None:
-        stream = ask("a " * 10 * CAPACITY, deadline_s=0.1)
+        stream = ask("a " * 10 * CAPACITY, deadline_s=DEADLINE_S)
         wait_for(lambda: stream.metadata)
         chunks = list(itertools.islice(stream, CAPACITY))
         assert len(chunks) == CAPACITY

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from nodespan.instrumentation._outcome import outcome_of
+from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.runner.generation_metrics import record_engine, record_generation
 from nodespan.runner.generation_span import GenerationOwner, describe, engine_phases
@@ -18,7 +18,7 @@ from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_span import ModelCallOwner, current_model_call
-from nodespan.spans.owner import Attached
+from nodespan.spans.owner import Attached, current_owner
 from nodespan.types import ModelProfile
 
 if TYPE_CHECKING:
@@ -55,13 +55,14 @@ def open_call(llama: llama_cpp.Llama, operation: str, request: Callable[[], Mapp
     A model call of LangChain's around it has the span, and gets what is measured here. A Runner's is measured by its
     pipeline. Another model's (one that a logits processor asks) is a call of its own.
     """
-    tracer = Claim.tracer
-    if tracer is None or current_call(llama) is not None:
+    if Claim.tracer is None or current_call(llama) is not None:
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
         if isinstance(outer, GenerationOwner):
             return None
+        around = current_owner()
+        tracer = around.tracer if around is not None else Claim.tracer  # all spans of a run are made by one
         call = LlamaCall(llama, tracer, operation, request(), outer)
         if call.is_real or call.instruments.are_live:
             return call
@@ -95,7 +96,7 @@ class LlamaCall:
         self._started_ns = time.time_ns()
         self._results: list[GenerationResult] = []
         self._finish_reason: str | None = None
-        self._chunks: int | None = None
+        self._chunks = 0
         self._first_chunk_at: float | None = None
         profile = ModelProfile(model_path=Path(llama.model_path))  # so that a model has one name, whoever runs it
         self._is_own = outer is None
@@ -131,15 +132,9 @@ class LlamaCall:
         with _READING:
             self._finish_reason = _convert.finish_reason(answer) or self._finish_reason
 
-    def streams(self) -> None:
-        """Says that the answer comes in pieces."""
-        self._chunks = 0
-
     def saw(self, item: object) -> None:
-        """Looks at a piece of a streamed answer; the tokens of a bare ``Llama.generate`` are none."""
-        if self._chunks is None:
-            return
-        if not self._chunks:
+        """Looks at a piece of a streamed answer."""
+        if self._chunks == 0:
             self._first_chunk_at = time.perf_counter()
         self._chunks += 1
         self.answered(item)
@@ -153,10 +148,7 @@ class LlamaCall:
             self._describe(outcome, error_type(error) if error is not None and outcome == "error" else None)
         if not self._is_own:
             return
-        if error is not None and outcome == "error":
-            self._owner.fail(error)
-        else:
-            self._owner.finish(outcome)
+        end_span(self._owner, None if outcome == "ok" else error)
 
     def _describe(self, outcome: Outcome, failure: str | None) -> None:
         owner, results, started_at = self._owner, self._results, self._started_at
@@ -174,7 +166,7 @@ class LlamaCall:
         record_generation(
             self.instruments, owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s
         )
-        describe(owner, facts, phases, chunks=self._chunks, time_to_first_chunk_s=first_chunk_s)
+        describe(owner, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
 
     def _unix_ns(self, at: float) -> int:
         return self._started_ns + round((at - self._started_at) * 1e9)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sized
+from collections.abc import Generator, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodespan import semconv
@@ -16,7 +16,7 @@ from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._call import LlamaCall, current_call, open_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     import llama_cpp
 
@@ -37,7 +37,6 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 return original(self, *args, **kwargs)
             answer = _enclosed(call, original, self, *args, **kwargs)
             if isinstance(answer, Iterator):
-                call.streams()
                 return in_steps(lambda: call, cast("Iterator[Any]", answer))
             call.answered(answer)
             call.leave()
