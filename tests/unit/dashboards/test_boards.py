@@ -211,3 +211,8 @@ def test_a_variable_is_read_from_a_metric_and_label_that_are_emitted(uid: str) -
         assert {found[2], *(matcher.name for matcher in selector.matchers.matchers)} <= (
             METRICS[selector.name] | ON_EVERY_SERIES
         )
+
+
+def test_the_docs_say_how_to_read_each_panel() -> None:
+    page = " ".join((FOLDER.parent / "docs" / "boards.md").read_text().split())
+    assert [panel["title"] for _, panel in PANELS if f"*{panel['title']}*" not in page] == []
