@@ -138,10 +138,10 @@ def _decode_speed(run: Run) -> Expected:
 
 
 def _waiting(run: Run) -> Expected:
-    """Two priorities wait for the first model, each once at a time, and nobody for the second."""
+    """One of each of two priorities waits for the first model; who need not wait is seen for a moment at most."""
     seen = run.told["queue_seen"]
     return {
-        f"{model} {priority}": seen.get(priority, 0) if model == "small" else 0
+        f"{model} {priority}": seen[priority] if model == "small" and priority in seen else (0, 1)
         for model, priorities in run.models("by_priority").items()
         for priority in priorities
     }
@@ -239,13 +239,3 @@ OF_THE_COLLECTOR: dict[tuple[str, str], Expected] = {
     ("Does the Collector refuse or lose spans?", "C"): {"": 0},
 }
 """After a burst of spans has gone through; rates as parts of the burst."""
-
-PENDING = {
-    "How many spans wait to be sent?",
-    "For how long has the oldest waited?",
-    "Has a metric too many label values?",
-    "Do the spans get out of the program?",
-    "Which spans were dropped, and why?",
-    "Does nodespan itself make errors?",
-}
-"""Panels over metrics of the table whose emission is still being written."""

@@ -113,6 +113,7 @@ def test_a_panel_says_what_it_answers(uid: str, panel: dict[str, Any]) -> None:
     assert len(panel["description"]) > 60
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+    assert panel["fieldConfig"]["defaults"]["links"]
     refs = [target["refId"] for target in panel["targets"]]
     assert len(set(refs)) == len(refs)
 
