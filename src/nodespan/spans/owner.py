@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
     from nodespan.spans.directory import RunDirectory
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
+_NOTHING: Final = Context()
 _innermost: Final[ContextVar[SpanOwner | None]] = ContextVar("nodespan-innermost", default=None)
 _STARTING: Final = Guard("start a span")
 _WRITING: Final = Guard("write to a span")
@@ -54,6 +55,12 @@ _PEERS: Final = frozenset(
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     """The tracer of nodespan on the given provider, else on the global one."""
     return trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
+
+
+def makes_spans(tracer: Tracer) -> bool:
+    """Whether a real provider stands behind the tracer, or at least none of the API's own stand-ins."""
+    real = getattr(tracer, "_tracer", tracer) if isinstance(tracer, trace.ProxyTracer) else tracer
+    return not isinstance(real, trace.NoOpTracer)
 
 
 def current_owner(context: Context | None = None) -> SpanOwner | None:
@@ -105,6 +112,7 @@ class SpanOwner:
         "__weakref__",
         "_finished",
         "_raised_below",
+        "_step_over",
         "directory",
         "error_type",
         "instruments",
@@ -129,6 +137,7 @@ class SpanOwner:
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
+        self._step_over: tuple[Context | None, Context] = (None, _NOTHING)
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.error_type: str | None = None
@@ -174,6 +183,13 @@ class SpanOwner:
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
         return Attached(self.context_over(base))
+
+    def step(self) -> Attached:
+        """The same for one of many steps of the work; steps over the same context share what they attach."""
+        base = context_api.get_current()
+        if base is not self._step_over[0]:
+            self._step_over = base, self.context_over(base)
+        return Attached(self._step_over[1])
 
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Sets what can be held of the attributes; ``None`` values are left out."""
