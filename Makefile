@@ -29,6 +29,12 @@ test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prom
 	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
 
+OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
+  tests/integration/workflow/test_node.py tests/integration/workflow/test_composer.py
+
+test-oldest: $(VENV) ## Run the tests of LangGraph's instrumentation and of workflows on the oldest LangGraph, 0.6
+	$(BIN)/python tools/oldest.py $(OLDEST_TESTS) $(ARGS)
+
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
 
 format-check: $(READY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,41 @@ def test_secrets_in_captured_content_are_nowhere(stack: LocalStack, jaeger: Jaeg
     assert "status.message" not in span.attributes
     assert secrets_in(text) == []
 
+    assert_nowhere(stack, prometheus, "privacy")
+
+
+def test_secrets_in_the_prompt_of_a_real_run_are_nowhere(
+    stack: LocalStack, jaeger: Jaeger, prometheus: Prometheus, run_demo: Callable[..., str]
+) -> None:
+    trace_id = run_demo(
+        "--prompt",
+        PROMPT,
+        OTEL_SERVICE_NAME="canary",
+        OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT="SPAN_AND_EVENT",
+    )
     eventually(
-        lambda: prometheus.query('traces_span_metrics_calls_total{service_name="privacy"}'),
+        lambda: [span for span in jaeger.trace(trace_id) if span.name.startswith("chat")],
+        lambda chats: len(chats) == 4,
+        "the demo's four model calls",
+    )
+    asked = [span.attributes.get("gen_ai.input.messages", "") for span in jaeger.trace(trace_id)]
+    masked = "Answer in two sentences: Pelicans write to ****, pay with **** and log in with ****."
+    assert sum(masked in content for content in asked) == 1
+    assert secrets_in(text_of_trace(stack.jaeger, trace_id)) == []
+    assert_nowhere(stack, prometheus, "canary")
+
+
+def assert_nowhere(stack: LocalStack, prometheus: Prometheus, service: str) -> None:
+    """Neither in Prometheus nor in anything that the stack has written, once everything of that service is there."""
+    eventually(
+        lambda: prometheus.query(f'traces_span_metrics_calls_total{{service_name="{service}"}}'),
         lambda found: found,
         "the span's metrics in Prometheus",
     )
     eventually(
         lambda: prometheus.query("otelcol_receiver_accepted_log_records_total"),
         lambda found: sum(value for _, value in found) > 0,
-        "the log record at the collector",
+        "log records at the collector",
     )
     assert secrets_in(json.dumps(prometheus.series('{__name__=~".+"}'))) == []
     assert [name for name in ("collector", "jaeger", "prometheus") if secrets_in(stack.log(name))] == []

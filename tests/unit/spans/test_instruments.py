@@ -164,7 +164,7 @@ class _Abandoned(SpanOwner):
     def finish(self, outcome="ok", *, end_time_ns=None):
         ended = super().finish(outcome, end_time_ns=end_time_ns)
         if ended:
-            self.instruments.record(semconv.NODE_DURATION, 1, {semconv.STATUS: outcome}, later=outcome == "cancelled")
+            self.instruments.record(semconv.NODE_DURATION, 1, {semconv.STATUS: outcome})
         return ended
 
 

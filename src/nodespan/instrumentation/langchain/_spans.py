@@ -246,7 +246,6 @@ class ToolCall(SpanOwner):
             self.duration_s,
             {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
             exemplar_context(self.span),
-            later=outcome == "cancelled",
         )
 
 

@@ -121,9 +121,9 @@ class WorkflowOwner(SpanOwner):
     def _count(self, outcome: Outcome) -> None:
         workflow = {semconv.WORKFLOW_NAME: self.workflow_name}
         ended = {**workflow, semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
-        context, later = exemplar_context(self.span), outcome == "cancelled"
-        self.instruments.record(semconv.WORKFLOW_ACTIVE, -1, workflow, context, later=later)
-        self.instruments.record(semconv.WORKFLOW_DURATION, self.took_s, ended, context, later=later)
+        context = exemplar_context(self.span)
+        self.instruments.record(semconv.WORKFLOW_ACTIVE, -1, workflow, context)
+        self.instruments.record(semconv.WORKFLOW_DURATION, self.took_s, ended, context)
         if outcome == "interrupted":
             self.instruments.record(semconv.WORKFLOW_INTERRUPTS, 1, workflow, context)
 
@@ -221,9 +221,11 @@ class NodeOwner(SpanOwner):
             return False
         if self.instruments.are_live:
             with _COUNTING:
-                ended = {**self._labels(), semconv.STATUS: outcome, semconv.ERROR_TYPE: self.error_type}
-                context, later = exemplar_context(self.span), outcome == "cancelled"
-                self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, context, later=later)
+                ended = self._labels()
+                ended[semconv.STATUS] = outcome
+                if self.error_type is not None:
+                    ended[semconv.ERROR_TYPE] = self.error_type
+                self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, exemplar_context(self.span))
         return True
 
     def leave(self, error: BaseException | None = None) -> None:
