@@ -27,7 +27,11 @@ SECTIONS: tuple[tuple[Kind, str, str], ...] = (
         "metric",
         "Metrics",
         "Over OTLP. *Prometheus* is the name as it arrives there; a histogram's has `_bucket`, `_sum` or `_count` "
-        "after it, and labels have `_` for `.`. A label without a value is absent. Buckets are upper bounds.",
+        "after it, and labels have `_` for `.`. A label without a value is absent. Buckets are upper bounds.\n\n"
+        "No label is an id. Names that a program chooses freely are labels (models, nodes, a run's `run_name`): choose "
+        "few. Beyond 2000 sets of labels the SDK counts what comes in one more point, `otel.metric.overflow`.\n\n"
+        "Values are recorded in the context of the span that has the same fact, so exemplars lead there. Runs count "
+        "whether or not their span is sampled. Errors and cancelled runs count like others, by `nodespan.status`.",
     ),
 )
 # A column without any value in a section is left out of it.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from typing import Any
 
-from opentelemetry.sdk.metrics import MeterProvider
+import pytest
+from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
+
+PATIENCE_S = 20.0
 
 
 class Measured:
@@ -38,3 +43,22 @@ class Measured:
             assert key not in found, f"{name} has two points for {key}: name more labels"
             found[key] = (point.sum, point.count) if hasattr(point, "sum") else point.value
         return found
+
+    def collect_garbage_while_collecting(self, label: str, value: str) -> None:
+        """One collection in which the garbage collector comes while the SDK reads a point with that label.
+
+        It may come at any time: the SDK makes objects while it holds locks that it cannot take twice.
+        """
+        with pytest.MonkeyPatch.context() as patch:
+
+            def collect_garbage_too(reservoir: Any, attributes: Any) -> Any:
+                if attributes.get(label) == value:
+                    gc.collect()
+                return collect(reservoir, attributes)
+
+            collect = AlignedHistogramBucketExemplarReservoir.collect
+            patch.setattr(AlignedHistogramBucketExemplarReservoir, "collect", collect_garbage_too)
+            collecting = threading.Thread(target=self.reader.collect, daemon=True)
+            collecting.start()
+            collecting.join(PATIENCE_S)
+            assert not collecting.is_alive(), "the collection waits for itself"

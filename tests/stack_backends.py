@@ -47,9 +47,11 @@ class SeenSpan:
     parent_id: str
     kind: int
     is_error: bool
+    status_message: str
     attributes: dict[str, Any]
     events: tuple[str, ...]
     service: str
+    duration_s: float
 
 
 class Jaeger:
@@ -122,9 +124,11 @@ def _spans(answer: Any) -> Iterator[SeenSpan]:
                     parent_id=span.get("parentSpanId", ""),
                     kind=span.get("kind", 0),
                     is_error=span.get("status", {}).get("code") in {2, "STATUS_CODE_ERROR"},
+                    status_message=span.get("status", {}).get("message", ""),
                     attributes=_attributes(span),
                     events=tuple(event["name"] for event in span.get("events", [])),
                     service=resource.get("service.name", ""),
+                    duration_s=(int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])) / 1e9,
                 )
 
 
@@ -162,8 +166,20 @@ class Prometheus:
         """Labels of all series of the last hour that match."""
         return self._ask("series", **{"match[]": match, "start": round(time.time()) - 3600})
 
+    def label_values(self, label: str, match: str) -> list[str]:
+        """Values of a label in the series of the last hour that match."""
+        return self._ask(f"label/{label}/values", **{"match[]": match, "start": round(time.time()) - 3600})
+
     def exemplars(self, expression: str) -> list[dict[str, Any]]:
         """Exemplars of the last hour: each with ``labels``, ``value``, ``timestamp``."""
         now = round(time.time())
         answer = self._ask("query_exemplars", query=expression, start=now - 3600, end=now + 60)
         return [exemplar for of_series in answer for exemplar in of_series["exemplars"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every recording and alert rule with its health."""
+        return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
+
+    def alerts(self) -> list[dict[str, str]]:
+        """Labels of every alert that is pending or firing, with its ``alertstate``."""
+        return [labels for labels, _ in self.query("ALERTS")]

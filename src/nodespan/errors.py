@@ -8,6 +8,7 @@
     ├── PipelineClosedError       work asked of a factory or pipeline after ``close()``
     ├── DeadlineExceededError     ``deadline_s`` passed before the generation ended (also a TimeoutError)
     └── StoreError                the local store cannot do what was asked
+        └── StoreBusyError        another process holds it; what was asked may be asked again
 
 Every message says what was given, what is allowed and what to type. What goes wrong inside nodespan's own telemetry is
 never raised (see ``nodespan.spans.guard``); the application's exceptions pass through unchanged.
@@ -52,3 +53,7 @@ class DeadlineExceededError(NodespanError, TimeoutError):
 
 class StoreError(NodespanError):
     """The local store cannot do what was asked."""
+
+
+class StoreBusyError(StoreError):
+    """Another process held the local store for too long; what was asked may be asked again."""

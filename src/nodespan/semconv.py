@@ -127,7 +127,7 @@ EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Le
 SERVER_ADDRESS: Final = _standard("server.address", "Host of the model's server.", source=_CORE)
 SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
-WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "Name of the compiled graph.")
+WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")
 CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
 USER_ID: Final = _standard("user.id", "Who the run is for.", source="OpenTelemetry semantic conventions 1.41, user")
 ERROR_TYPE: Final = _standard("error.type", "Class of the error the work ended with.", source=_CORE)
@@ -286,7 +286,7 @@ TIME_PER_OUTPUT_TOKEN: Final = _metric(
 )  # fmt: skip
 WORKFLOW_DURATION: Final = _metric(
     "gen_ai.invoke_workflow.duration", "histogram", "s", (WORKFLOW_NAME, STATUS, ERROR_TYPE),
-    "One run of a compiled graph.", _UTIL, SECONDS,
+    "One run of a compiled graph; a subgraph's is a run of its own, as it has a span of its own.", _UTIL, SECONDS,
 )  # fmt: skip
 TOOL_DURATION: Final = _metric(
     "gen_ai.execute_tool.duration", "histogram", "s", (TOOL_NAME, STATUS, ERROR_TYPE),
@@ -302,11 +302,11 @@ NODE_RETRIES: Final = _metric(
 )  # fmt: skip
 WORKFLOW_ACTIVE: Final = _metric(
     "nodespan.workflow.active", "updowncounter", "{workflow}", (WORKFLOW_NAME,),
-    "Runs under way.", _LANGGRAPH,
+    "Runs under way, those of subgraphs too.", _LANGGRAPH,
 )  # fmt: skip
 WORKFLOW_INTERRUPTS: Final = _metric(
     "nodespan.workflow.interrupts", "counter", "{interrupt}", (WORKFLOW_NAME,),
-    "Runs that stopped at an interrupt.", _LANGGRAPH,
+    "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,
 )  # fmt: skip
 
 _POOL: Final = "the conventions know no queue in front of a model and no loading of one"
@@ -360,11 +360,11 @@ CONTEXT_UTILIZATION: Final = _metric(
 )  # fmt: skip
 MODEL_SIZE: Final = _metric(
     "nodespan.llama_cpp.model.size", "observable gauge", "By", (REQUEST_MODEL,),
-    "Tensors of a loaded model, as llama.cpp reports them.", _BELOW,
+    "Tensors of the loaded copies of a model, as llama.cpp reports them; 0 when it was freed.", _BELOW,
 )  # fmt: skip
 STATE_SIZE: Final = _metric(
     "nodespan.llama_cpp.state.size", "observable gauge", "By", (REQUEST_MODEL,),
-    "State of a loaded model's context, KV cache included, as llama.cpp reports it.", _BELOW,
+    "State of their contexts after the last call, KV cache included, as llama.cpp reports it.", _BELOW,
 )  # fmt: skip
 
 # Metrics of nodespan itself
@@ -384,10 +384,10 @@ OUTBOX_AGE: Final = _metric(
 )  # fmt: skip
 _SDK: Final = "OpenTelemetry semantic conventions 1.41, SDK metrics"
 SPANS_PROCESSED: Final = _metric(
-    "otel.sdk.processor.span.processed", "counter", "{span}", (ERROR_TYPE,),
+    "otel.sdk.processor.span.processed", "observable counter", "{span}", (ERROR_TYPE,),
     "Spans that the processor is done with: stored, or dropped for the reason in `error.type`.", _SDK,
 )  # fmt: skip
 SPANS_EXPORTED: Final = _metric(
-    "otel.sdk.exporter.span.exported", "counter", "{span}", (ERROR_TYPE,),
+    "otel.sdk.exporter.span.exported", "observable counter", "{span}", (ERROR_TYPE,),
     "Spans that the destination has taken, or refused for the reason in `error.type`.", _SDK,
 )  # fmt: skip

@@ -8,11 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stack_binaries import binaries
 from stack_local import LocalStack, Ports
 
 from stack_backends import Jaeger, Prometheus
@@ -28,21 +29,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def programs() -> dict[str, Path]:
+    """The programs of the stack, built if they are not in the cache.
+
+    Skips where they cannot be had, and says so; in CI that is a failure.
+    """
+    if shutil.which("go") is None:
+        message = "The stack's programs are built from Go modules and go is not installed: NOTHING of it is tested."
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    return binaries()
+
+
+@pytest.fixture(scope="session")
+def stack(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """Collector, Jaeger and Prometheus with the configs of ``collector/``, on free ports."""
-    need_go()
-    with LocalStack(tmp_path_factory.mktemp("stack"), Ports.free(), interval="1s") as stack:
+    with LocalStack(programs, tmp_path_factory.mktemp("stack"), Ports.free(), interval="1s") as stack:
         yield stack
-
-
-def need_go() -> None:
-    """Skips where the binaries cannot be had, and says so; in CI that is a failure."""
-    if shutil.which("go") is not None:
-        return
-    message = "The stack's binaries are built from Go modules and go is not installed: NOTHING of the stack is tested."
-    if os.environ.get("CI"):
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
@@ -55,39 +59,53 @@ def prometheus(stack: LocalStack) -> Prometheus:
     return Prometheus(stack.prometheus)
 
 
-def run_program(stack: LocalStack, folder: Path, *arguments: str, **environment: str) -> str:
-    """Runs a Python program whose telemetry goes to the stack; returns what it printed."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
-    given = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": stack.endpoint,
-        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
-        "NODESPAN_STORE": str(folder / "store.db"),
-    }
-    ran = subprocess.run(
-        [sys.executable, *arguments],
-        env={**ours, **given, **environment},
-        cwd=folder,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S / 2,
-    )
-    assert ran.returncode == 0, f"{arguments} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
-    return ran.stdout
+@pytest.fixture(scope="session")
+def run_program(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs Python with these arguments, its telemetry going to the stack; returns what it printed."""
+
+    def run(*arguments: str, **environment: str) -> str:
+        folder = tmp_path_factory.mktemp("program")
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
+        given = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": stack.endpoint,
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "NODESPAN_STORE": str(folder / "store.db"),
+        }
+        ran = subprocess.run(
+            [sys.executable, *arguments],
+            env={**ours, **given, **environment},
+            cwd=folder,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S / 2,
+        )
+        assert ran.returncode == 0, f"{arguments} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
+        return ran.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def seeded(stack: LocalStack, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def seeded(run_program: Callable[..., str], smollm2: Path) -> dict[str, Any]:
     """What ``seeded_run.py`` did; its telemetry is on its way, or there."""
-    folder = tmp_path_factory.mktemp("seeded")
-    printed = run_program(stack, folder, str(HERE / "seeded_run.py"), str(smollm2))
-    return json.loads(printed.splitlines()[-1])
+    return json.loads(run_program(str(HERE / "seeded_run.py"), str(smollm2)).splitlines()[-1])
 
 
 @pytest.fixture(scope="session")
-def demo(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> str:
+def run_demo(run_program: Callable[..., str]) -> Callable[..., str]:
+    """Runs `nodespan demo` and returns its trace id."""
+
+    def run(*arguments: str, **environment: str) -> str:
+        printed = run_program("-c", "from nodespan.cli import main; main()", "demo", *arguments, **environment)
+        found = re.search(r"/trace/([0-9a-f]{32})", printed)
+        assert found is not None, printed
+        return found[1]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo(run_demo: Callable[..., str]) -> str:
     """The trace id of a `nodespan demo`."""
-    printed = run_program(stack, tmp_path_factory.mktemp("demo"), "-c", "from nodespan.cli import main; main()", "demo")
-    found = re.search(r"/trace/([0-9a-f]{32})", printed)
-    assert found is not None, printed
-    return found[1]
+    return run_demo()

@@ -31,6 +31,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "nodespan.status",
     ),
     "chat": GENERATION,
+    "execute_tool": ("gen_ai.operation.name", "gen_ai.tool.name"),
     "pipeline.queue": (),
     "pipeline.load": (),
     "llama_cpp.prefill": ("nodespan.evaluated_tokens",),
@@ -61,8 +62,7 @@ def test_jaeger_has_each_span_once(seeded: dict[str, Any], seeded_spans: list[Se
 
 
 def test_spans_have_their_attributes_kind_and_service(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:
-    seen = {kind_of(span) for span in seeded_spans}
-    assert seen - {"execute_tool"} == set(EXPECTED)
+    assert {kind_of(span) for span in seeded_spans} == set(EXPECTED)
     missing = {
         (span.name, attribute)
         for span in seeded_spans
@@ -93,6 +93,13 @@ def test_each_run_and_node_has_the_status_it_had(seeded: dict[str, Any], seeded_
             nodes[key] = nodes.get(key, 0) + 1
             assert span.is_error == (told["nodespan.status"] == "error")
     assert nodes == {(one["workflow"], one["node"], one["status"]): one["count"] for one in seeded["nodes"]}
+
+
+def test_there_is_a_span_for_each_model_and_tool_call(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:
+    kinds = [kind_of(span) for span in seeded_spans]
+    assert kinds.count("chat") == sum(model["calls"] for model in seeded["models"].values())
+    assert kinds.count("execute_tool") == seeded["tool_calls"]
+    assert kinds.count("pipeline.load") == sum(model["loads"] for model in seeded["models"].values())
 
 
 def test_a_retry_is_an_event_of_its_span(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:

@@ -1,9 +1,9 @@
-"""Builds the Collector, Jaeger and Prometheus from their published Go modules. Type: make stack-binaries.
+"""Builds the Collector, Jaeger, Prometheus and a reader of compose files from published Go modules.
 
 Where there is no docker these are what the tests of the stack and `make stack-local` run. A cold build takes about ten
-minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its manifest in
-this folder and of the compiler. ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it
-and appears under its name when its binaries have said their version, so an interrupted build leaves nothing half done.
+minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its manifest here and of
+the compiler; ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and appears under its
+name when its binaries have said their version, so an interrupted build leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -30,32 +30,30 @@ PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a l
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the three programs.
+    """What is built from one manifest.
 
     Attributes:
         binaries: What it consists of, and the arguments with which each says its version.
         build: Compiles it in a scratch folder that holds a copy of its manifest.
-        steps: Packages that a cold build compiles, so that progress has an end. Nothing depends on it.
     """
 
     name: str
     binaries: Mapping[str, str]
     build: Callable[[Path], None]
-    steps: int
 
 
 class BuildError(Exception):
     """A part could not be built; the message is for the reader."""
 
 
-def go(folder: Path, *arguments: str, steps: int = 0) -> None:
+def go(folder: Path, *arguments: str) -> None:
     """Runs go in ``folder``; says how far it is, and on failure why."""
     command = ["go", *arguments]
     environment = {**os.environ, **GO_ENVIRONMENT, "GOBIN": str(folder), "GOWORK": "off"}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        lines = list(_shown(process.stdout or (), steps))
+        lines = list(_shown(process.stdout or ()))
     if process.returncode:
         print(*lines[-40:], sep="", flush=True)
         raise BuildError(f"`go {arguments[0]}` failed; the lines above say why")
@@ -68,14 +66,14 @@ def ask_go(*arguments: str, cwd: Path) -> str:
     return subprocess.run(command, cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _shown(lines: Iterable[str], steps: int) -> Iterator[str]:
+def _shown(lines: Iterable[str]) -> Iterator[str]:
     """Passes the build's lines on; now and then prints how many packages are done."""
     start = last = time.monotonic()
     for number, line in enumerate(lines, 1):
         yield line
         if time.monotonic() - last >= PROGRESS_S:
             last = time.monotonic()
-            print(f"  {last - start:4.0f} s  {number} of {max(steps, number)} lines, now {line.strip()}", flush=True)
+            print(f"  {last - start:4.0f} s  {number} packages, now {line.strip()}", flush=True)
 
 
 def find(pattern: str, path: Path) -> str:
@@ -119,10 +117,16 @@ def build_prometheus(folder: Path) -> None:
         go(folder, "build", "-v", "-tags", "remove_all_sd,netgo", "-ldflags", flags, "-o", name, f"{module}/cmd/{name}")
 
 
+def build_compose(folder: Path) -> None:
+    """Compiles the reader of compose files, which checks ours as docker compose does, without docker."""
+    go(folder, "build", "-v", "-ldflags", "-s -w", "-o", "compose-config", ".")
+
+
 PARTS = (
-    Part("collector", {"otelcol": "--version"}, build_collector, 900),
-    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus, 900),
-    Part("jaeger", {"jaeger": "version"}, build_jaeger, 1500),
+    Part("collector", {"otelcol": "--version"}, build_collector),
+    Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus),
+    Part("jaeger", {"jaeger": "version"}, build_jaeger),
+    Part("compose", {"compose-config": "--version"}, build_compose),
 )
 
 

@@ -74,16 +74,24 @@ class LocalStack:
     """The three programs. A context manager: entering starts all, leaving stops them.
 
     Args:
+        programs: Where each program is, as ``stack_binaries.binaries()`` says.
         folder: For their data and logs (``<name>.log``).
         ports: Where they listen.
-        overlays: Names of files in ``collector/overlays/``.
+        overlays: Configs that the collector adds to its own, such as those of ``collector/overlays/``.
         interval: How often span metrics are flushed and Prometheus scrapes and evaluates.
     """
 
-    def __init__(self, folder: Path, ports: Ports, overlays: Sequence[str] = (), interval: str = "15s") -> None:
+    def __init__(
+        self,
+        programs: Mapping[str, Path],
+        folder: Path,
+        ports: Ports,
+        overlays: Sequence[Path] = (),
+        interval: str = "15s",
+    ) -> None:
         self.folder = folder
         self.ports = ports
-        self.binaries = binaries()
+        self._binaries = programs
         self._overlays = overlays
         self._interval = interval
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -172,7 +180,7 @@ class LocalStack:
 
     def _collector(self) -> Program:
         ports = self.ports
-        files = [CONFIGS / "config.yaml", *(CONFIGS / "overlays" / f"{name}.yaml" for name in self._overlays)]
+        files = [CONFIGS / "config.yaml", *self._overlays]
         environment = {
             "OTELCOL_LISTEN_HOST": HOST,
             "OTELCOL_GRPC_PORT": str(ports.otlp_grpc),
@@ -185,7 +193,7 @@ class LocalStack:
             "SPAN_METRICS_FLUSH_INTERVAL": self._interval,
             "GOMEMLIMIT": "400MiB",
         }
-        command = [str(self.binaries["otelcol"]), *(f"--config={path}" for path in files)]
+        command = [str(self._binaries["otelcol"]), *(f"--config={path}" for path in files)]
         return Program(command, environment, f"http://{HOST}:{ports.collector_health}/")
 
     def _jaeger(self) -> Program:
@@ -203,7 +211,7 @@ class LocalStack:
             "PROMETHEUS_URL": self.prometheus,
             "OTEL_TRACES_SAMPLER": "always_off",
         }
-        command = [str(self.binaries["jaeger"]), f"--config={CONFIGS / 'jaeger' / 'config.yaml'}"]
+        command = [str(self._binaries["jaeger"]), f"--config={CONFIGS / 'jaeger' / 'config.yaml'}"]
         return Program(command, environment, f"http://{HOST}:{ports.jaeger_health}/status")
 
     def _prometheus(self) -> Program:
@@ -213,7 +221,7 @@ class LocalStack:
         text = (config / "prometheus.yml").read_text()
         (config / "prometheus.yml").write_text(self.local_addresses(text))
         command = [
-            str(self.binaries["prometheus"]),
+            str(self._binaries["prometheus"]),
             f"--config.file={config / 'prometheus.yml'}",
             f"--storage.tsdb.path={self.folder / 'prometheus-data'}",
             f"--web.listen-address={HOST}:{self.ports.prometheus}",
@@ -247,15 +255,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def main(overlays: Sequence[str]) -> None:
+def main(names: Sequence[str]) -> None:
     """Starts everything, says what to open, and waits for Ctrl-C."""
-    unknown = [name for name in overlays if not (CONFIGS / "overlays" / f"{name}.yaml").is_file()]
-    if unknown:
-        known = ", ".join(sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml")))
-        sys.exit(f'No overlay {", ".join(unknown)}. There are: {known}. Type: make stack-local ARGS="drop-content"')
+    known = {path.stem: path for path in sorted((CONFIGS / "overlays").glob("*.yaml"))}
+    if unknown := [name for name in names if name not in known]:
+        there = ", ".join(known)
+        sys.exit(f'No overlay {", ".join(unknown)}. There are: {there}. Type: make stack-local ARGS="drop-content"')
+    overlays = [known[name] for name in names]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with LocalStack(ROOT / ".stack", Ports(), overlays) as stack:
+        with LocalStack(binaries(), ROOT / ".stack", Ports(), overlays) as stack:
             print(f"Send to      export OTEL_EXPORTER_OTLP_ENDPOINT={stack.endpoint}")
             print(f"Jaeger       {stack.jaeger}   (its page is a placeholder in this build; the API is whole)")
             print(f"Prometheus   {stack.prometheus}")

@@ -95,7 +95,7 @@ def traces(
         model=model,
         conversation=conversation,
         min_duration_s=min_duration,
-        is_error=True if error else None,
+        is_error=error,
         since_ns=parse_since(since),
     )
     list_traces(_console(), wanted, limit, as_json=as_json)
@@ -110,6 +110,35 @@ def trace(
     from nodespan.cli._traces import show_trace
 
     show_trace(_console(), trace_id, as_json=as_json)
+
+
+@app.command()
+def export(
+    trace_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Traces, or how their ids begin. Without any: all.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file, instead of the terminal.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write traces as OTLP JSON, which the collector reads and Jaeger's page takes as an upload."""
+    from nodespan.cli._export import export_traces
+
+    export_traces(_console(stderr=True), trace_ids or [], output, as_json=as_json)
+
+
+@app.command()
+def flush(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what was kept without a destination or for another one.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="When to give up.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Send what waits in the local store to the endpoint that the OTEL_* variables name."""
+    from nodespan.cli._flush import flush_outbox
+
+    if not flush_outbox(_console(), everything=everything, timeout_s=timeout, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -131,7 +160,7 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def _console() -> Console:
+def _console(*, stderr: bool = False) -> Console:
     """Colours and the terminal's width on a terminal; plain lines that are not cut otherwise."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, no_color=True, width=10_000)
+    console = Console(highlight=False, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, no_color=True, width=10_000, stderr=stderr)

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from nodespan.errors import NodespanError
-from nodespan.store import MEMORY, SqliteStore, store_path
+from nodespan.errors import ConfigurationError, NodespanError, StoreError
+from nodespan.store import EXPORTED, MEMORY, open_store
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ def examine() -> Findings:
         found.problems.append(str(error))
     try:
         _examine_store(found)
-    except NodespanError as error:
+    except ConfigurationError as error:
         found.problems.append(str(error))
+    except StoreError as error:
+        found.problems.append(f"{error} Meanwhile a program keeps its spans in memory, until it ends.")
     return found
 
 
@@ -91,19 +93,22 @@ def _examine_export(found: Findings, settings: Settings) -> None:
 
 
 def _examine_store(found: Findings) -> None:
-    store = SqliteStore(store_path())
-    spans, size_bytes = store.size()
-    waiting, oldest_ns = store.waiting()
+    store = open_store()
+    outbox = store.look()
+    store.close()
+    oldest_ns = outbox.oldest_waiting_ns
     found.store = {
         "path": str(store.path),
         "mode": f"{store.path.stat().st_mode & 0o777:04o}" if store.path != MEMORY else None,
-        "spans": spans,
-        "bytes": size_bytes,
-        "lost": store.lost(),
-        "waiting": waiting,
-        "oldest_waiting_s": None if oldest_ns is None else round((time.time_ns() - oldest_ns) / 1e9, 1),
+        "spans": outbox.spans,
+        "bytes": outbox.size_bytes,
+        "waiting": outbox.waiting,
+        "destinations": outbox.destinations,
+        "oldest_waiting_s": None if oldest_ns is None else round(max(time.time_ns() - oldest_ns, 0) / 1e9, 1),
+        "exported": outbox.outcomes.pop(EXPORTED, 0),
+        "lost": outbox.outcomes,
+        "last_error": outbox.last_error,
     }
-    store.close()
 
 
 def _is_reachable(endpoint: str) -> bool:
@@ -129,12 +134,8 @@ def show(console: Console, found: Findings) -> None:
         console.print(f"{signal:<8} {where}")
     if found.destination is not None:
         console.print(f"{'':8} the destination {'answers' if found.reachable else 'does not answer'}")
-    if store := found.store:
-        console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
-        console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes; {store['lost']} spans were lost unsent")
-        if found.destination is not None or store["waiting"]:
-            since = f", the oldest for {store['oldest_waiting_s']} s" if store["waiting"] else ""
-            console.print(f"{'':8} {store['waiting']} spans wait to be sent{since}")
+    if found.store:
+        _show_store(console, found.store)
     for name, value in found.variables.items():
         console.print(f"{'set':<8} {name}={value}", markup=False)
     for name, installed in found.versions.items():
@@ -144,3 +145,20 @@ def show(console: Console, found: Findings) -> None:
     for problem in found.problems:
         console.print(f"[red]problem[/red]  {problem}")
     console.print("[green]all is well[/green]" if not found.problems else f"{len(found.problems)} to look at")
+
+
+def _show_store(console: Console, store: dict[str, Any]) -> None:
+    if store["mode"] is None:
+        console.print("store    in memory, as NODESPAN_STORE asks: nothing outlives the process that made it")
+        return
+    console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
+    console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes")
+    since = f" to {', '.join(store['destinations'])}, the oldest for {store['oldest_waiting_s']} s"
+    console.print(
+        f"outbox   {store['waiting']} spans wait to be sent{since if store['waiting'] else ''}", soft_wrap=True
+    )
+    console.print(f"{'':8} {store['exported']} spans were sent")
+    for reason, spans in store["lost"].items():
+        console.print(f"{'':8} {spans} spans were lost: {reason}")
+    if store["last_error"]:
+        console.print(f"{'':8} last error: {store['last_error']}", markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nodespan.cli._tree import duration, render_tree
 from nodespan.errors import ConfigurationError
-from nodespan.store import SqliteStore, StoreReader, store_path
+from nodespan.store import StoreReader, open_store, store_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,7 @@ def open_reader(console: Console) -> StoreReader:
         if console.is_terminal and total > done:
             console.print(f"indexing {done} of {total} spans", style="dim", end="\r")
 
-    return StoreReader(SqliteStore(store_path()), progress)
+    return StoreReader(open_store(), progress)
 
 
 def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: bool) -> None:

@@ -57,6 +57,10 @@ def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool) -> Iter
         from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 
         yield LangGraphInstrumentor()
+    if llama_cpp:
+        from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
+
+        yield LlamaCppInstrumentor()
     if langchain:
         from nodespan.instrumentation.langchain import LangChainInstrumentor
 

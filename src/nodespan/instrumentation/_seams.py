@@ -67,7 +67,7 @@ class Seams:
 
     def _wrap(self, seam: Seam) -> bool:
         target = _target(seam)
-        original = getattr(target, seam.name, None)
+        original = _own(target, seam.name)
         if original is None:
             self._say_missing(seam)
             return False
@@ -95,3 +95,12 @@ def _target(seam: Seam) -> Any:
     except ImportError:
         return None
     return getattr(module, seam.owner, None) if seam.owner else module
+
+
+def _own(target: Any, name: str) -> Any:
+    """What the module or the class and its bases have; not the metaclass, which has a ``__call__`` for every class."""
+    if target is None:
+        return None
+    places: tuple[Any, ...] = getattr(target, "__mro__", (target,))
+    found: list[Any] = [vars(place)[name] for place in places if name in vars(place)]
+    return found[0] if found else None

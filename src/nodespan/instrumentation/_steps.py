@@ -7,9 +7,9 @@ with the generator, or the garbage collector ends it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 Steps: TypeAlias = Generator[Any, Any, Any]
 AsyncSteps: TypeAlias = AsyncGenerator[Any, Any]
@@ -35,25 +35,27 @@ Open: TypeAlias = Callable[[], Enclosure | None]
 """Opens the work at its first step, so that a generator which is never read leaves no span; ``None``: not ours."""
 
 
-def in_steps(open_work: Open, steps: Steps) -> Steps:
-    """The generator, enclosed."""
+def in_steps(open_work: Open, steps: Iterator[Any]) -> Steps:
+    """The generator, or any iterator, enclosed; what the consumer sends is passed on."""
     work = open_work()
     if work is None:
         yield from steps
         return
+    sent = None
     try:
         while True:
             with work.step():
                 try:
-                    item = next(steps)
+                    item = next(steps) if sent is None else cast("Steps", steps).send(sent)
                 except StopIteration:
                     break
             work.saw(item)
-            yield item
+            sent = yield item
     except BaseException as error:
         try:
             with work.step():
-                steps.close()
+                if isinstance(steps, Generator):
+                    steps.close()
         finally:
             work.leave(error)
         raise

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from nodespan.otlp.decode import SpanEvent, SpanLink, SpanRecord, decode_batch
-from nodespan.otlp.encode import Encoded, encode_spans
+from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans
+from nodespan.otlp.split import split_batch
+from nodespan.otlp.summary import ERROR, TraceSlice, summarise
+from nodespan.otlp.to_json import to_json
 
-__all__ = ["Encoded", "SpanEvent", "SpanLink", "SpanRecord", "decode_batch", "encode_spans"]
+__all__ = [
+    "ERROR",
+    "MAX_BATCH_BYTES",
+    "Encoded",
+    "SpanEvent",
+    "SpanLink",
+    "SpanRecord",
+    "TraceSlice",
+    "decode_batch",
+    "encode_spans",
+    "split_batch",
+    "summarise",
+    "to_json",
+]

@@ -59,18 +59,24 @@ class SpanRecord:
         return str(self.resource.get("service.name", ""))
 
 
-def decode_batch(data: bytes) -> Iterator[SpanRecord]:
+def decode_batch(data: bytes, trace_id: str | None = None) -> Iterator[SpanRecord]:
     """The spans of an encoded ``ExportTraceServiceRequest``.
+
+    Args:
+        data: The message.
+        trace_id: In hex; only the spans of this trace.
 
     Raises:
         google.protobuf.message.DecodeError: The bytes are no such message.
     """
     request = ExportTraceServiceRequest.FromString(data)
+    wanted = bytes.fromhex(trace_id) if trace_id is not None else None
     for of_resource in request.resource_spans:
         resource = _attributes(of_resource.resource.attributes)
         for of_scope in of_resource.scope_spans:
             for span in of_scope.spans:
-                yield _span(span, resource, of_scope.scope.name)
+                if wanted is None or span.trace_id == wanted:
+                    yield _span(span, resource, of_scope.scope.name)
 
 
 def _span(span: Span, resource: Attributes, scope: str) -> SpanRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.exporter.otlp.proto.common import trace_encoder
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
+
+MAX_BATCH_BYTES: Final = 1024 * 1024
+"""Receivers take 4 MiB (gRPC's default) and more. Only a single span makes a batch that is larger than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,31 +23,25 @@ class Encoded:
     Attributes:
         data: An ``ExportTraceServiceRequest``.
         spans: How many spans it holds.
-        refused: How many of those given the encoder could not take.
     """
 
     data: bytes
     spans: int
-    refused: int = 0
 
 
-def encode_spans(spans: Sequence[ReadableSpan]) -> Encoded:
-    """Encodes a slice of spans. One that the encoder cannot take does not take the others along."""
+def encode_spans(spans: Sequence[ReadableSpan]) -> list[Encoded]:
+    """Encodes a slice of spans, as one batch if it may be.
+
+    A span that the encoder cannot take, or that is huge, does not take the others along: the slice is halved until it
+    is alone, and one that cannot be encoded is left out.
+    """
     try:
-        return Encoded(trace_encoder.encode_spans(spans).SerializeToString(), len(spans))
+        data = trace_encoder.encode_spans(spans).SerializeToString()
     except Exception:  # noqa: BLE001 whatever an attribute made the encoder raise
-        return _one_by_one(spans)
-
-
-def _one_by_one(spans: Sequence[ReadableSpan]) -> Encoded:
-    good = [span for span in spans if _is_encodable(span)]
-    data = trace_encoder.encode_spans(good).SerializeToString() if good else b""
-    return Encoded(data, len(good), len(spans) - len(good))
-
-
-def _is_encodable(span: ReadableSpan) -> bool:
-    try:
-        trace_encoder.encode_spans([span]).SerializeToString()
-    except Exception:  # noqa: BLE001 whatever an attribute made the encoder raise
-        return False
-    return True
+        if len(spans) == 1:
+            return []
+    else:
+        if len(spans) == 1 or len(data) <= MAX_BATCH_BYTES:
+            return [Encoded(data, len(spans))]
+    half = len(spans) // 2
+    return encode_spans(spans[:half]) + encode_spans(spans[half:])

@@ -15,11 +15,15 @@ from nodespan.errors import ConfigurationError, UnknownProfileError
 from nodespan.runner.lane import Lane
 from nodespan.runner.llama_cpp_pipeline import LlamaCppPipeline
 from nodespan.runner.pool import Pool
+from nodespan.runner.pool_metrics import READINGS
+from nodespan.spans.instruments import get_instruments
 from nodespan.types import ModelProfile
 
 if TYPE_CHECKING:
     import threading
     from types import TracebackType
+
+    from opentelemetry.metrics import MeterProvider
 
     from nodespan.runner.generation import Generation
     from nodespan.runner.pipeline import Pipeline
@@ -46,6 +50,7 @@ class PipelineFactory:
         max_loaded: How many may be loaded at once.
         create: Loads a model: a class such as ``LlamaCppPipeline``, or anything that takes a ``ModelProfile`` and
             returns a ``Pipeline``. If it has a ``check_profile``, that is called here for each profile.
+        meter_provider: Where queues, loaded models and evictions count; the global provider if not given.
 
     Raises:
         ConfigurationError: There is no profile, or one of them cannot work.
@@ -59,12 +64,13 @@ class PipelineFactory:
         *,
         max_loaded: int = 1,
         create: Callable[[ModelProfile], Pipeline] = LlamaCppPipeline,
+        meter_provider: MeterProvider | None = None,
     ) -> None:
         if max_loaded < 1:
             raise ConfigurationError(f"PipelineFactory(max_loaded={max_loaded}) could load no model. Give 1 or more.")
         self._profiles = _checked(profiles, getattr(create, "check_profile", None))
         self.pipeline_type: Final = getattr(create, "__name__", type(create).__name__)
-        self._pool = Pool(max_loaded)
+        self._pool = Pool(max_loaded, meter_provider)
         for profile_type, profile in self._profiles.items():
             self._pool.lanes[int(profile_type)] = Lane(self._pool, profile, create)
         _pools.add(self._pool)
@@ -91,13 +97,13 @@ class PipelineFactory:
             PipelineClosedError: The factory was closed.
         """
         pool = self._pool
+        get_instruments(pool.meter_provider).observe(pool, READINGS)
         with pool.changed:
             pool.submit(pool.lanes[int(profile_type)], generation)
 
     def queue_length(self, profile_type: IntEnum) -> Counter[int]:
         """How many wait for that model, by priority."""
-        with self._pool.changed:
-            return Counter(generation.priority for generation in self._pool.lanes[int(profile_type)].waiting())
+        return +Counter(self._pool.lanes[int(profile_type)].queue_lengths())
 
     def running(self, profile_type: IntEnum) -> Generation | None:
         """The generation that the model is busy with."""

@@ -11,8 +11,9 @@ from nodespan import semconv
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_queue import ChunkQueue
 from nodespan.runner.generation_metrics import record_generation
-from nodespan.runner.generation_span import GenerationOwner, Phase
+from nodespan.runner.generation_span import GenerationOwner, Phase, describe, engine_phases
 from nodespan.runner.pipeline import Cancellation, GenerationResult
+from nodespan.spans.content import message, text_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.model_call import exemplar_context
 from nodespan.types import PipelineExecutionMetadata
@@ -78,6 +79,7 @@ class Generation:
         self._first_piece_at: float | None = None
         self._pieces_put = 0
         self.owner = GenerationOwner(tracer, request, profile, self._entered_ns)
+        self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
         self._deadline = None if deadline_s is None else self._start_deadline(deadline_s)
 
@@ -154,13 +156,15 @@ class Generation:
     def _put_pieces(self, pipeline: Pipeline) -> bool:
         """Hands out the pieces while they are wanted; says whether the model came to an end by itself."""
         flag = self._cancellation.flag  # looked at once per piece: a property would cost more than the rest
-        put = self.pieces.put
+        put, said = self.pieces.put, self._said
         pieces = pipeline.generate(self.request, self._cancellation, self.result)
         try:
             for piece in pieces:
                 if not self._pieces_put:
                     self._first_piece_at = time.perf_counter()
                 self._pieces_put += 1
+                if said is not None:
+                    said.append(piece)
                 put(piece, flag)
                 if flag[0]:
                     return False
@@ -184,16 +188,14 @@ class Generation:
         try:
             ended_at = time.perf_counter()
             self.metadata = self._measured(reason, ended_at)
+            if self.owner.content is not None and self._said:
+                self.owner.content.said([message("assistant", [text_part("".join(self._said))], reason)])
             self._close(self.metadata, error, ended_at)
         finally:
             if not self._is_running:
                 self.pieces.end()
 
     def _measured(self, reason: FinishReason, ended_at: float) -> PipelineExecutionMetadata:
-        result = self.result
-        speed = None
-        if result.decode_s and result.output_tokens and result.output_tokens > 1:
-            speed = (result.output_tokens - 1) / result.decode_s
         return PipelineExecutionMetadata(
             model_name=self.profile.model_name,
             model_provider=self.profile.provider,
@@ -201,21 +203,16 @@ class Generation:
             cache_status=self._cache_status,
             queue_s=(self._taken_at or ended_at) - self._entered_at,
             load_s=self._load_s,
-            time_to_first_token_s=self._since_entry(result.first_token_at),
-            prompt_eval_s=result.prefill_s,
-            decode_s=result.decode_s,
-            input_tokens=result.input_tokens,
-            cached_input_tokens=result.cached_input_tokens,
-            output_tokens=result.output_tokens,
-            tokens_per_s=speed,
             finish_reason=reason,
             error_type=None if self.error is None else error_type(self.error),
+            **self.result.facts(self._entered_at),
         )
 
     def _close(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
         time_to_first_chunk_s = self._since_entry(self._first_piece_at)
-        self.owner.describe(
-            metadata,
+        describe(
+            self.owner,
+            vars(metadata),
             self._phases(metadata),
             priority=self.priority,
             chunks=self._pieces_put,
@@ -223,14 +220,12 @@ class Generation:
         )
         record_generation(
             self._instruments,
-            self.owner.span,
-            self.request,
-            self.profile,
-            metadata,
-            self.result,
-            priority=self.priority,
+            self.owner,
+            vars(metadata),
+            (self.result,),
             duration_s=ended_at - self._entered_at,
             time_to_first_chunk_s=time_to_first_chunk_s,
+            priority=self.priority,
         )
         if error is not None:
             self.owner.fail(error)
@@ -239,17 +234,15 @@ class Generation:
             self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(ended_at))
 
     def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Phase]:
-        """The stretches that took place; what an engine's own clock measured has that length and no other."""
-        result = self.result
-        for name, start, length_s, tokens in (
-            (semconv.PIPELINE_QUEUE, self._entered_at, metadata.queue_s, None),
-            (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s, None),
-            (semconv.LLAMA_CPP_PREFILL, result.prefill_at, result.prefill_s, result.prefill_tokens),
-            (semconv.LLAMA_CPP_DECODE, result.first_token_at, result.decode_s or None, result.decode_tokens),
+        """The stretches that took place."""
+        for name, start, length_s in (
+            (semconv.PIPELINE_QUEUE, self._entered_at, metadata.queue_s),
+            (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s),
         ):
             if start is not None and length_s is not None:
                 start_ns = self._unix_ns(start)
-                yield Phase(name, start_ns, start_ns + round(length_s * 1e9), {semconv.EVALUATED_TOKENS: tokens})
+                yield Phase(name, start_ns, start_ns + round(length_s * 1e9), {})
+        yield from engine_phases(self.result, self._unix_ns)
 
     def _since_entry(self, at: float | None) -> float | None:
         return None if at is None else at - self._entered_at

@@ -6,7 +6,9 @@ import heapq
 import threading
 from typing import TYPE_CHECKING, Final, Literal
 
+from nodespan import semconv
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +18,14 @@ if TYPE_CHECKING:
     from nodespan.runner.pool import Pool
     from nodespan.types import ModelProfile
 
+Step = Literal["run", "load", "evict", "unload", "leave"]
 Rank = tuple[int, int]
 """Place in a queue, the smaller first: minus the priority, then the arrival."""
 
 _FREEING: Final = Guard("free a model")
+
+_MAX_PRIORITIES: Final = 64
+"""Priorities of whose empty queues a lane still tells; it is the caller who chooses the numbers."""
 
 _left_behind: Final[list[object]] = []
 """The parent process's models and generations, kept in a forked child: freeing one would run, or end its span twice."""
@@ -34,21 +40,40 @@ class Lane:
     Attributes:
         running: The generation that the thread is busy with, loading included.
         thread: ``None`` while there is nothing to do.
+        model_bytes: Size of the model's tensors when it was last asked, if its pipeline knows.
+        state_bytes: Likewise of its context's state.
     """
 
     def __init__(self, pool: Pool, profile: ModelProfile, create: Callable[[ModelProfile], Pipeline]) -> None:
         self.profile = profile
         self.running: Generation | None = None
         self.thread: threading.Thread | None = None
+        self.model_bytes: int | None = None
+        self.state_bytes: int | None = None
         self._pool = pool
         self._create = create
         self._pipeline: Pipeline | None = None
         self._heap: list[tuple[Rank, Generation]] = []
         self._unread: list[Generation] = []
+        self._priorities: set[int] = set()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is there. Takes no lock."""
+        return self._pipeline is not None
+
+    def queue_lengths(self) -> dict[int, int]:
+        """How many wait, by priority; 0 where somebody has waited before. Takes no lock."""
+        lengths = dict.fromkeys(sorted(self._priorities), 0)
+        for generation in self.waiting():
+            lengths[generation.priority] = lengths.get(generation.priority, 0) + 1
+        return lengths
 
     def add(self, arrival: int, generation: Generation) -> None:
         """Queues a generation; ``pool.changed`` is held."""
         heapq.heappush(self._heap, ((-generation.priority, arrival), generation))
+        if len(self._priorities) < _MAX_PRIORITIES:
+            self._priorities.add(generation.priority)
         if self.thread is None:
             self.thread = threading.Thread(target=self._work, name=f"nodespan {self.profile.model_name}", daemon=True)
             self.thread.start()
@@ -60,8 +85,8 @@ class Lane:
         return self._heap[0][0] if self._heap else None
 
     def waiting(self) -> list[Generation]:
-        """Those who wait, in no order; ``pool.changed`` is held."""
-        return [generation for _, generation in self._heap if not generation.is_unwanted]
+        """Those who wait, in no order. Takes no lock."""
+        return [generation for _, generation in self._heap.copy() if not generation.is_unwanted]
 
     def forget(self) -> list[Generation]:
         """Gives away all it had, in a forked child, where its thread does not exist."""
@@ -77,6 +102,9 @@ class Lane:
             generation = self.running
             if generation is None:
                 self._free()
+                if step == "evict":
+                    labels = {semconv.REQUEST_MODEL: self.profile.model_name}
+                    get_instruments(self._pool.meter_provider).record(semconv.EVICTIONS, 1, labels)
             else:
                 generation.take("hit" if step == "run" else "loaded")
                 generation.context.run(self._serve, generation)  # so that logs and spans there are the caller's
@@ -87,7 +115,7 @@ class Lane:
                 generation.release()  # now, so that whoever has read a stream to its end finds the model idle
             del generation  # an idle thread must not keep what it was asked last
 
-    def _take_step(self) -> Literal["run", "load", "unload", "leave"]:
+    def _take_step(self) -> Step:
         """Waits until there is something that this lane may do."""
         with self._pool.changed:
             step = self._next_step()
@@ -104,11 +132,11 @@ class Lane:
             generation.stop()
         return step
 
-    def _next_step(self) -> Literal["run", "load", "unload", "leave"] | None:
+    def _next_step(self) -> Step | None:
         head = self.head()
         if self._pool.holds(self):
             if self._pool.must_unload(self):
-                return "unload"
+                return "unload" if self._pool.is_closed else "evict"
             return None if head is None else "run"
         if head is None:
             return "leave"
@@ -125,6 +153,8 @@ class Lane:
                     return
                 generation.loaded()
             generation.run(self._pipeline)
+            result = generation.result
+            self.model_bytes, self.state_bytes = result.model_bytes, result.state_bytes
 
     def _free(self) -> None:
         pipeline, self._pipeline = self._pipeline, None

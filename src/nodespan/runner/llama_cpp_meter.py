@@ -1,9 +1,9 @@
-"""Exact token counts and times of one ``Llama.generate``, for any ``Llama``: by nodespan's pipeline or by anybody."""
+"""Exact token counts and times of ``Llama.generate`` and ``embed``, for any ``Llama``: nodespan's or anybody's."""
 
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp
@@ -23,7 +23,7 @@ def measured(
     """Passes on what ``Llama.generate`` gives and writes into ``result`` what it took, however it ends.
 
     To be run on the thread that uses the model. With ``no_perf=True`` llama.cpp measures nothing, and so the cached
-    tokens, the evaluated ones and the seconds stay unknown.
+    tokens, the evaluated ones and the seconds stay unknown; likewise when the model is closed under it.
 
     Args:
         llama: The model.
@@ -50,11 +50,24 @@ def measured(
     except StopIteration:
         return
     finally:
-        vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
-        if first is not None and vocabulary and llama_cpp.llama_vocab_is_eog(vocabulary, token):
-            result.output_tokens -= 1
-        if not llama.context_params.no_perf:
-            _split(result, start, first, _Evaluated.so_far(llama))
+        if llama.ctx:  # a model that was closed under a suspended generator can be asked nothing any more
+            vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
+            if first is not None and vocabulary and llama_cpp.llama_vocab_is_eog(vocabulary, token):
+                result.output_tokens -= 1
+            if not llama.context_params.no_perf:
+                _split(result, start, first, _Evaluated.so_far(llama))
+
+
+@contextmanager
+def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Generator[None]:
+    """Encloses a ``Llama.embed`` and writes into ``result`` what it evaluated; that is prefill, and nothing else."""
+    result.context_size = llama.n_ctx()
+    # With ``verbose`` it sets llama.cpp's counters back itself, and then begins.
+    start = _Evaluated(0, 0.0) if llama.verbose else _Evaluated.so_far(llama)
+    result.prefill_at = time.perf_counter()
+    yield
+    if not llama.context_params.no_perf:
+        result.prefill_tokens, result.prefill_s = _Evaluated.so_far(llama).since(start)
 
 
 class _Evaluated(NamedTuple):

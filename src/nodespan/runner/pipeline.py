@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -52,6 +52,8 @@ class GenerationResult:
         prefill_at: ``time.perf_counter()`` when the prefill began.
         first_token_at: ``time.perf_counter()`` when the first token was there.
         finish_reason: Why the model ended by itself: ``stop`` or ``length``.
+        model_bytes: Size of the model's tensors.
+        state_bytes: Size of its context's state at the end, KV cache included.
     """
 
     context_size: int | None = None
@@ -65,6 +67,27 @@ class GenerationResult:
     prefill_at: float | None = None
     first_token_at: float | None = None
     finish_reason: FinishReason | None = None
+    model_bytes: int | None = None
+    state_bytes: int | None = None
+
+    def facts(self, entered_at: float) -> dict[str, Any]:
+        """What was measured, by the keys of ``PipelineExecutionMetadata``.
+
+        Args:
+            entered_at: ``time.perf_counter()`` when the generation was asked for.
+        """
+        speed = None
+        if self.decode_s and self.output_tokens and self.output_tokens > 1:
+            speed = (self.output_tokens - 1) / self.decode_s
+        return {
+            "time_to_first_token_s": None if self.first_token_at is None else self.first_token_at - entered_at,
+            "prompt_eval_s": self.prefill_s,
+            "decode_s": self.decode_s,
+            "input_tokens": self.input_tokens,
+            "cached_input_tokens": self.cached_input_tokens,
+            "output_tokens": self.output_tokens,
+            "tokens_per_s": speed,
+        }
 
 
 class Pipeline(Protocol):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from nodespan.errors import PipelineClosedError
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
     from nodespan.runner.generation import Generation
     from nodespan.runner.lane import Lane, Rank
 
@@ -23,12 +25,14 @@ class Pool:
             close an abandoned factory in the middle of it.
         lanes: By profile type.
         evictions: Models that were freed to make room.
+        meter_provider: Where they count; the global one at that time if ``None``.
     """
 
-    def __init__(self, max_loaded: int) -> None:
+    def __init__(self, max_loaded: int, meter_provider: MeterProvider | None) -> None:
         self.changed = threading.Condition()
         self.lanes: dict[int, Lane] = {}
         self.evictions = 0
+        self.meter_provider = meter_provider
         self.is_closed = False
         self._max_loaded = max_loaded
         self._holding: dict[Lane, None] = {}  # the least recently used first

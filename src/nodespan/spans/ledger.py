@@ -30,7 +30,10 @@ class DeliveryReport:
 
 
 class Ledger:
-    """Counts spans as they go. Safe from any thread; the hot path only adds one."""
+    """Counts spans as they go. Safe from any thread; the hot path only adds one.
+
+    Metrics are read from it too, and so say the same.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,6 +41,7 @@ class Ledger:
         self._stored = 0
         self._exported = 0
         self._dropped: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
 
     def ended(self) -> None:
         """A span ended."""
@@ -49,21 +53,36 @@ class Ledger:
         with self._lock:
             self._stored += spans
 
-    def exported(self, spans: int) -> None:
-        """Spans were accepted by the destination."""
-        with self._lock:
-            self._exported += spans
-
     def dropped(self, spans: int, reason: str) -> None:
-        """Spans are lost."""
+        """Spans that will not be written."""
         if spans:
             with self._lock:
                 self._dropped[reason] += spans
+
+    def exported(self, spans: int) -> None:
+        """Spans that the destination has."""
+        with self._lock:
+            self._exported += spans
+
+    def lost(self, spans: int, reason: str) -> None:
+        """Spans that were written, and that the destination will not have."""
+        with self._lock:
+            self._lost[reason] += spans
+
+    def processed(self) -> dict[str | None, int]:
+        """Spans that were written, under ``None``, and that will not be, by reason."""
+        with self._lock:
+            return {None: self._stored, **self._dropped}
+
+    def sent(self) -> dict[str | None, int]:
+        """Spans that the destination has, under ``None``, and that it will not have, by reason."""
+        with self._lock:
+            return {None: self._exported, **self._lost}
 
     def report(self, *, has_destination: bool) -> DeliveryReport:
         """The counts now."""
         with self._lock:
             arrived = self._exported if has_destination else self._stored
-            dropped = dict(self._dropped)
+            dropped = dict(self._dropped + self._lost)
             waiting = max(self._ended - arrived - sum(dropped.values()), 0)
             return DeliveryReport(self._ended, self._stored, self._exported, waiting, dropped)

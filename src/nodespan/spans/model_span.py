@@ -8,11 +8,15 @@ from opentelemetry.trace import SpanKind
 from typing_extensions import override
 
 from nodespan import semconv
+from nodespan.spans.content import ModelContent
+from nodespan.spans.exceptions import error_type
 from nodespan.spans.owner import SpanOwner, current_owner
+from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
@@ -43,9 +47,10 @@ class ModelCallOwner(SpanOwner):
 
     Attributes:
         measured: Attributes to set when the span ends, over what the outer library says: an engine counts exactly.
+        content: What is asked and answered; ``None`` unless the user has switched content on.
     """
 
-    __slots__ = ("measured", "model", "operation", "provider")
+    __slots__ = ("content", "measured", "model", "operation", "provider")
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class ModelCallOwner(SpanOwner):
         kind: SpanKind = SpanKind.INTERNAL,
         parent: Context | None = None,
         start_time_ns: int | None = None,
+        logger_provider: LoggerProvider | None = None,
     ) -> None:
         self.operation = operation
         self.provider = provider
@@ -69,11 +75,29 @@ class ModelCallOwner(SpanOwner):
             semconv.REQUEST_MODEL: model,
             **(request or {}),
         }
+        self.content = ModelContent.begin(logger_provider)
+        if self.content is not None:
+            self.content.facts.update(clean(attributes))
         name = operation if model is None else f"{operation} {model}"
         super().__init__(tracer, name, attributes, kind=kind, parent=parent, start_time_ns=start_time_ns)
 
     @override
+    def set(self, attributes: Mapping[str, Any]) -> None:
+        if self.content is not None:
+            self.content.facts.update(clean(attributes))
+        super().set(attributes)
+
+    @override
+    def fail(self, error: BaseException) -> None:
+        if self.content is not None:
+            self.content.facts[semconv.ERROR_TYPE] = error_type(error)
+        super().fail(error)
+
+    @override
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
-        if self.measured and self.is_open:
-            self.set(self.measured)
+        if self.is_open:
+            if self.measured:
+                self.set(self.measured)
+            if self.content is not None:
+                self.content.write(self.span)
         return super().finish(outcome, end_time_ns=end_time_ns)

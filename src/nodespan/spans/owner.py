@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
+from opentelemetry.context import (
+    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] see Attached
+    Context,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
     from nodespan.spans.directory import RunDirectory
@@ -31,12 +34,25 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
+_innermost: Final[ContextVar[SpanOwner | None]] = ContextVar("nodespan-innermost", default=None)
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""The API's own key; with it a context is copied once, not once for each of the two entries."""
 _STARTING: Final = Guard("start a span")
 _WRITING: Final = Guard("write to a span")
 _ENDING: Final = Guard("end a span")
 
 _RAISED_BELOW_MAX: Final = 8
 """Errors of children that are remembered so as not to be recorded again; only one of them can end this span."""
+
+
+_PEERS: Final = frozenset(
+    {
+        "openinference.instrumentation.langchain",
+        "opentelemetry.instrumentation.genai.langchain",
+        "opentelemetry.instrumentation.langchain",
+    }
+)
+"""Scopes of other instrumentations of the same libraries: their spans stand beside nodespan's tree, not inside it."""
 
 
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
@@ -47,7 +63,30 @@ def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
 def current_owner(context: Context | None = None) -> SpanOwner | None:
     """The innermost owner whose work encloses the caller, found in the context (the current one if not given)."""
     owner = context_api.get_value(_OWNER_KEY, context)
+    if context is None and (innermost := _innermost.get()) is not owner and _is_of_a_peer(trace.get_current_span()):
+        return innermost  # a peer has put a context of its own, from earlier, over the one that has the owner
     return owner if isinstance(owner, SpanOwner) else None
+
+
+def own_context() -> Context:
+    """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
+    context = context_api.get_current()
+    owner = context.get(_OWNER_KEY)
+    if owner is _innermost.get() and (not isinstance(owner, SpanOwner) or context.get(_SPAN_KEY) is owner.span):
+        return context  # nobody has put anything over it: the usual case, looked at first
+    return _own_parent(current_owner(), context) or context
+
+
+def _is_of_a_peer(span: Span) -> bool:
+    scope = getattr(span, "instrumentation_scope", None)
+    return scope is not None and scope.name in _PEERS
+
+
+def _own_parent(owner: SpanOwner | None, context: Context | None) -> Context | None:
+    """The context to start a span under: where a peer's span is current, the owner's around it instead."""
+    if owner is None or (context is not None and context.get(_SPAN_KEY) is owner.span):
+        return context
+    return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
 
 class SpanOwner:
@@ -109,7 +148,12 @@ class SpanOwner:
         self.span: Span = trace.INVALID_SPAN
         with _STARTING:
             self.span = tracer.start_span(
-                name, parent, kind, clean(attributes) if attributes else None, links, start_time_ns
+                name,
+                _own_parent(self.parent, parent),
+                kind,
+                clean(attributes) if attributes else None,
+                links,
+                start_time_ns,
             )
 
     @property
@@ -122,9 +166,20 @@ class SpanOwner:
         """Seconds since the start."""
         return (time.perf_counter_ns() - self.started_ns) / 1e9
 
+    @property
+    def took_s(self) -> float:
+        """Seconds from the start to the end as the ended span has them, so that a metric says the same.
+
+        A span that is not recorded has no times: there it is the seconds until now.
+        """
+        start, end = getattr(self.span, "start_time", None), getattr(self.span, "end_time", None)
+        return self.duration_s if start is None or end is None else (end - start) / 1e9
+
     def context_over(self, base: Context | None = None) -> Context:
         """The base (the current context if not given) with this span current and this owner to be found in it."""
-        return trace.set_span_in_context(self.span, context_api.set_value(_OWNER_KEY, self, base))
+        if base is None:
+            base = context_api.get_current()
+        return Context({**base, _OWNER_KEY: self, _SPAN_KEY: self.span})
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
@@ -191,13 +246,15 @@ class SpanOwner:
 class Attached:
     """A context made current for a ``with`` block in one frame of one task."""
 
-    __slots__ = ("_context", "_token")
+    __slots__ = ("_context", "_owner", "_owner_token", "_token")
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._owner = current_owner(context)
 
     def __enter__(self) -> None:
-        self._token = context_api.attach(self._context)
+        self._token = _RUNTIME_CONTEXT.attach(self._context)
+        self._owner_token = _innermost.set(self._owner)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -205,5 +262,8 @@ class Attached:
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
         # it) unwinds in somebody else's context: there is nothing of ours to take away there. The public detach would
         # log that as "Failed to detach context".
-        with suppress(ValueError):
-            context_api._RUNTIME_CONTEXT.detach(self._token)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        try:
+            _innermost.reset(self._owner_token)
+            _RUNTIME_CONTEXT.detach(self._token)
+        except ValueError:
+            pass

@@ -34,13 +34,18 @@ def set_redaction(redact: Redact | None, *, max_bytes: int = MAX_TEXT_BYTES) -> 
 
 def safe_text(text: str) -> str:
     """The text as it may leave: redacted, encodable as UTF-8, and cut at the cap with size and sha256 of the whole."""
-    if (redact := _rules.redact) is not None:
-        try:
-            text = redact(text)
-        except Exception as error:  # noqa: BLE001 a hook is the user's code; its failure must not let the value out
-            report("redact a text (the value was removed)", error)
-            return REMOVED
-    return cut(text, _rules.max_bytes)
+    return cut(redacted(text), _rules.max_bytes)
+
+
+def redacted(text: str) -> str:
+    """The text without what the hook takes out; a hook that fails takes all of it."""
+    if (redact := _rules.redact) is None:
+        return text
+    try:
+        return redact(text)
+    except Exception as error:  # noqa: BLE001 a hook is the user's code; its failure must not let the value out
+        report("redact a text (the value was removed)", error)
+        return REMOVED
 
 
 def cut(text: str, max_bytes: int) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from nodespan.store.location import default_path, store_path
+from nodespan.store.database import MEMORY
+from nodespan.store.location import default_path, open_store, store_path
 from nodespan.store.reader import StoreReader, TraceFilter, TraceSummary
-from nodespan.store.sqlite import MEMORY, Batch, BatchState, SqliteStore, StoreLimits
+from nodespan.store.sqlite import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits
 
 __all__ = [
+    "EXPORTED",
     "MEMORY",
     "Batch",
-    "BatchState",
+    "Outbox",
     "SqliteStore",
     "StoreLimits",
     "StoreReader",
     "TraceFilter",
     "TraceSummary",
     "default_path",
+    "open_store",
     "store_path",
 ]

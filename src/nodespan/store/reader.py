@@ -1,48 +1,33 @@
-"""The search index: a row per span, filled by readers from the batches; it may be deleted and is then built anew."""
+"""Finds traces in a store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from nodespan import semconv
 from nodespan.errors import StoreError
-from nodespan.otlp import SpanRecord, decode_batch
+from nodespan.otlp import ERROR, SpanRecord, decode_batch
+from nodespan.store.database import MEMORY, Database
+from nodespan.store.index import fill_index
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from nodespan.store.sqlite import SqliteStore
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS span (
-    batch INTEGER NOT NULL,
-    trace_id TEXT NOT NULL,
-    name TEXT NOT NULL,
-    is_root INTEGER NOT NULL,
-    start_ns INTEGER NOT NULL,
-    end_ns INTEGER NOT NULL,
-    is_error INTEGER NOT NULL,
-    service TEXT,
-    workflow TEXT,
-    node TEXT,
-    model TEXT,
-    conversation TEXT
-);
-CREATE INDEX IF NOT EXISTS span_trace ON span (trace_id, batch);
-CREATE INDEX IF NOT EXISTS span_start ON span (start_ns);
-CREATE INDEX IF NOT EXISTS span_node ON span (node, start_ns);
-CREATE INDEX IF NOT EXISTS span_model ON span (model, start_ns);
-"""
-_FILL_PER_COMMIT: Final = 200
+_COUNTED: Final = 1_000
+"""Of several words the rarest leads the search; how rare one is, is counted so far."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
-    """Which traces are wanted; a trace is, if one of its spans fits every field that is given.
+    """Which traces are wanted: those that fit every field that is given, with whichever of their spans.
 
     Attributes:
+        node: LangGraph's name of a node, or the name that it was given.
         min_duration_s: Of the whole trace.
         is_error: A span of it failed.
         since_ns: Unix time in ns of its start.
@@ -54,13 +39,13 @@ class TraceFilter:
     model: str | None = None
     conversation: str | None = None
     min_duration_s: float | None = None
-    is_error: bool | None = None
+    is_error: bool = False
     since_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """A line of ``nodespan traces``. Times are Unix time in ns."""
+    """A line of ``nodespan traces``. Times are Unix time in ns; name and service are of the span that began first."""
 
     trace_id: str
     name: str
@@ -72,32 +57,21 @@ class TraceSummary:
 
 
 class StoreReader:
-    """Finds traces in a store.
+    """Reads a store through a connection of its own, so that nobody who writes waits for a search.
 
     Args:
+        store: Whose batches to read; what came since the last time is taken into the search index first.
         progress: Called with the number of spans indexed so far and of all that are to be, while a long fill goes on.
     """
 
     def __init__(self, store: SqliteStore, progress: Callable[[int, int], None] | None = None) -> None:
-        self._store = store
+        self._path = store.path
+        self._database = store.database if store.path == MEMORY else Database(store.path)
         self._progress = progress
 
     def find_traces(self, wanted: TraceFilter, limit: int) -> list[TraceSummary]:
         """The newest traces that fit, newest first."""
-        conditions, values = _conditions(wanted)
-        shortest_ns = (wanted.min_duration_s or 0.0) * 1e9
-        with self._store.reading() as connection:
-            self._fill(connection)
-            rows = connection.execute(
-                f"""
-                SELECT trace_id, coalesce(max(CASE WHEN is_root THEN name END), min(name)), coalesce(max(service), ''),
-                       min(start_ns), max(end_ns), count(*), sum(is_error)
-                FROM span WHERE trace_id IN (SELECT DISTINCT trace_id FROM span WHERE {conditions})
-                GROUP BY trace_id HAVING max(end_ns) - min(start_ns) >= ? ORDER BY min(start_ns) DESC LIMIT ?
-                """,  # noqa: S608 the conditions are our own words, the values are bound
-                (*values, shortest_ns, limit),
-            )
-            return [TraceSummary(*row) for row in rows]
+        return self._search(lambda connection: _find(connection, wanted, limit))
 
     def get_trace(self, prefix: str) -> list[SpanRecord]:
         """The spans of the trace whose id begins so, each once, by start.
@@ -105,68 +79,99 @@ class StoreReader:
         Raises:
             StoreError: There is none, or more than one.
         """
-        with self._store.reading() as connection:
-            self._fill(connection)
-            found = connection.execute(
-                "SELECT DISTINCT trace_id FROM span WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
-                (prefix.lower(), prefix.lower() + "g"),
-            ).fetchall()
-            if len(found) != 1:
-                what = "More than one trace" if found else "No trace"
-                raise StoreError(f"{what} in {self._store.path} begins with {prefix!r}. See them all: nodespan traces")
+
+        def work(connection: sqlite3.Connection) -> list[SpanRecord]:
+            trace, trace_id = self._get(connection, prefix)
             batches = connection.execute(
-                "SELECT data FROM batch WHERE id IN (SELECT batch FROM span WHERE trace_id = ?)", found[0]
-            ).fetchall()
-        spans = (span for (data,) in batches for span in decode_batch(data) if span.trace_id == found[0][0])
-        return sorted({span.span_id: span for span in spans}.values(), key=lambda span: (span.start_ns, -span.end_ns))
+                "SELECT data FROM batch WHERE id IN (SELECT batch FROM part WHERE trace = ?)", (trace,)
+            )
+            spans = {span.span_id: span for (data,) in batches for span in decode_batch(data, trace_id)}
+            return sorted(spans.values(), key=lambda span: (span.start_ns, -span.end_ns))
 
-    def _fill(self, connection: sqlite3.Connection) -> None:
-        """Reads the batches that came since; those that had to make room take their rows along."""
-        connection.executescript(_SCHEMA)
-        connection.execute("DELETE FROM span WHERE batch < (SELECT coalesce(min(id), 0) FROM batch)")
-        done_until = connection.execute("SELECT coalesce(max(batch), 0) FROM span").fetchone()[0]
-        row = connection.execute("SELECT coalesce(sum(spans), 0) FROM batch WHERE id > ?", (done_until,)).fetchone()
-        done = 0
-        while rows := connection.execute(
-            "SELECT id, data FROM batch WHERE id > ? ORDER BY id LIMIT ?", (done_until, _FILL_PER_COMMIT)
-        ).fetchall():
-            for batch, data in rows:
-                found = [_row(batch, span) for span in decode_batch(data)]
-                connection.executemany(f"INSERT INTO span VALUES ({', '.join('?' * 12)})", found)  # noqa: S608 question marks
-                done += len(found)
-            connection.commit()
-            done_until = rows[-1][0]
-            if self._progress is not None:
-                self._progress(done, row[0])
+        return self._search(work)
+
+    def iter_batches(self, prefixes: Sequence[str] = ()) -> Iterator[tuple[bytes, set[str]]]:
+        """Encoded batches, the oldest first, each with the ids of the wanted traces in it.
+
+        Args:
+            prefixes: How the wanted traces' ids begin. Without any every batch is given, and no ids.
+
+        Raises:
+            StoreError: Of a trace there is none, or more than one.
+        """
+
+        def of_traces(connection: sqlite3.Connection) -> dict[int, set[str]]:
+            found: dict[int, set[str]] = {}
+            for trace, trace_id in [self._get(connection, prefix) for prefix in prefixes]:
+                for (batch_id,) in connection.execute("SELECT batch FROM part WHERE trace = ?", (trace,)):
+                    found.setdefault(batch_id, set()).add(trace_id)
+            return found
+
+        def all_batches(connection: sqlite3.Connection) -> dict[int, set[str]]:
+            return {batch_id: set() for (batch_id,) in connection.execute("SELECT id FROM batch")}
+
+        wanted = self._search(of_traces) if prefixes else self._search(all_batches)
+        for batch_id in sorted(wanted):
+            data = self._search(lambda connection, batch_id=batch_id: _data(connection, batch_id), fill=False)
+            if data is not None:  # it may have had to make room meanwhile
+                yield data, wanted[batch_id]
+
+    def _get(self, connection: sqlite3.Connection, prefix: str) -> tuple[int, str]:
+        first = prefix.lower()
+        found = connection.execute(
+            "SELECT id, trace_id FROM trace WHERE trace_id >= ? AND trace_id < ? LIMIT 2", (first, first + "g")
+        ).fetchall()
+        if len(found) != 1:
+            what = "More than one trace" if found else "No trace"
+            raise StoreError(f"{what} in {self._path} begins with {prefix!r}. See them all: nodespan traces")
+        return found[0]
+
+    def _search(self, work: Callable[[sqlite3.Connection], _T], *, fill: bool = True) -> _T:
+        try:
+            if fill:
+                fill_index(self._database, self._progress)
+            return self._database.read(work)
+        finally:
+            if self._path != MEMORY:
+                self._database.close()
 
 
-def _conditions(wanted: TraceFilter) -> tuple[str, list[Any]]:
-    given: list[tuple[str, Any]] = [
-        ("service = ?", wanted.service),
-        ("workflow = ?", wanted.workflow),
-        ("node = ?", wanted.node),
-        ("model = ?", wanted.model),
-        ("conversation = ?", wanted.conversation),
-        ("is_error = ?", None if wanted.is_error is None else int(wanted.is_error)),
-        ("start_ns >= ?", wanted.since_ns),
-    ]
-    kept = [(condition, value) for condition, value in given if value is not None]
-    return " AND ".join(condition for condition, _ in kept) or "1", [value for _, value in kept]
+def _data(connection: sqlite3.Connection, batch_id: int) -> bytes | None:
+    row = connection.execute("SELECT data FROM batch WHERE id = ?", (batch_id,)).fetchone()
+    return row[0] if row is not None else None
 
 
-def _row(batch: int, span: SpanRecord) -> tuple[Any, ...]:
-    attributes = span.attributes
-    return (
-        batch,
-        span.trace_id,
-        span.name,
-        not span.parent_span_id,
-        span.start_ns,
-        span.end_ns,
-        span.status_code == "ERROR",
-        span.service_name,
-        attributes.get(semconv.WORKFLOW_NAME),
-        attributes.get(semconv.NODE),
-        attributes.get(semconv.REQUEST_MODEL),
-        attributes.get(semconv.CONVERSATION_ID),
+def _find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> list[TraceSummary]:
+    shortest_ns = (wanted.min_duration_s or 0.0) * 1e9
+    since_ns = wanted.since_ns or 0
+    columns = "trace_id, name, service, trace.start_ns, end_ns, spans, errors"
+    words = sorted(_words(wanted), key=lambda word: _frequency(connection, word))
+    if not words:
+        query = (
+            f"SELECT {columns} FROM trace WHERE start_ns >= ? AND end_ns - start_ns >= ? ORDER BY start_ns DESC LIMIT ?"  # noqa: S608 our own words
+        )
+        return [TraceSummary(*row) for row in connection.execute(query, (since_ns, shortest_ns, limit))]
+    # CROSS JOIN has SQLite walk the traces of the rarest word, newest first, until enough of them fit.
+    others = "".join(
+        " AND EXISTS (SELECT 1 FROM word WHERE kind = ? AND word = ? "
+        "AND start_ns = lead.start_ns AND trace = lead.trace)"
+        for _ in words[1:]
     )
+    query = (
+        f"SELECT {columns} FROM word AS lead CROSS JOIN trace ON trace.id = lead.trace "  # noqa: S608 our own words
+        f"WHERE kind = ? AND word = ? AND lead.start_ns >= ? {others} AND end_ns - trace.start_ns >= ? "
+        "ORDER BY lead.start_ns DESC LIMIT ?"
+    )
+    bound = (*words[0], since_ns, *(part for word in words[1:] for part in word), shortest_ns, limit)
+    return [TraceSummary(*row) for row in connection.execute(query, bound)]
+
+
+def _words(wanted: TraceFilter) -> list[tuple[str, str]]:
+    given = [(kind, getattr(wanted, kind)) for kind in ("service", "workflow", "node", "model", "conversation")]
+    words = [(kind, word) for kind, word in given if word is not None]
+    return [*words, ERROR] if wanted.is_error else words
+
+
+def _frequency(connection: sqlite3.Connection, word: tuple[str, str]) -> int:
+    query = "SELECT count(*) FROM (SELECT 1 FROM word WHERE kind = ? AND word = ? LIMIT ?)"
+    return connection.execute(query, (*word, _COUNTED)).fetchone()[0]

@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sqlite3
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from nodespan.errors import StoreError
+from nodespan.store.database import MEMORY, Database
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    import sqlite3
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from nodespan.otlp import Encoded
 
-SCHEMA_VERSION: Final = 1
-MEMORY: Final = Path("memory")
-"""Chooses a store that lives as long as the process: ``NODESPAN_STORE=memory``."""
+EXPORTED: Final = "exported"
+"""The outcome of a span that its destination has; every other outcome is the reason why it is lost."""
 
-BatchState = Literal["waiting", "accepted", "refused"]
-
-_STATES: Final[tuple[BatchState, ...]] = ("waiting", "accepted", "refused")
-_BUSY_TIMEOUT_S: Final = 5.0
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS batch (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that a reader knows how far it has read
-    created_ns INTEGER NOT NULL,
-    spans INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    destination TEXT,                      -- NULL: kept here only
-    state INTEGER NOT NULL DEFAULT 0,      -- 0 waiting, 1 accepted, 2 refused by the destination
-    data BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
-_UNSENT: Final = "destination IS NOT NULL AND state = 0"
-
-_logger = logging.getLogger("nodespan")
+_UNSENT: Final = "state = 0 AND destination IS NOT NULL"
+_ROOM_MADE: Final = 1 / 16
+"""Part of the limit that is freed at once: looking for what is to go reads through the batches."""
+_AGE_CHECK_S: Final = 60.0
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_EVERYBODY: Final = ""
+_MEMORY_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +32,7 @@ class StoreLimits:
     """How much is kept. The oldest batches go first, those that nobody waits for before those that are to be sent.
 
     Attributes:
-        max_bytes: Of encoded spans; the file is a little larger.
+        max_bytes: Of encoded spans; the file is a little larger. In memory never more than 64 MiB.
         max_age_s: Since the batch was written.
     """
 
@@ -64,209 +46,237 @@ class Batch:
 
     id: int
     created_ns: int
+    writer: str
     spans: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """What is in the store now.
+
+    Attributes:
+        spans: All that are kept.
+        size_bytes: Of their encoded form.
+        waiting: Of the spans, those that are to be sent.
+        oldest_waiting_ns: Unix time of the oldest of these.
+        destinations: To whom they are addressed.
+        outcomes: Spans by what became of them in all the time of the file: exported, or why they are lost.
+        last_error: What the destination said when it last took nothing; ``None`` once it takes spans again.
+    """
+
+    spans: int
+    size_bytes: int
+    waiting: int
+    oldest_waiting_ns: int | None
+    destinations: list[str]
+    outcomes: dict[str, int]
+    last_error: str | None
 
 
 class SqliteStore:
     """Keeps batches in one file of mode 0600, shared by any number of processes, or in memory (``MEMORY``).
 
-    Safe from any thread. One connection, opened when it is first needed and closed before a fork: a lock that a copied
-    connection holds would never be given back. Every method raises ``StoreError`` when the file cannot serve.
+    Safe from any thread and across forks. Every method raises ``StoreError`` when the file cannot serve, and
+    ``StoreBusyError`` when it may serve later.
     """
 
     def __init__(self, path: Path, limits: StoreLimits | None = None) -> None:
         self.path = path
-        self._limits = limits or StoreLimits()
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        os.register_at_fork(
-            before=self._before_fork, after_in_parent=self._lock.release, after_in_child=self._after_fork
-        )
+        self.database = Database(path)
+        limits = limits or StoreLimits()
+        self._max_bytes = min(limits.max_bytes, _MEMORY_MAX_BYTES) if path == MEMORY else limits.max_bytes
+        self._max_age_s = limits.max_age_s
+        self._next_age_check = 0.0
 
-    def append(self, batch: Encoded, destination: str | None) -> int:
+    def append(self, batch: Encoded, destination: str | None, writer: str = "") -> int:
         """Stores a batch, safe from the death of the process, and makes room for it.
 
         Returns:
             The batch's id.
         """
-        with self._transaction() as connection:
+
+        def work(connection: sqlite3.Connection) -> int:
             row = connection.execute(
-                "INSERT INTO batch (created_ns, spans, bytes, destination, data) VALUES (?, ?, ?, ?, ?)",
-                (time.time_ns(), batch.spans, len(batch.data), destination, batch.data),
+                "INSERT INTO batch (created_ns, writer, spans, bytes, destination, data) VALUES (?, ?, ?, ?, ?, ?)",
+                (time.time_ns(), writer, batch.spans, len(batch.data), destination, batch.data),
             )
             self._make_room(connection)
             return row.lastrowid or 0
 
-    def unsent(self, destination: str, limit: int) -> list[Batch]:
-        """The oldest batches that wait to be sent to this destination."""
-        with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT id, created_ns, spans, data FROM batch WHERE destination = ? AND state = 0 ORDER BY id LIMIT ?",
-                (destination, limit),
-            )
-            return [Batch(*row) for row in rows]
+        return self.database.write(work)
 
-    def settle(self, batch_id: int, state: BatchState) -> None:
-        """Says what the destination said of a batch."""
-        with self._transaction() as connection:
-            connection.execute("UPDATE batch SET state = ? WHERE id = ?", (_STATES.index(state), batch_id))
+    def unsent(self, destination: str, after: int = 0) -> tuple[list[Batch], int]:
+        """The oldest batches that wait to be sent to this destination, a few MB of them.
 
-    def states(self, ids: Sequence[int]) -> dict[int, BatchState]:
-        """What became of these batches, whoever sent them. One that is missing had to make room."""
-        with self._transaction() as connection:
-            marks = ",".join("?" * len(ids))
-            rows = connection.execute(f"SELECT id, state FROM batch WHERE id IN ({marks})", list(ids))  # noqa: S608 question marks
-            return {batch_id: _STATES[state] for batch_id, state in rows}
+        Args:
+            destination: Where they are to go.
+            after: Only batches with a greater id.
+
+        Returns:
+            The batches, and the greatest id that was looked at: nothing up to it waits but these.
+        """
+
+        def work(connection: sqlite3.Connection) -> tuple[list[Batch], int]:
+            found: list[Batch] = []
+            size = 0
+            for row in connection.execute(
+                "SELECT id, created_ns, writer, spans, data FROM batch "
+                "WHERE id > ? AND state = 0 AND destination = ? ORDER BY id",
+                (after, destination),
+            ):
+                found.append(Batch(*row))
+                size += len(found[-1].data)
+                if size >= _PAGE_BYTES:
+                    return found, found[-1].id
+            return found, connection.execute("SELECT coalesce(max(id), 0) FROM batch").fetchone()[0]
+
+        return self.database.read(work)
+
+    def settle(self, batches: Sequence[Batch], outcomes: Mapping[str, int]) -> None:
+        """Says what became of batches of one writer. What was settled before, by another process, is left as it is.
+
+        Args:
+            batches: Those that were sent together.
+            outcomes: Their spans by outcome: ``EXPORTED``, or the reason why they are lost.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            update = "UPDATE batch SET state = 1 WHERE state = 0 AND id = ?"
+            settled = sum(b.spans for b in batches if connection.execute(update, (b.id,)).rowcount)
+            if settled == sum(batch.spans for batch in batches):
+                _count(connection, batches[0].writer, outcomes)
+            elif settled:
+                _count(connection, batches[0].writer, {EXPORTED: settled})
+
+        self.database.write(work)
+
+    def take_outcomes(self, writer: str) -> dict[str, int]:
+        """What became of a writer's spans since it last asked, by outcome; for each of them it is said once."""
+        query = "SELECT outcome, spans FROM fate WHERE writer = ?"
+        if not self.database.read(lambda connection: connection.execute(query, (writer,)).fetchall()):
+            return {}
+
+        def work(connection: sqlite3.Connection) -> dict[str, int]:
+            found = dict(connection.execute(query, (writer,)).fetchall())
+            connection.execute("DELETE FROM fate WHERE writer = ?", (writer,))
+            return found
+
+        return self.database.write(work)
 
     def readdress(self, destination: str) -> int:
-        """Addresses everything that was not sent to the destination; returns how many spans that is."""
-        with self._transaction() as connection:
+        """Addresses everything that was not sent to the destination; returns how many spans wait for it then."""
+
+        def work(connection: sqlite3.Connection) -> int:
             connection.execute("UPDATE batch SET destination = ? WHERE state = 0", (destination,))
-            return _sum(connection, "spans", "state = 0")
+            return connection.execute("SELECT coalesce(sum(spans), 0) FROM batch WHERE state = 0").fetchone()[0]
+
+        return self.database.write(work)
 
     def take_lease(self, holder: str, lease_s: float) -> bool:
         """Makes the holder the one process that sends, for a time; a dead holder's lease runs out by itself."""
-        now = time.time()
-        with self._transaction() as connection:
-            row = connection.execute("SELECT value FROM fact WHERE name = 'lease'").fetchone()
-            if row is not None:
-                known, _, until = row[0].rpartition(" ")
-                # An end too far away was written before the clock was set back.
-                if known != holder and now < float(until) <= now + lease_s:
+
+        def work(connection: sqlite3.Connection) -> bool:
+            now = time.time()
+            if (lease := _fact(connection, "lease")) is not None:
+                known, term_s, until = lease.split(" ")
+                # An end further away than its own term was written before the clock was set back.
+                if known != holder and now < float(until) <= now + float(term_s):
                     return False
-            connection.execute("INSERT OR REPLACE INTO fact VALUES ('lease', ?)", (f"{holder} {now + lease_s}",))
+            _state(connection, "lease", f"{holder} {lease_s} {now + lease_s}")
             return True
+
+        return self.database.write(work)
 
     def release_lease(self, holder: str) -> None:
         """Lets the next process send at once."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM fact WHERE name = 'lease' AND value LIKE ?", (f"{holder} %",))
+        self.database.write(
+            lambda connection: connection.execute(
+                "DELETE FROM fact WHERE name = 'lease' AND value LIKE ?", (f"{holder} %",)
+            )
+        )
 
-    def waiting(self) -> tuple[int, int | None]:
-        """Spans that wait to be sent, and Unix time in ns of the oldest of them."""
-        with self._transaction() as connection:
-            oldest = connection.execute(f"SELECT min(created_ns) FROM batch WHERE {_UNSENT}").fetchone()[0]  # noqa: S608 our own words
-            return _sum(connection, "spans", _UNSENT), oldest
+    def say_error(self, text: str | None) -> None:
+        """Keeps what the destination said, for whoever asks what is wrong; ``None`` when it takes spans again."""
+        if text is not None:
+            self.database.write(lambda connection: _state(connection, "error", text))
+        elif self.database.read(lambda connection: _fact(connection, "error")) is not None:
+            self.database.write(lambda connection: connection.execute("DELETE FROM fact WHERE name = 'error'"))
 
-    def size(self) -> tuple[int, int]:
-        """Spans and bytes that are kept."""
-        with self._transaction() as connection:
-            return _sum(connection, "spans"), _sum(connection, "bytes")
+    def look(self) -> Outbox:
+        """What is in the store now."""
 
-    def lost(self) -> int:
-        """Spans that had to make room before they were sent, in all the time of the file."""
-        with self._transaction() as connection:
-            row = connection.execute("SELECT value FROM fact WHERE name = 'lost'").fetchone()
-            return int(row[0]) if row else 0
+        def work(connection: sqlite3.Connection) -> Outbox:
+            spans, size_bytes, waiting = connection.execute("SELECT spans, bytes, waiting FROM total").fetchone()
+            oldest_ns: int | None = None
+            destinations: list[str] = []
+            if waiting:  # or the batches need not be read
+                query = f"SELECT min(created_ns), destination FROM batch WHERE {_UNSENT} GROUP BY destination"  # noqa: S608 our own words
+                found = connection.execute(query).fetchall()
+                oldest_ns = min(created_ns for created_ns, _ in found)
+                destinations = [destination for _, destination in found]
+            outcomes = connection.execute("SELECT outcome, spans FROM fate WHERE writer = ?", (_EVERYBODY,))
+            error = _fact(connection, "error")
+            return Outbox(spans, size_bytes, waiting, oldest_ns, destinations, dict(outcomes.fetchall()), error)
 
-    @contextmanager
-    def reading(self) -> Generator[sqlite3.Connection]:
-        """The connection, for the search index; nobody else uses it meanwhile."""
-        with self._transaction() as connection:
-            yield connection
+        return self.database.read(work)
+
+    def waiting_for(self, destination: str | None) -> int:
+        """Spans that wait to be sent to this destination; with ``None`` all that are not settled, wherever they go."""
+        where = "state = 0 AND (?1 IS NULL OR destination = ?1)"
+        query = f"SELECT coalesce(sum(spans), 0) FROM batch WHERE {where}"  # noqa: S608 our own words
+        return self.database.read(lambda connection: connection.execute(query, (destination,)).fetchone()[0])
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again. What is in memory is then gone."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    @contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with self._open() as connection:
-                    yield connection
-            except sqlite3.Error as error:
-                raise self._cannot(error) from error
+        self.database.close()
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
-        oldest_ns = time.time_ns() - round(self._limits.max_age_s * 1e9)
-        self._drop(connection, f"created_ns < {oldest_ns}")
-        excess = _sum(connection, "bytes") - self._limits.max_bytes
-        while excess > 0:
-            batch_id, size = connection.execute(
-                f"SELECT id, bytes FROM batch ORDER BY {_UNSENT}, id LIMIT 1"  # noqa: S608 our own words
-            ).fetchone()
-            self._drop(connection, f"id = {batch_id}")
-            excess -= size
+        if time.monotonic() >= self._next_age_check:
+            self._next_age_check = time.monotonic() + _AGE_CHECK_S
+            oldest_ns = time.time_ns() - round(self._max_age_s * 1e9)
+            _drop(connection, f"created_ns < {oldest_ns}", "store_age")
+            connection.execute("DELETE FROM fate WHERE writer <> ? AND changed_ns < ?", (_EVERYBODY, oldest_ns))
+        excess = connection.execute("SELECT bytes FROM total").fetchone()[0] - self._max_bytes
+        if excess <= 0:
+            return
+        excess += round(self._max_bytes * _ROOM_MADE)
+        for which in (f"NOT ({_UNSENT})", _UNSENT):
+            last = None
+            for batch_id, size in connection.execute(f"SELECT id, bytes FROM batch WHERE {which} ORDER BY id"):  # noqa: S608 our own words
+                last = batch_id
+                excess -= size
+                if excess <= 0:
+                    break
+            if last is not None:
+                _drop(connection, f"{which} AND id <= {last}", "store_full")
+            if excess <= 0:
+                break
 
-    @staticmethod
-    def _drop(connection: sqlite3.Connection, where: str) -> None:
-        if lost := _sum(connection, "spans", f"({where}) AND {_UNSENT}"):
+
+def _drop(connection: sqlite3.Connection, where: str, reason: str) -> None:
+    lost = connection.execute(
+        f"SELECT writer, sum(spans) FROM batch WHERE ({where}) AND {_UNSENT} GROUP BY writer"  # noqa: S608 our own words
+    ).fetchall()
+    for writer, spans in lost:
+        _count(connection, writer, {reason: spans})
+    connection.execute(f"DELETE FROM batch WHERE {where}")  # noqa: S608 our own words
+
+
+def _count(connection: sqlite3.Connection, writer: str, outcomes: Mapping[str, int]) -> None:
+    for outcome, spans in outcomes.items():
+        for whose in {writer, _EVERYBODY}:
             connection.execute(
-                "INSERT INTO fact VALUES ('lost', ?1) ON CONFLICT (name) DO UPDATE SET value = value + ?1", (lost,)
+                "INSERT INTO fate VALUES (?1, ?2, ?3, ?4) "
+                "ON CONFLICT (writer, outcome) DO UPDATE SET spans = spans + ?3, changed_ns = ?4",
+                (whose, outcome, spans, time.time_ns()),
             )
-        connection.execute(f"DELETE FROM batch WHERE {where}")  # noqa: S608 our own words
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            try:
-                self._connection = self._connect()
-            except sqlite3.DatabaseError as error:
-                if not _is_damaged(error):
-                    raise
-                self._put_aside(error)
-                self._connection = self._connect()
-        return self._connection
-
-    def _connect(self) -> sqlite3.Connection:
-        if self.path == MEMORY:
-            connection = sqlite3.connect(":memory:", check_same_thread=False)
-        else:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # sqlite3 would let others read it
-            except OSError as error:
-                raise self._cannot(error) from error
-            connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing, a power cut may
-            self._check_version(connection)
-            connection.executescript(_SCHEMA)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _check_version(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
-            raise StoreError(
-                f"{self.path} was written by another version of nodespan (schema {version}, this one has "
-                f"{SCHEMA_VERSION}). Move it away, or choose another file: NODESPAN_STORE=/path/to/spans.db"
-            )
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _put_aside(self, error: Exception) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        _logger.warning("The store %s is damaged (%s): it is kept as %s, and a new one begun.", self.path, error, aside)
-
-    def _cannot(self, error: Exception) -> StoreError:
-        return StoreError(
-            f"The store {self.path} cannot be used: {error}. Choose a place that can be written "
-            "(NODESPAN_STORE=/path/to/spans.db), or memory (NODESPAN_STORE=memory)."
-        )
-
-    def _before_fork(self) -> None:
-        self._lock.acquire()
-        if self.path != MEMORY:
-            self.close()
-
-    def _after_fork(self) -> None:
-        self._connection = None  # the parent's, if it is in memory
-        self._lock = threading.RLock()
 
 
-def _sum(connection: sqlite3.Connection, column: str, where: str = "1") -> int:
-    return connection.execute(f"SELECT coalesce(sum({column}), 0) FROM batch WHERE {where}").fetchone()[0]  # noqa: S608 our own words
+def _fact(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+    return row[0] if row is not None else None
 
 
-def _is_damaged(error: sqlite3.DatabaseError) -> bool:
-    return error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+def _state(connection: sqlite3.Connection, name: str, value: str) -> None:
+    connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))

@@ -1,40 +1,47 @@
-"""From a span's end to the store, and from the store to the destination."""
+"""From a span's end to the store, and on to the destination."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from nodespan.errors import StoreError
-from nodespan.otlp import encode_spans
+from nodespan import semconv
+from nodespan.errors import StoreBusyError, StoreError
+from nodespan.otlp import Encoded, encode_spans
 from nodespan.spans.guard import Guard
 from nodespan.spans.ledger import DeliveryReport, Ledger
-from nodespan.store import MEMORY, SqliteStore
-from nodespan.telemetry.sender import SENDER_THREAD
+from nodespan.store import EXPORTED, MEMORY, SqliteStore
+from nodespan.telemetry.said_once import SaidOnce
+from nodespan.telemetry.shipper import Shipper
 
 if TYPE_CHECKING:
-    from nodespan.telemetry.sender import Sender
+    from collections.abc import Generator
 
-MakeSender = Callable[[Callable[[], None]], "Sender"]
+    from nodespan.spans.instruments import Readings
+    from nodespan.telemetry.sender import MakeSender, Sender
 
 QUEUE_MAX: Final = 65_536
 """Ended spans that wait for the writer: at 300 spans a second, three minutes of a store that does not answer."""
 WRITE_INTERVAL_S: Final = 0.2
 _SLICE: Final = 64
 """Spans encoded at once, about 2 ms: an event loop in another thread waits no longer than that for the GIL."""
-_SEND_BATCHES: Final = 32
-_LEASE_S: Final = 15.0
-"""Longer than one try of the SDK's exporters (10 s by default): a living sender keeps its lease."""
+_IDLE_S: Final = 1.0
+"""How often a process looks whether other processes have left something to send."""
 _RETRY_MAX_S: Final = 30.0
+_RETRY_AFTER_MAX_S: Final = 600.0
 _POLL_S: Final = 0.02
+_JOIN_S: Final = 0.2
+"""A thread that is in the midst of a request is not waited for: what it has not settled is for the next start."""
 
 _logger = logging.getLogger("nodespan")
 _WRITING: Final = Guard("write spans to the store")
@@ -45,176 +52,273 @@ class StoreSpanProcessor(SpanProcessor):
     """Keeps every ended span: in a queue, then in the store, then at the destination, if there is one.
 
     ``on_end`` only appends to the queue. Two threads do the rest; they start with the first span, and anew in a forked
-    child. Of several processes that share a store one sends, for all.
+    child. Where the file cannot serve, memory does, from then on and for as long as the process lives.
 
     Args:
-        make_sender: Called on the sending thread, with what to call when a try fails; ``None`` without a destination.
+        store: Where batches go, and wait.
+        destination: To whom they are addressed; ``None`` if they stay.
+        make_sender: For the destination.
+        said: Where warnings are said once.
+        write_interval_s: How long a span waits for others.
+        queue_max: How many spans may wait for the writer; one more is dropped.
     """
 
     def __init__(
-        self, store: SqliteStore, destination: str | None, make_sender: Callable[[Callable[[], None]], Sender] | None
+        self,
+        store: SqliteStore,
+        destination: str | None,
+        make_sender: MakeSender | None,
+        said: SaidOnce | None = None,
+        write_interval_s: float = WRITE_INTERVAL_S,
+        queue_max: int = QUEUE_MAX,
     ) -> None:
         self.store = store
         self._destination = destination
         self._make_sender = make_sender
+        self._said = said or SaidOnce()
+        self._write_interval_s = write_interval_s
+        self._queue_max = queue_max
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        _alive.add(self)
 
     def _begin(self) -> None:
         """Starts from nothing; in a forked child too, since what waits is the parent's."""
-        self._ledger = Ledger()
+        self.ledger = Ledger()
+        self._writer = uuid.uuid4().hex
         self._queue: deque[ReadableSpan] = deque()
-        self._own: dict[int, int] = {}  # spans of the batches that this process wrote and that are not settled
+        self._unwritten: deque[Encoded] = deque()
         self._starting = threading.Lock()
         self._writing = threading.Lock()
-        self._wake_writer = threading.Event()
-        self._wake_sender = threading.Event()
+        self._news = threading.Event()
+        self._hurry = threading.Event()
+        self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sender: Sender | None = None
-        self._has_stopped = False
-        self._has_said_unreachable = False
-        self._holder = uuid.uuid4().hex
+        self._shippers: dict[SqliteStore, Shipper | None] = {}
+        self._ship_from(self.store)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Takes a span that ended. Does no I/O and waits for nobody who does."""
         context = span.context
         if context is None or not context.trace_flags.sampled:
             return
-        self._ledger.ended()
-        if self._has_stopped:
-            self._ledger.dropped(1, "after_shutdown")
-        elif len(self._queue) >= QUEUE_MAX:
-            self._ledger.dropped(1, "queue_full")
+        self.ledger.ended()
+        if self._stopped.is_set():
+            self.ledger.dropped(1, "already_shutdown")
+        elif len(self._queue) >= self._queue_max:
+            self.ledger.dropped(1, "queue_full")
         else:
             self._queue.append(span)
             if not self._threads:
-                self._start()
+                with _WRITING:
+                    self._start()
 
     def report(self) -> DeliveryReport:
         """Where the spans of this process are now."""
         with _SENDING:
-            self._settle_own()
-        return self._ledger.report(has_destination=self._destination is not None)
+            self._take_outcomes()
+        return self.ledger.report(has_destination=self._destination is not None)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Writes what waits and, with a destination, waits until it has it or the time is over."""
         deadline = time.monotonic() + timeout_millis / 1e3
         self._write()
-        self._wake_sender.set()
-        while self.report().waiting and self._destination is not None and time.monotonic() < deadline:
+        self._news.set()
+        self._hurry.set()
+        while self.report().waiting and time.monotonic() < deadline:
+            if self._queue or self._unwritten:  # the store was held by somebody else
+                self._write()
+            if self._destination is None:
+                return bool(self.report())
             time.sleep(_POLL_S)
         return bool(self.report())
 
     def shutdown(self) -> None:
-        """Writes what waits; what was not sent is for the next start."""
-        self._has_stopped = True
-        self._write()
-        self._wake_writer.set()
-        self._wake_sender.set()
-        if self._sender is not None:
-            self._sender.close()
-        for thread in self._threads:
-            thread.join(timeout=1.0)
-        with _SENDING:
-            self.store.release_lease(self._holder)
-        self.store.close()
-
-    def _start(self) -> None:
-        with self._starting:
-            if self._threads or self._has_stopped:
-                return
-            work = [self._keep_writing] if self._make_sender is None else [self._keep_writing, self._keep_sending]
-            self._threads = [threading.Thread(target=do, name=SENDER_THREAD, daemon=True) for do in work]
-            for thread in self._threads:
-                thread.start()
-
-    def _keep_writing(self) -> None:
-        while not self._has_stopped:
-            self._wake_writer.wait(WRITE_INTERVAL_S)
-            self._write()
-
-    def _write(self) -> None:
-        with self._writing, _WRITING:
-            while self._queue:
-                spans = [self._queue.popleft() for _ in range(min(_SLICE, len(self._queue)))]
-                encoded = encode_spans(spans)
-                self._ledger.dropped(encoded.refused, "not_encodable")
-                if not encoded.spans:
-                    continue
-                try:
-                    batch = self.store.append(encoded, self._destination)
-                except StoreError as error:
-                    if self.store.path == MEMORY:
-                        raise
-                    _logger.warning("%s Spans are kept in memory until this process ends.", error)
-                    self.store = SqliteStore(MEMORY)
-                    batch = self.store.append(encoded, self._destination)
-                self._ledger.stored(encoded.spans)
-                if self._destination is not None:
-                    self._own[batch] = encoded.spans
-                    self._wake_sender.set()
-
-    def _settle_own(self) -> None:
-        """Reads in the store what became of this process's batches, whoever sent them."""
-        if not self._own:
+        """Writes what waits; what was not sent is for the next start. The second time it does nothing."""
+        if self._stopped.is_set():
             return
-        states = self.store.states(list(self._own))
-        for batch, spans in list(self._own.items()):
-            state = states.get(batch)
-            if state == "waiting" or self._own.pop(batch, None) is None:
-                continue
-            if state == "accepted":
-                self._ledger.exported(spans)
-            else:
-                self._ledger.dropped(spans, state or "store_full")
-
-    def _keep_sending(self) -> None:
-        pause_s = 0.0
-        while not self._has_stopped:
-            # A failed try waits longer each time, whatever else arrives meanwhile.
-            if pause_s:
-                self._wait_unless_stopped(pause_s)
-            else:
-                self._wake_sender.wait(1.0)
-            self._wake_sender.clear()
-            all_sent = False
+        self._stopped.set()
+        self._write()
+        self._news.set()
+        self._hurry.set()
+        if self._sender is not None:
             with _SENDING:
-                all_sent = self._send_waiting()
-            pause_s = 0.0 if all_sent else min(max(pause_s * 2, 1.0), _RETRY_MAX_S)
-
-    def _wait_unless_stopped(self, pause_s: float) -> None:
-        deadline = time.monotonic() + pause_s
-        while not self._has_stopped and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-
-    def _send_waiting(self) -> bool:
-        """Sends what the store has for the destination; says whether everything went."""
-        assert self._destination is not None
-        assert self._make_sender is not None
-        sender = self._sender = self._sender or self._make_sender(self._say_unreachable)
-        while not self._has_stopped and self.store.take_lease(self._holder, _LEASE_S):
-            batches = self.store.unsent(self._destination, _SEND_BATCHES)
-            if not batches:
-                return True
-            for batch in batches:
-                verdict = sender.send(batch.data)
-                if verdict == "waiting":
-                    return False
-                self.store.settle(batch.id, verdict)
-                if verdict == "refused":
-                    self._say_refused(batch.spans)
-                self.store.take_lease(self._holder, _LEASE_S)
-            self._settle_own()
-        return True  # stopped, or another process sends, for us as well
-
-    def _say_unreachable(self) -> None:
-        if not self._has_said_unreachable and not self._has_stopped:
-            self._has_said_unreachable = True
-            _logger.warning(
-                "%s does not take spans now. They wait in %s and are sent when it does; said once.",
+                self._sender.close()
+        deadline = time.monotonic() + _JOIN_S
+        for thread in self._threads:
+            thread.join(timeout=max(deadline - time.monotonic(), 0.0))
+        with _SENDING, suppress(StoreBusyError):
+            for shipper in filter(None, self._shippers.values()):
+                shipper.release()
+        if waiting := self.report().waiting:
+            self._said.warn(
+                f"{self._destination} is down",
+                "%d spans have not reached %s; the next start sends them, or: nodespan flush. They wait in %s.",
+                waiting,
                 self._destination,
                 self.store.path,
             )
+        if self.store.path != MEMORY:  # what is in memory can still be read and counted
+            self.store.close()
 
-    def _say_refused(self, spans: int) -> None:
-        _logger.warning("%s refused %d spans for good; they are kept in %s.", self._destination, spans, self.store.path)
+    def _start(self) -> None:
+        with self._starting:
+            if self._threads or self._stopped.is_set():
+                return
+            work = [self._keep_writing] if self._destination is None else [self._keep_writing, self._keep_sending]
+            self._threads = [threading.Thread(target=do, name="nodespan delivery", daemon=True) for do in work]
+            for thread in self._threads:
+                thread.start()
+            self._end_with_child()
+
+    def _end_with_child(self) -> None:
+        """A child of ``multiprocessing`` leaves without ``atexit``."""
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            from multiprocessing.util import Finalize
+
+            Finalize(self, self.shutdown, exitpriority=0)
+
+    def _keep_writing(self) -> None:
+        while not self._stopped.wait(self._write_interval_s):
+            self._write()
+
+    def _write(self) -> None:
+        # Whoever finds the store busy comes again: what was taken from the queue stays first in line.
+        with self._writing, _WRITING, suppress(StoreBusyError):
+            while self._queue or self._unwritten:
+                if not self._unwritten:
+                    self._encode()
+                    continue
+                self._append(self._unwritten[0])
+                self.ledger.stored(self._unwritten.popleft().spans)
+                self._news.set()
+
+    def _encode(self) -> None:
+        spans = [self._queue.popleft() for _ in range(min(_SLICE, len(self._queue)))]
+        batches = encode_spans(spans)
+        self._unwritten.extend(batches)
+        self.ledger.dropped(len(spans) - sum(batch.spans for batch in batches), "not_encodable")
+
+    def _append(self, batch: Encoded) -> None:
+        try:
+            self.store.append(batch, self._destination, self._writer)
+        except StoreBusyError:
+            raise
+        except StoreError as error:
+            if self.store.path == MEMORY:
+                raise
+            _logger.warning("%s Spans are kept in memory until this process ends.", error)
+            self.store = SqliteStore(MEMORY)
+            self._ship_from(self.store)
+            self.store.append(batch, self._destination, self._writer)
+
+    def _ship_from(self, store: SqliteStore) -> None:
+        self._shippers[store] = (
+            Shipper(store, self._destination, self._get_sender, self._said, self._stopped.is_set)
+            if self._destination is not None
+            else None
+        )
+
+    def _get_sender(self) -> Sender:
+        if self._sender is None:
+            assert self._make_sender is not None
+            self._sender = self._make_sender()
+        return self._sender
+
+    def _take_outcomes(self) -> None:
+        """Reads in the stores what became of this process's spans, whoever sent them."""
+        for store in list(self._shippers):
+            with self._bearing_with(store):
+                for outcome, spans in store.take_outcomes(self._writer).items():
+                    if outcome == EXPORTED:
+                        self.ledger.exported(spans)
+                    else:
+                        self.ledger.lost(spans, outcome)
+
+    @contextmanager
+    def _bearing_with(self, store: SqliteStore) -> Generator[None]:
+        """A busy store is asked again later. One that memory has replaced is left, with what it has, to others."""
+        try:
+            yield
+        except StoreBusyError:
+            pass
+        except StoreError:
+            if store is self.store:
+                raise
+            self._shippers.pop(store, None)
+
+    def _keep_sending(self) -> None:
+        pause_s = asked_s = 0.0
+        while not self._stopped.is_set():
+            # A failed try waits longer each time, whatever else arrives meanwhile, but for somebody who flushes; and he
+            # too waits for as long as the destination has asked for.
+            if asked_s:
+                self._stopped.wait(asked_s)
+            elif pause_s:
+                self._hurry.wait(pause_s)
+            else:
+                self._news.wait(_IDLE_S)
+            self._news.clear()
+            self._hurry.clear()
+            is_done = False
+            with _SENDING:
+                is_done, asked_s = self._ship()
+                self._take_outcomes()
+            pause_s = 0.0 if is_done else min(max(pause_s * 2, 1.0), _RETRY_MAX_S)
+
+    def _ship(self) -> tuple[bool, float]:
+        """Sends what waits; says whether everything went, and for how long the destination wants to be left alone."""
+        is_done, asked_s = True, 0.0
+        for store, shipper in list(self._shippers.items()):
+            assert shipper is not None
+            went = False
+            with self._bearing_with(store):
+                answer = shipper.ship()
+                went = answer is None
+                asked_s = min(answer.wait_s, _RETRY_AFTER_MAX_S) if answer is not None else asked_s
+            is_done = is_done and (went or store not in self._shippers)
+        return is_done, asked_s
+
+
+def _processed(processor: StoreSpanProcessor) -> Readings:
+    return _by_reason(processor.ledger.processed())
+
+
+def _sent(processor: StoreSpanProcessor) -> Readings:
+    return _by_reason(processor.ledger.sent())
+
+
+def _by_reason(counts: dict[str | None, int]) -> Readings:
+    return [(spans, {semconv.ERROR_TYPE: reason} if reason else {}) for reason, spans in counts.items()]
+
+
+def _waiting(processor: StoreSpanProcessor) -> Readings:
+    return [(processor.store.look().waiting, {})]
+
+
+def _waiting_age_s(processor: StoreSpanProcessor) -> Readings:
+    oldest_ns = processor.store.look().oldest_waiting_ns
+    return [(0.0 if oldest_ns is None else max(time.time_ns() - oldest_ns, 0) / 1e9, {})]
+
+
+READINGS: Final = {semconv.SPANS_PROCESSED: _processed}
+"""Metrics of a processor."""
+DESTINATION_READINGS: Final = {
+    semconv.SPANS_EXPORTED: _sent,
+    semconv.OUTBOX_SPANS: _waiting,
+    semconv.OUTBOX_AGE: _waiting_age_s,
+}
+"""Those of one with a destination."""
+
+
+# One handler for all, since a handler cannot be taken back and would keep its object alive.
+_alive: Final[WeakSet[StoreSpanProcessor]] = WeakSet()
+
+
+def _begin_in_child() -> None:
+    for processor in list(_alive):
+        processor._begin()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk._logs import LoggerProvider
@@ -10,8 +11,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
+from nodespan.telemetry.said_once import SaidOnce, exporting
+
 if TYPE_CHECKING:
-    from nodespan.telemetry.settings import Settings
+    from nodespan.telemetry.settings import Settings, Signal
+
+Stop = Callable[[float], object]
+"""Flushes and stops, in at most so many seconds."""
 
 
 def make_resource(settings: Settings) -> Resource:
@@ -22,7 +28,7 @@ def make_resource(settings: Settings) -> Resource:
     return Resource.create(given).merge(OTELResourceDetector().detect())
 
 
-def make_meter_provider(settings: Settings, resource: Resource) -> MeterProvider | None:
+def make_meter_provider(settings: Settings, resource: Resource, said: SaidOnce) -> tuple[MeterProvider, Stop] | None:
     """Exports metrics every ``OTEL_METRIC_EXPORT_INTERVAL``; ``None`` where they go nowhere."""
     kind = settings.exporter_of("metrics")
     if kind in {"none", "local"}:
@@ -33,15 +39,17 @@ def make_meter_provider(settings: Settings, resource: Resource) -> MeterProvider
     elif settings.protocol_of("metrics") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        exporter = GrpcExporter(endpoint=settings.exporter_endpoint("metrics"), headers=_headers(settings))
+        exporter = GrpcExporter(settings.exporter_endpoint("metrics"), headers=settings.headers_of("metrics"))
     else:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
-        exporter = HttpExporter(endpoint=settings.exporter_endpoint("metrics"), headers=_headers(settings))
-    return MeterProvider([PeriodicExportingMetricReader(exporter)], resource, shutdown_on_exit=False)
+        exporter = HttpExporter(settings.exporter_endpoint("metrics"), headers=settings.headers_of("metrics"))
+    _say_trouble_once(exporter, settings, "metrics", said)
+    provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource, shutdown_on_exit=False)
+    return provider, lambda timeout_s: provider.shutdown(timeout_s * 1e3)
 
 
-def make_logger_provider(settings: Settings, resource: Resource) -> LoggerProvider | None:
+def make_logger_provider(settings: Settings, resource: Resource, said: SaidOnce) -> tuple[LoggerProvider, Stop] | None:
     """Exports log records; ``None`` where they go nowhere."""
     kind = settings.exporter_of("logs")
     if kind in {"none", "local"}:
@@ -52,15 +60,35 @@ def make_logger_provider(settings: Settings, resource: Resource) -> LoggerProvid
     elif settings.protocol_of("logs") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
-        exporter = GrpcExporter(endpoint=settings.exporter_endpoint("logs"), headers=_headers(settings))
+        exporter = GrpcExporter(settings.exporter_endpoint("logs"), headers=settings.headers_of("logs"))
     else:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
 
-        exporter = HttpExporter(endpoint=settings.exporter_endpoint("logs"), headers=_headers(settings))
+        exporter = HttpExporter(settings.exporter_endpoint("logs"), headers=settings.headers_of("logs"))
+    _say_trouble_once(exporter, settings, "logs", said)
+    processor = BatchLogRecordProcessor(exporter)
     provider = LoggerProvider(resource, shutdown_on_exit=False)
-    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
-    return provider
+    provider.add_log_record_processor(processor)
+
+    def stop(timeout_s: float) -> None:
+        # The public ways have no timeout, and wait for 30 s.
+        batches = processor._batch_processor  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        batches.shutdown(round(timeout_s * 1e3))
+        provider.shutdown()
+
+    return provider, stop
 
 
-def _headers(settings: Settings) -> dict[str, str] | None:
-    return dict(settings.headers) if settings.headers else None
+def _say_trouble_once(exporter: Any, settings: Settings, signal: Signal, said: SaidOnce) -> None:
+    """The SDK's exporters log every try that fails; with a destination that is down that is all there is to read."""
+    export = exporter.export
+    destination = settings.endpoint_of(signal)
+
+    def say(why: str, _will_retry: bool) -> None:
+        said.warn(f"{destination} is down", "%s does not take %s now (%s).", destination, signal, why)
+
+    def export_quietly(*args: Any, **kwargs: Any) -> Any:
+        with exporting(say):
+            return export(*args, **kwargs)
+
+    exporter.export = export_quietly

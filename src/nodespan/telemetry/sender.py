@@ -1,32 +1,50 @@
-"""Sends stored batches by the SDK's own exporters: their retries, back-off, compression, TLS and headers."""
+"""What sends encoded batches, and what a destination answers."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace.export import SpanExportResult
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
-    from nodespan.store import BatchState
+    MakeSender = Callable[[], "Sender"]
+    """Called on the thread that sends, after every fork."""
 
-SENDER_THREAD: Final = "nodespan delivery"
-_TOO_MANY_REQUESTS: Final = 429
-_SDK_LOGGERS: Final = (
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-)
+_TEXT_MAX: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a destination said of a request.
+
+    Attributes:
+        kind: ``refused``: it will never take these bytes. ``too_large``: it may take the halves. ``waiting``: it takes
+            nothing now.
+        reason: A word for the metrics: the status, or ``rejected`` for a part of what it took.
+        text: In its own words.
+        rejected: Of the spans in an accepted request, those that it threw away.
+        wait_s: How long it asks to be left alone.
+    """
+
+    kind: Literal["accepted", "refused", "too_large", "waiting"]
+    reason: str = ""
+    text: str = ""
+    rejected: int = 0
+    wait_s: float = 0.0
 
 
 class Sender(Protocol):
     """Sends the bytes of a batch. Used by one thread, but for ``close``."""
 
-    def send(self, data: bytes) -> BatchState:
-        """Tries, with the SDK's own retries. ``refused`` means that it will never be accepted."""
+    timeout_s: float
+    """How long one ``send`` may take."""
+
+    def send(self, data: bytes) -> Answer:
+        """Tries, with the SDK's own retries, for as long as ``timeout_s``."""
         ...
 
     def close(self) -> None:
@@ -34,73 +52,24 @@ class Sender(Protocol):
         ...
 
 
-class HttpSender:
-    """OTLP over HTTP with protobuf bodies."""
-
-    def __init__(self, endpoint: str | None, headers: Mapping[str, str] | None, on_trouble: Callable[[], None]) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers) if headers else None)
-        # The exporter's public face takes spans and would encode them once more.
-        self._client = self._exporter._client  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        _listen(on_trouble)
-
-    def send(self, data: bytes) -> BatchState:
-        """See ``Sender``."""
-        result = self._client.export(data)
-        if result.success:
-            return "accepted"
-        code = result.status_code
-        return "refused" if code is not None and 400 <= code < 500 and code != _TOO_MANY_REQUESTS else "waiting"
-
-    def close(self) -> None:
-        """See ``Sender``."""
-        self._exporter.shutdown()
+def accepted(response: bytes | ExportTraceServiceResponse) -> Answer:
+    """The answer of a destination that took the request, perhaps not all of it."""
+    try:
+        parsed = ExportTraceServiceResponse.FromString(response) if isinstance(response, bytes) else response
+    except DecodeError:  # it said yes, in whatever words
+        return Answer("accepted")
+    partial = parsed.partial_success
+    return Answer("accepted", "rejected", short(partial.error_message), max(partial.rejected_spans, 0))
 
 
-class GrpcSender:
-    """OTLP over gRPC."""
-
-    def __init__(self, endpoint: str | None, headers: Mapping[str, str] | None, on_trouble: Callable[[], None]) -> None:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        class BytesExporter(OTLPSpanExporter):
-            """Takes encoded batches where the SDK's takes spans."""
-
-            def _translate_data(self, data: Sequence[Any]) -> ExportTraceServiceRequest:
-                return ExportTraceServiceRequest.FromString(cast("bytes", data))
-
-        self._exporter = BytesExporter(endpoint=endpoint, headers=dict(headers) if headers else None)
-        _listen(on_trouble)
-
-    def send(self, data: bytes) -> BatchState:
-        """See ``Sender``."""
-        result = self._exporter.export(cast("Any", data))
-        return "accepted" if result is SpanExportResult.SUCCESS else "waiting"
-
-    def close(self) -> None:
-        """See ``Sender``."""
-        self._exporter.shutdown()  # pyright: ignore[reportUnknownMemberType] the SDK leaves its **kwargs untyped
+def words_of(trouble: object) -> str:
+    """Why it went wrong: of an exception the one deepest within, such as ``[Errno 111] Connection refused``."""
+    while isinstance(trouble, BaseException) and (deeper := trouble.__cause__ or trouble.__context__) is not None:
+        trouble = deeper
+    return short(trouble)
 
 
-def _listen(on_trouble: Callable[[], None]) -> None:
-    """Has the SDK's log lines about our own tries passed on and dropped: nothing is lost by one of them."""
-    for name in _SDK_LOGGERS:
-        logger = logging.getLogger(name)
-        for known in logger.filters[:]:
-            if isinstance(known, _Tries):
-                logger.removeFilter(known)
-        logger.addFilter(_Tries(on_trouble))
-
-
-class _Tries(logging.Filter):
-    def __init__(self, on_trouble: Callable[[], None]) -> None:
-        super().__init__()
-        self._on_trouble = on_trouble
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        del record
-        if threading.current_thread().name != SENDER_THREAD:
-            return True
-        self._on_trouble()
-        return False
+def short(text: object) -> str:
+    """One line of what a destination said, of a length that a log line bears."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]}..."

@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from opentelemetry.util.re import parse_env_headers
+
 from nodespan.errors import ConfigurationError
+from nodespan.store.location import positive_variable
+from nodespan.telemetry.delivery import QUEUE_MAX, WRITE_INTERVAL_S
 
 Signal = Literal["traces", "metrics", "logs"]
 Protocol = Literal["http/protobuf", "grpc"]
@@ -16,6 +20,7 @@ Exporter = Literal["otlp", "console", "none", "local"]
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+HEADERS: Final = "OTEL_EXPORTER_OTLP_HEADERS"
 _DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _EXPORTERS: Final = ("otlp", "console", "none")
@@ -23,7 +28,11 @@ _EXPORTERS: Final = ("otlp", "console", "none")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The arguments of ``configure()``, as they were given."""
+    """The arguments of ``configure()``, as they were given.
+
+    Attributes:
+        zero_code: ``opentelemetry-instrument`` asks, and not the program, which may still ask in its own words.
+    """
 
     service_name: str | None = None
     endpoint: str | None = None
@@ -31,6 +40,7 @@ class Settings:
     headers: Mapping[str, str] | None = field(default=None, repr=False)  # they may hold a key
     resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     attach: bool = False
+    zero_code: bool = False
 
     def endpoint_of(self, signal: Signal) -> str | None:
         """Where the signal goes, or ``None``: the variable of the signal, the common one, then the argument.
@@ -55,6 +65,30 @@ class Settings:
         if endpoint is None or self.protocol_of(signal) == "grpc":
             return endpoint
         return f"{endpoint.rstrip('/')}/v1/{signal}"
+
+    def headers_of(self, signal: Signal) -> dict[str, str]:
+        """The headers of the argument, and over them those of the variable of the signal, or of the common one."""
+        given = {name.lower(): value for name, value in (self.headers or {}).items()}
+        variable = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS") or os.environ.get(HEADERS, "")
+        return {**given, **parse_env_headers(variable, liberal=True)}
+
+    @property
+    def write_interval_s(self) -> float:
+        """How long an ended span waits for others before it is written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms.
+
+        Raises:
+            ConfigurationError: It is no positive number.
+        """
+        return positive_variable("OTEL_BSP_SCHEDULE_DELAY", WRITE_INTERVAL_S * 1e3) / 1e3
+
+    @property
+    def queue_max(self) -> int:
+        """How many ended spans may wait to be written.
+
+        Raises:
+            ConfigurationError: It is no positive number.
+        """
+        return round(positive_variable("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX))
 
     def protocol_of(self, signal: Signal) -> Protocol:
         """``http/protobuf`` unless something else is asked for.

@@ -6,6 +6,7 @@ import atexit
 import logging
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from opentelemetry import _logs, metrics, trace
@@ -13,28 +14,35 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
 from nodespan.errors import ConfigurationError
+from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.ledger import DeliveryReport
 from nodespan.spans.redaction import Redact, set_redaction
-from nodespan.store import SqliteStore, store_path
-from nodespan.telemetry.delivery import StoreSpanProcessor
+from nodespan.store import SqliteStore, open_store
+from nodespan.telemetry.delivery import DESTINATION_READINGS, READINGS, StoreSpanProcessor
 from nodespan.telemetry.logs import OTelHandler
-from nodespan.telemetry.providers import make_logger_provider, make_meter_provider, make_resource
-from nodespan.telemetry.sender import GrpcSender, HttpSender
+from nodespan.telemetry.providers import Stop, make_logger_provider, make_meter_provider, make_resource
+from nodespan.telemetry.said_once import SaidOnce
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import SpanProcessor
 
     from nodespan.telemetry.sender import Sender
 
 EXIT_S: Final = 2.0
 """Longest time that leaving may take with a collector that does not answer."""
+_FOR_SPANS: Final = 0.5
+"""Part of it in which spans may go out; the rest is for the last metrics and log records."""
+_LEAST_S: Final = 0.05
 
 _logger = logging.getLogger("nodespan")
 _lock = threading.RLock()
+_STOPPING: Final = Guard("shut down")
 
 
 class Telemetry:
@@ -51,7 +59,8 @@ class Telemetry:
         self.settings = settings
         self.redact = redact
         self._delivery: StoreSpanProcessor | None = None
-        self._shutdowns: list[Callable[[], object]] = []
+        self._stops: list[Stop] = []
+        self._said = SaidOnce()
         set_redaction(redact)
         self._set_up_traces()
         atexit.register(self.shutdown)
@@ -66,6 +75,8 @@ class Telemetry:
         with _lock:
             if cls._current is None:
                 cls._current = cls(settings, redact)
+            elif cls._current.settings.zero_code:
+                cls._current.add_to_zero_code(settings, redact)
             elif (cls._current.settings, cls._current.redact) != (settings, redact):
                 raise ConfigurationError(
                     f"This process was configured before, with {cls._current.settings}. "
@@ -90,11 +101,14 @@ class Telemetry:
         return self._delivery.report()
 
     def shutdown(self, timeout_s: float = EXIT_S) -> DeliveryReport:
-        """Flushes for as long as it may take, and stops. What was not sent stays in the store for the next start."""
-        report = self.force_flush(timeout_s)
+        """Flushes and stops, in at most this time. What was not sent stays in the store for the next start."""
+        deadline = time.monotonic() + timeout_s
+        report = self.force_flush(timeout_s * _FOR_SPANS)
         with _lock:
-            while self._shutdowns:
-                self._shutdowns.pop()()
+            while self._stops:  # metrics after spans, whose last figures they are to tell
+                stop = self._stops.pop(0)
+                with _STOPPING:
+                    stop(max((deadline - time.monotonic()) / (len(self._stops) + 1), _LEAST_S))
             if Telemetry._current is self:
                 Telemetry._current = None
         atexit.unregister(self.shutdown)
@@ -108,12 +122,25 @@ class Telemetry:
     ) -> None:
         self.shutdown()
 
+    def add_to_zero_code(self, settings: Settings, redact: Redact | None) -> None:
+        """Takes of the program's own ``configure()`` what can still be taken."""
+        if redact is not None:
+            self.redact = redact
+            set_redaction(redact)
+        if settings != Settings():
+            _logger.warning(
+                "opentelemetry-instrument has configured this process by OTEL_* variables. Of configure() only "
+                "the redaction hook is taken: give the rest as variables, such as OTEL_SERVICE_NAME."
+            )
+
     def _set_up_traces(self) -> None:
         existing: Any = trace.get_tracer_provider()
         if not hasattr(existing, "add_span_processor"):
             self._set_up_providers()
         elif self.settings.attach:
-            existing.add_span_processor(self._make_delivery())
+            delivery = self._make_delivery(None)
+            existing.add_span_processor(delivery)
+            self._stops.append(lambda _: delivery.shutdown())
         else:
             _logger.warning(
                 "A tracer provider is set already (%s): spans are made on it and go where it sends them. "
@@ -123,38 +150,56 @@ class Telemetry:
 
     def _set_up_providers(self) -> None:
         resource = make_resource(self.settings)
-        meter_provider = make_meter_provider(self.settings, resource)
-        logger_provider = make_logger_provider(self.settings, resource)
+        meters = make_meter_provider(self.settings, resource, self._said)
+        loggers = make_logger_provider(self.settings, resource, self._said)
+        meter_provider = meters[0] if meters is not None else None
         provider = TracerProvider(resource=resource, shutdown_on_exit=False, meter_provider=meter_provider)
-        if (processor := self._make_processor()) is not None:
+        if (processor := self._make_processor(meter_provider)) is not None:
             provider.add_span_processor(processor)
         trace.set_tracer_provider(provider)
-        self._shutdowns.append(provider.shutdown)
-        if meter_provider is not None:
-            metrics.set_meter_provider(meter_provider)
-            self._shutdowns.append(meter_provider.shutdown)
-        if logger_provider is not None:
-            _logs.set_logger_provider(logger_provider)
-            self._shutdowns.append(logger_provider.shutdown)
-            handler = OTelHandler(logger_provider.get_logger("nodespan"))
+        self._stops.append(lambda _: provider.shutdown())
+        if meters is not None:
+            metrics.set_meter_provider(meters[0])
+            self._stops.append(meters[1])
+        if loggers is not None:
+            _logs.set_logger_provider(loggers[0])
+            handler = OTelHandler(loggers[0].get_logger("nodespan"))
             logging.getLogger("nodespan").addHandler(handler)
-            self._shutdowns.append(lambda: logging.getLogger("nodespan").removeHandler(handler))
+            self._stops.append(lambda _: logging.getLogger("nodespan").removeHandler(handler))
+            self._stops.append(loggers[1])
 
-    def _make_processor(self) -> SpanProcessor | None:
+    def _make_processor(self, meter_provider: MeterProvider | None) -> SpanProcessor | None:
         kind = self.settings.exporter_of("traces")
         if kind == "console":
             return SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout))
-        return None if kind == "none" else self._make_delivery()
+        return None if kind == "none" else self._make_delivery(meter_provider)
 
-    def _make_delivery(self) -> StoreSpanProcessor:
-        destination = self.settings.endpoint_of("traces") if self.settings.exporter_of("traces") == "otlp" else None
-        make_sender = self._make_sender if destination is not None else None
-        self._delivery = StoreSpanProcessor(SqliteStore(store_path()), destination, make_sender)
+    def _make_delivery(self, meter_provider: MeterProvider | None) -> StoreSpanProcessor:
+        settings = self.settings
+        destination = settings.endpoint_of("traces") if settings.exporter_of("traces") == "otlp" else None
+        self._delivery = StoreSpanProcessor(
+            open_store(),
+            destination,
+            lambda: make_sender(settings),
+            self._said,
+            settings.write_interval_s,
+            settings.queue_max,
+        )
+        readings = READINGS if destination is None else READINGS | DESTINATION_READINGS
+        get_instruments(meter_provider).observe(self._delivery, readings)
         return self._delivery
 
-    def _make_sender(self, on_trouble: Callable[[], None]) -> Sender:
-        kind = GrpcSender if self.settings.protocol_of("traces") == "grpc" else HttpSender
-        return kind(self.settings.exporter_endpoint("traces"), self.settings.headers, on_trouble)
+
+def make_sender(settings: Settings) -> Sender:
+    """Sends to the endpoint of traces."""
+    endpoint, headers = settings.exporter_endpoint("traces"), settings.headers_of("traces")
+    if settings.protocol_of("traces") == "grpc":
+        from nodespan.telemetry.grpc_sender import GrpcSender
+
+        return GrpcSender(endpoint, headers)
+    from nodespan.telemetry.http_sender import HttpSender
+
+    return HttpSender(endpoint, headers)
 
 
 def configure(

@@ -4,73 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 import llama_cpp
+from llama_cpp_cases import (
+    CASES,
+    N_BATCH,
+    N_CTX,
+    ONE_THREAD,
+    STORY,
+    Case,
+    bare,
+    cached_by_the_rule,
+    prompt_of,
+    streamed_text,
+    words,
+)
 from nodespan.runner import Cancellation, GenerationResult, LlamaCppPipeline
-from nodespan.types import GenerationRequest, ModelProfile
-from pipelines import chat, raw
-
-N_CTX = 256  # llama.cpp's smallest
-N_BATCH = 32
-ONE_THREAD: Any = {"n_threads_batch": 1}  # two that spin beside other tests take longer than one
-STORY = "Once upon a time there was a ship, and the sea around it was blue and wide and"
-
-
-HELLO = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi! How can I help you"
-"""What any build of the model ends in the same way: `` today?`` and the end token. Other texts differ by processor."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Requests to one model, one after the other; the last one is compared, the others warm the cache.
-
-    Attributes:
-        ends: What the case shows the end by, where it is about that.
-        stops_at: Where in the model's own answer its stop string lies.
-    """
-
-    name: str
-    requests: tuple[GenerationRequest, ...]
-    ends: Literal["stop", "length"] | None = None
-    stops_at: slice | None = None
-
-
-def words(count: int) -> str:
-    """A prompt of exactly so many tokens of SmolLM2: each of these words is one."""
-    return " the" * count
-
-
-CASES = [
-    Case("cold", (raw(STORY, seed=5, max_tokens=12),)),
-    Case("cold chat", (chat("What is the sea?", seed=5, max_tokens=12),)),
-    Case("no seed needed at temperature 0", (raw(STORY, temperature=0.0, max_tokens=12),)),
-    Case("prefix", (raw(STORY, seed=5, max_tokens=4), raw(STORY + " it was", seed=6, max_tokens=8))),
-    Case("chat turn", (chat("What is the sea?", seed=5, max_tokens=4), chat("What is a ship?", seed=6, max_tokens=8))),
-    Case("exact hit", (raw(STORY, seed=5, max_tokens=1), raw(STORY, seed=5, max_tokens=8))),
-    Case("longer one cached", (raw(STORY, seed=5, max_tokens=8), raw(STORY, seed=5, max_tokens=8))),
-    Case("nothing in common", (raw(STORY, seed=5, max_tokens=8), raw("An apple is", seed=5, max_tokens=8))),
-    Case("one token more than cached", (raw(words(10), seed=5, max_tokens=1), raw(words(11), seed=5, max_tokens=4))),
-    Case("a prompt of one token", (raw(words(1), seed=5, max_tokens=6),)),
-    Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),), "length"),
-    *(
-        Case(f"batch border {count}", (raw(words(count), seed=5, max_tokens=4),))
-        for count in (N_BATCH - 1, N_BATCH, N_BATCH + 1, 2 * N_BATCH, 2 * N_BATCH + 1)
-    ),
-    Case("stop string", (raw(STORY, temperature=0.0, max_tokens=40),), "stop", slice(12, 14)),
-    Case("stop string of several tokens", (raw(STORY, temperature=0.0, max_tokens=40),), "stop", slice(9, 25)),
-    Case("end token", (raw(HELLO, temperature=0.0, max_tokens=40),), "stop"),
-    Case("end token as the last one allowed", (raw(HELLO, temperature=0.0, max_tokens=3),), "stop"),
-    Case("end token at once", (raw(HELLO + " today?", temperature=0.0, max_tokens=9),), "stop"),
-    Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),)),
-    Case("emoji cut by max_tokens", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=13),)),
-    Case("context full", (raw(words(N_CTX - 10), seed=5),)),
-]
+from nodespan.types import ModelProfile
+from pipelines import raw
 
 
 @pytest.fixture
@@ -81,75 +36,23 @@ def models(smollm2: Path) -> Iterator[Any]:
         yield ours, lambda: llama_cpp.Llama(str(smollm2), n_ctx=N_CTX, n_batch=N_BATCH, verbose=False, **ONE_THREAD)
 
 
-def bare(llama: llama_cpp.Llama, request: GenerationRequest, *, stream: bool) -> Any:
-    arguments = request.sampling.model_dump(exclude_defaults=True)
-    if "stop" in arguments:
-        arguments["stop"] = list(arguments["stop"])
-    if request.prompt is not None:
-        return llama.create_completion(request.prompt, stream=stream, **arguments)
-    messages: Any = [message.model_dump() for message in request.messages]
-    return llama.create_chat_completion(messages, stream=stream, **arguments)
-
-
-def streamed_text(llama: llama_cpp.Llama, requests: tuple[GenerationRequest, ...]) -> list[str]:
-    texts: list[str] = []
-    for request in requests:
-        choices = [chunk["choices"][0] for chunk in bare(llama, request, stream=True)]
-        texts = [choice["text"] if "text" in choice else choice["delta"].get("content", "") for choice in choices]
-    return [text for text in texts if text]
-
-
-def with_sampling(request: GenerationRequest, **changes: Any) -> GenerationRequest:
-    return request.model_copy(update={"sampling": request.sampling.model_copy(update=changes)})
-
-
-def prompt_of(llama: llama_cpp.Llama, request: GenerationRequest) -> list[int]:
-    """The prompt's tokens, as ``Llama.generate`` is given them."""
-    seen: list[list[int]] = []
-    original = llama.generate
-
-    def spy(tokens: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(list(tokens))
-        return original(tokens, *args, **kwargs)
-
-    llama.generate = spy  # type: ignore[method-assign]
-    try:
-        bare(llama, with_sampling(request, max_tokens=1), stream=False)
-    finally:
-        del llama.__dict__["generate"]
-    return seen[0]
-
-
-def cached_by_the_rule(llama: llama_cpp.Llama, before: list[int], prompt: list[int]) -> int:
-    """How many tokens ``Llama.generate`` reuses of what the model has evaluated before (its source, 0.3.36)."""
-    common = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, prompt, strict=False))))
-    if common < len(prompt) or len(before) == len(prompt):
-        return common
-    return common - 1
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_text_and_counts_are_those_of_llama_cpp_python(models: Any, case: Case) -> None:
     ours, make = models
-    *warming, request = case.requests
-    if case.stops_at is not None:
-        with closing(make()) as llama:
-            text = bare(llama, request, stream=False)["choices"][0]["text"]
-        request = with_sampling(request, stop=(text[case.stops_at],))
     with closing(make()) as llama:
-        for before in warming:
-            bare(llama, before, stream=False)
+        for request in case.requests[:-1]:
+            bare(llama, request, stream=False)
         evaluated = llama.input_ids[: llama.n_tokens].tolist()
-        expected = bare(llama, request, stream=False)
+        expected = bare(llama, case.requests[-1], stream=False)
     with closing(make()) as llama:
-        pieces_expected = streamed_text(llama, (*warming, request))
-        prompt = prompt_of(llama, request)
+        pieces_expected = streamed_text(llama, case.requests)
+        prompt = prompt_of(llama, case.requests[-1])
         cached = cached_by_the_rule(llama, evaluated, prompt)
 
     result, pieces = GenerationResult(), list[str]()
-    for asked in (*warming, request):
+    for request in case.requests:
         result = GenerationResult()
-        pieces = list(ours.generate(asked, Cancellation(), result))
+        pieces = list(ours.generate(request, Cancellation(), result))
 
     assert pieces == pieces_expected
     assert result.finish_reason == expected["choices"][0]["finish_reason"]
@@ -158,7 +61,7 @@ def test_text_and_counts_are_those_of_llama_cpp_python(models: Any, case: Case) 
     assert result.output_tokens == expected["usage"]["completion_tokens"]
     assert result.cached_input_tokens == cached
     assert result.prefill_tokens == len(prompt) - cached
-    ended_by_a_token = result.finish_reason == "stop" and case.stops_at is None
+    ended_by_a_token = result.finish_reason == "stop" and not case.requests[-1].sampling.stop
     assert result.decode_tokens == result.output_tokens - (0 if ended_by_a_token else 1)
 
 

@@ -30,13 +30,14 @@ class LangChainInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         Active.tracer = get_tracer(kwargs.get("tracer_provider"))
         Active.meter_provider = kwargs.get("meter_provider")
+        Active.logger_provider = kwargs.get("logger_provider")
         SEAMS.install(self)
         if hasattr(BaseChatModel, "_iter_v2_events"):
             EVENT_STREAMS.install(self)
         self._embeddings.install()
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        Active.tracer = Active.meter_provider = None
+        Active.tracer = Active.meter_provider = Active.logger_provider = None
         self._embeddings.release()
         EVENT_STREAMS.release(self)
         SEAMS.release(self)

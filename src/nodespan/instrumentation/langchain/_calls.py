@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
-
 from nodespan import semconv
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation.langchain import _convert
+from nodespan.instrumentation.langchain._messages import questions
 from nodespan.instrumentation.langchain._peers import makes_model_spans
 from nodespan.instrumentation.langchain._spans import (
     Call,
@@ -19,9 +18,10 @@ from nodespan.instrumentation.langchain._spans import (
     new_run_id,
     tracer_here,
 )
+from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import current_model_call
-from nodespan.spans.owner import current_owner
+from nodespan.spans.owner import current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,7 @@ def chat(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     if len(conversations) != 1:  # as many calls; each is opened where it is made
         return None
     call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs))
+    _ask(call, conversations[0])
     return _with_run_id(call, kwargs)
 
 
@@ -50,6 +51,7 @@ def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall 
     call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs))
     if call is not None and (manager := args[2] if len(args) > 2 else kwargs.get("run_manager")) is not None:
         choose_run_ids(call, manager.run_id)
+    _ask(call, args[0] if args else kwargs["messages"])
     return call
 
 
@@ -57,6 +59,7 @@ def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseLLM.generate(prompts, stop, ...)``: the model is asked once for all the prompts."""
     prompts = args[0] if args else kwargs["prompts"]
     call = _model_call(semconv.TEXT_COMPLETION, model, _with_stop(args, kwargs))
+    _ask(call, prompts)
     if call is None or len(prompts) == 1:
         return _with_run_id(call, kwargs)
     if kwargs.get("run_id") is None and (chosen := choose_run_ids(call, None, len(prompts))) is not None:
@@ -72,31 +75,38 @@ def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseTool.run(tool_input, ..., run_id=..., tool_call_id=...)``."""
-    del args
     if (tracer := tracer_here()) is None:
         return None
-    return _with_run_id(ToolCall(tracer, target.name, kwargs.get("tool_call_id")), kwargs)
+    given: object = None
+    if capture().on_spans:
+        given = args[0] if args else kwargs["tool_input"]
+        if isinstance(given, dict):  # without what LangChain puts in: the graph's state, its store, its runtime
+            given = target._filter_injected_args(given)  # noqa: SLF001 as ``run`` itself does for callbacks
+    return _with_run_id(ToolCall(tracer, target.name, kwargs.get("tool_call_id"), given), kwargs)
 
 
 def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseRetriever.invoke(query, config, run_id=...)``."""
-    del args
     if (tracer := tracer_here()) is None:
         return None
-    return _with_run_id(Retrieval(tracer, target), kwargs)
+    query, _ = call_arguments(args, kwargs)
+    return _with_run_id(Retrieval(tracer, target, query), kwargs)
 
 
 class Streaming:
     """A call of ``stream`` or ``astream``, for its span to be opened at the first step."""
 
-    __slots__ = ("_context", "_kwargs", "_model", "_operation", "_run_id")
+    __slots__ = ("_context", "_input", "_kwargs", "_model", "_operation", "_run_id")
 
-    def __init__(self, operation: str, model: object, kwargs: Mapping[str, Any], run_id: object) -> None:
+    def __init__(
+        self, operation: str, model: Any, model_input: object, kwargs: Mapping[str, Any], run_id: object
+    ) -> None:
         self._operation = operation
+        self._input = model_input
         self._model = model
         self._kwargs = kwargs
         self._run_id = run_id
-        self._context = context_api.get_current()
+        self._context = own_context()
 
     def open(self) -> ModelCall | None:
         """The call's span, under what was current at the call."""
@@ -104,6 +114,9 @@ class Streaming:
             call = _model_call(self._operation, self._model, self._kwargs, self._context)
             if call is not None and self._run_id is not None:
                 choose_run_ids(call, self._run_id)
+            if call is not None and call.content is not None:
+                asked = self._model._convert_input(self._input)  # noqa: SLF001 as ``stream`` itself does
+                _ask(call, asked.to_messages() if self._operation == semconv.CHAT else [asked.to_string()])
             return call
         return None
 
@@ -113,24 +126,25 @@ def streaming(
 ) -> tuple[Streaming, Arguments, Keywords]:
     """What to open at the first step, and the arguments to call it with."""
     run_id = None
+    model_input, config = call_arguments(args, kwargs)
     with _OPENING:
         owner = current_owner()
         if owner is not None and owner.directory is not None and owner.directory.runs is not None:
-            _, config = call_arguments(args, kwargs)
             run_id = config.get("run_id") or new_run_id()
             args, kwargs = with_config(args, kwargs, {**config, "run_id": run_id})
-    return Streaming(operation, model, kwargs, run_id), args, kwargs
+    return Streaming(operation, model, model_input, kwargs, run_id), args, kwargs
 
 
 class EventStream:
     """A model's own event stream, which LangChain puts together itself."""
 
-    __slots__ = ("_context", "_kwargs", "_model")
+    __slots__ = ("_context", "_kwargs", "_messages", "_model")
 
-    def __init__(self, model: object, kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, model: object, messages: object, kwargs: Mapping[str, Any]) -> None:
         self._model = model
+        self._messages = messages
         self._kwargs = kwargs
-        self._context = context_api.get_current()
+        self._context = own_context()
 
     def open(self) -> ModelCall | None:
         """The call's span; none where LangChain uses the event stream inside a call that has one."""
@@ -139,6 +153,7 @@ class EventStream:
             if call is not None:
                 call.accumulator = self._kwargs.get("stream")
                 choose_run_ids(call, self._kwargs["run_manager"].run_id)
+                _ask(call, self._messages)
             return call
         return None
 
@@ -152,9 +167,14 @@ def _model_call(
     asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
     identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
-    if operation == semconv.CHAT and makes_model_spans(identity.model, parent):
+    if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
         return None
     return ModelCall(tracer, operation, model, identity, asked, parent=parent)
+
+
+def _ask(call: ModelCall | None, messages: Any) -> None:
+    if call is not None and call.content is not None:
+        call.content.asked(questions(messages))
 
 
 def _with_stop(args: Arguments, kwargs: Keywords) -> Mapping[str, Any]:

@@ -122,9 +122,8 @@ def request_attributes(model: object, parameters: Mapping[str, Any], kwargs: Map
 
 def answer_attributes(generations: Sequence[Generation], llm_output: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the answers to one call say of themselves: usage, why they ended, who gave them."""
-    infos = [_info(generation) for generation in generations]
-    whole = {**(llm_output or {}), **(infos[0] if infos else {})}
-    reasons = [str(reason) for info in infos if (reason := _reason(info)) is not None]
+    whole = {**(llm_output or {}), **(_info(generations[0]) if generations else {})}
+    reasons = [str(reason) for one in generations if (reason := finish_reason_of(one)) is not None]
     model = whole.get("model_name") or whole.get("model")
     return {
         **_usage([message_of(generation) for generation in generations], whole),
@@ -144,7 +143,9 @@ def _info(generation: Generation) -> dict[str, Any]:
     return {**metadata, **(generation.generation_info or {})}
 
 
-def _reason(info: Mapping[str, Any]) -> object:
+def finish_reason_of(generation: Generation) -> object:
+    """Why an answer ended, in the provider's word."""
+    info = _info(generation)
     return info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
 
 

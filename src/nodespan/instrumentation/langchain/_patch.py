@@ -103,9 +103,9 @@ def iter_v2_events(original: Callable[..., Steps]) -> Callable[..., Steps]:
     """Wraps ``BaseChatModel._iter_v2_events``: ``stream_events(version="v3")`` of a model itself."""
 
     @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Steps:
-        steps = original(self, *args, **kwargs)
-        return steps if Active.tracer is None else in_steps(_calls.EventStream(self, kwargs).open, steps)
+    def wrapper(self: Any, messages: Any, **kwargs: Any) -> Steps:
+        steps = original(self, messages, **kwargs)
+        return steps if Active.tracer is None else in_steps(_calls.EventStream(self, messages, kwargs).open, steps)
 
     return wrapper
 
@@ -114,9 +114,11 @@ def aiter_v2_events(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncS
     """Wraps ``BaseChatModel._aiter_v2_events``."""
 
     @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> AsyncSteps:
-        steps = original(self, *args, **kwargs)
-        return steps if Active.tracer is None else in_async_steps(_calls.EventStream(self, kwargs).open, steps)
+    def wrapper(self: Any, messages: Any, **kwargs: Any) -> AsyncSteps:
+        steps = original(self, messages, **kwargs)
+        if Active.tracer is None:
+            return steps
+        return in_async_steps(_calls.EventStream(self, messages, kwargs).open, steps)
 
     return wrapper
 

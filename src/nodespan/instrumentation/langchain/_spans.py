@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan.instrumentation._outcome import end_span, outcome_of
-from nodespan.instrumentation.langchain import _convert
+from nodespan.instrumentation.langchain import _convert, _messages
+from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
@@ -45,6 +47,7 @@ class Active:
 
     tracer: ClassVar[Tracer | None] = None
     meter_provider: ClassVar[MeterProvider | None] = None
+    logger_provider: ClassVar[LoggerProvider | None] = None
 
 
 def tracer_here(context: Context | None = None) -> Tracer | None:
@@ -95,7 +98,13 @@ class ModelCall(ModelCallOwner):
         self._facts: dict[str, Any] = {}
         self._first_chunk_s: float | None = None
         super().__init__(
-            tracer, operation, identity.provider, identity.model, kind=_convert.kind_of(model), parent=parent
+            tracer,
+            operation,
+            identity.provider,
+            identity.model,
+            kind=_convert.kind_of(model),
+            parent=parent,
+            logger_provider=Active.logger_provider,
         )
         if self.span.is_recording():
             with _DESCRIBING:
@@ -148,6 +157,8 @@ class ModelCall(ModelCallOwner):
     ) -> None:
         """Keeps what the answer says of itself."""
         with _DESCRIBING:
+            if self.content is not None:
+                self.content.said(_messages.answers(generations))
             self._facts = _convert.answer_attributes(generations, llm_output)
             if self.from_cache:
                 self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
@@ -172,8 +183,8 @@ class ModelCall(ModelCallOwner):
             error_type=error_type(error) if outcome == "error" and error is not None else None,
         )
 
-    def _streamed_message(self) -> ChatGeneration | None:
-        """A streamed message, whole as far as it came; an LLM's texts say nothing of themselves."""
+    def _streamed_message(self) -> Generation | None:
+        """A streamed answer, whole as far as it came; an LLM's says nothing of itself but its text."""
         with _DESCRIBING:
             if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
                 return ChatGeneration(message=message)
@@ -181,6 +192,8 @@ class ModelCall(ModelCallOwner):
             if chunks:
                 first, *others = chunks
                 return ChatGeneration(message=first + others if others else first)
+            if self.content is not None and self._chunks:
+                return Generation(text="".join(map(str, self._chunks)))
         return None
 
 
@@ -189,7 +202,7 @@ class ToolCall(SpanOwner):
 
     __slots__ = ("_name",)
 
-    def __init__(self, tracer: Tracer, name: str, call_id: str | None) -> None:
+    def __init__(self, tracer: Tracer, name: str, call_id: str | None, arguments: object) -> None:
         self._name = name
         super().__init__(
             tracer,
@@ -201,12 +214,16 @@ class ToolCall(SpanOwner):
                 semconv.TOOL_CALL_ID: call_id,
             },
         )
+        set_content(self.span, {semconv.TOOL_CALL_ARGUMENTS: arguments})
 
     def returned(self, output: object) -> None:
         """Ends the span with what the tool gave back.
 
         An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
         """
+        set_content(
+            self.span, {semconv.TOOL_CALL_RESULT: output.content if isinstance(output, ToolMessage) else output}
+        )
         if getattr(output, "status", None) == "error":
             if self.span.is_recording():
                 with _DESCRIBING:
@@ -229,7 +246,6 @@ class ToolCall(SpanOwner):
             self.duration_s,
             {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
             exemplar_context(self.span),
-            later=outcome == "cancelled",
         )
 
 
@@ -238,7 +254,7 @@ class Retrieval(SpanOwner):
 
     __slots__ = ()
 
-    def __init__(self, tracer: Tracer, retriever: object) -> None:
+    def __init__(self, tracer: Tracer, retriever: object, query: object) -> None:
         name = _convert.retriever_name(retriever)
         kind = _convert.kind_of(retriever)
         super().__init__(
@@ -249,10 +265,11 @@ class Retrieval(SpanOwner):
         )
         if kind is SpanKind.CLIENT:
             self.set(_convert.server_of(retriever))
+        set_content(self.span, {semconv.RETRIEVAL_QUERY: query})
 
     def returned(self, documents: Sequence[object]) -> None:
         """Ends the span with what was found."""
-        del documents
+        set_content(self.span, {semconv.RETRIEVAL_DOCUMENTS: documents})
         self.leave()
 
     def leave(self, error: BaseException | None = None) -> None:

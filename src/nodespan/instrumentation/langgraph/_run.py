@@ -12,7 +12,7 @@ from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowOwner
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import Attached, SpanOwner, current_owner
+from nodespan.spans.owner import Attached, SpanOwner, current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,7 @@ class Opening:
         self._input = run_input
         self._config = config
         self._opt_in = opt_in
-        self._context = context_api.get_current()
+        self._context = own_context()
 
     def open(self) -> Run | None:
         """The run's span: one that was offered for it, or a new one under the caller's."""
@@ -98,20 +98,20 @@ def _is_real(owner: WorkflowOwner, context: Context) -> bool:
 class Run:
     """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
 
-    __slots__ = ("_adopted", "_base", "_over", "_owner")
+    __slots__ = ("_adopted", "_attached", "_base", "_owner")
 
     def __init__(self, owner: WorkflowOwner, *, adopted: bool) -> None:
         self._owner = owner
         self._adopted = adopted
         self._base: Context | None = None
-        self._over = context_api.get_current()
+        self._attached: Attached
 
     def step(self) -> Attached:
-        """Makes the run's span current."""
+        """Makes the run's span current. Steps never overlap, so that one object serves all over the same context."""
         base = context_api.get_current()
         if base is not self._base:
-            self._base, self._over = base, self._owner.context_over(base)
-        return Attached(self._over)
+            self._base, self._attached = base, self._owner.attached(base)
+        return self._attached
 
     def saw(self, item: object) -> None:
         """Nothing: what a graph streams is its own."""

@@ -1,0 +1,1 @@
+"""What nodespan costs, measured: one file per theme. Type: make bench."""

@@ -1,0 +1,111 @@
+"""How the benchmarks measure: interleaved rounds, medians, and what resampling the rounds says of their certainty."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Size = Literal["quick", "normal", "full"]
+Columns = Mapping[str, Sequence[Any]]
+"""What each variant gave in each round: a number, or a list of them."""
+Statistic = Callable[[Columns], float]
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured number, and the goal it has.
+
+    Attributes:
+        goal: ``"<= 1.5"``, ``">= 6"``, or ``"~ 0"``: the interval must not tell that it is more. Empty for what is
+            only reported.
+        low: Lower end of the bootstrap interval (95 %); ``None`` where there are no rounds to resample.
+        of: In words, what was compared with what, and how much of it.
+    """
+
+    name: str
+    value: float
+    unit: str
+    goal: str = ""
+    low: float | None = None
+    high: float | None = None
+    of: str = ""
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the goal is reached; ``None`` without one."""
+        if not self.goal:
+            return None
+        sign, bound = self.goal.split()
+        if sign == "~":
+            return self.low is not None and self.low <= float(bound)
+        return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+
+
+def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warmups: int = 2) -> dict[str, list[Any]]:
+    """Calls each variant once a round, in an order that changes from round to round.
+
+    What slows the machine down for a while then hits all of them, and who comes after whom is left to chance.
+    """
+    for _ in range(warmups):
+        for measure in variants.values():
+            measure()
+    gc.collect()
+    gc.freeze()  # so that collecting before each measurement costs little
+    columns: dict[str, list[Any]] = {name: [] for name in variants}
+    order = random.Random(0)
+    for _ in range(rounds):
+        names = list(variants)
+        order.shuffle(names)
+        for name in names:
+            gc.collect()
+            columns[name].append(variants[name]())
+    gc.unfreeze()
+    return columns
+
+
+def added(over: str, base: str) -> Statistic:
+    """Median, over the rounds, of what one variant took more than the other."""
+    return lambda columns: statistics.median(a - b for a, b in zip(columns[over], columns[base], strict=True))
+
+
+def median(name: str) -> Statistic:
+    """Median of a variant."""
+    return lambda columns: statistics.median(columns[name])
+
+
+def ratio(above: Statistic, below: Statistic) -> Statistic:
+    """One statistic as a multiple of another."""
+    return lambda columns: above(columns) / below(columns)
+
+
+def ratio_of_rounds(above: str, below: str) -> Statistic:
+    """Median, over the rounds, of one variant as a multiple of the other."""
+    return lambda columns: statistics.median(a / b for a, b in zip(columns[above], columns[below], strict=True))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that so many percent of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(len(ordered) * percent / 100) - 1, 0)]
+
+
+def figure(name: str, unit: str, columns: Columns, statistic: Statistic, goal: str = "", of: str = "") -> Figure:
+    """The statistic of the rounds, with the interval that it has over resampled rounds."""
+    rounds = len(next(iter(columns.values())))
+    chance = random.Random(0)
+    resampled: list[float] = []
+    for _ in range(RESAMPLES):
+        picked = [chance.randrange(rounds) for _ in range(rounds)]
+        resampled.append(statistic({key: [column[i] for i in picked] for key, column in columns.items()}))
+    tail = (1 - CONFIDENCE) / 2 * 100
+    return Figure(
+        name, statistic(columns), unit, goal, percentile(resampled, tail), percentile(resampled, 100 - tail), of
+    )

@@ -1,0 +1,215 @@
+"""A graph of ten trivial nodes, run in an environment of its own, with one instrumentation or none.
+
+Needs langgraph and the SDK alone, and whatever it is told to measure. Reads requests as lines of JSON, and answers each
+with one: ``{"mode": "sync", "variant": "spans"}`` gives the time of a node in µs and how many spans were made.
+nodespan is switched on for each request; the others stay on, as one of them cannot be switched off again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypedDict
+
+from langgraph.graph import START, StateGraph
+from opentelemetry import context, trace
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+
+NODES = 10
+RUNS = 20  # of the graph, for one answer
+PEERS = {
+    "OpenLLMetry": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
+    "OpenInference": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
+}
+
+
+class State(TypedDict):
+    """What the nodes pass on."""
+
+    n: int
+
+
+class Counting(SpanProcessor):
+    """Looks at the spans that end, and lets them go."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self.node: ReadableSpan | None = None
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """See ``SpanProcessor``."""
+        self.ended += 1
+        if span.name.startswith("invoke_node"):
+            self.node = span
+
+
+def step(state: State) -> dict[str, int]:
+    return {"n": state["n"] + 1}
+
+
+async def astep(state: State) -> dict[str, int]:
+    return {"n": state["n"] + 1}
+
+
+def chain(body: Callable[[State], Any]) -> Any:
+    builder = StateGraph(State)
+    names = [f"node{i}" for i in range(NODES)]
+    for before, name in zip([START, *names], names, strict=False):
+        builder.add_node(name, body)
+        builder.add_edge(before, name)
+    return builder.compile(name="ten")
+
+
+class Worker:
+    """Runs the graph in one of three ways, with a variant of nodespan switched on meanwhile."""
+
+    def __init__(self, library: str) -> None:
+        self._counting = Counting()
+        self._tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self._tracer_provider.add_span_processor(self._counting)
+        self._no_meter_provider = NoOpMeterProvider()
+        self._reader = InMemoryMetricReader()
+        self._meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        if library in PEERS:
+            instrument(library, self._tracer_provider)
+        self._loop = asyncio.new_event_loop()
+        self._sync, self._async = chain(step), chain(astep)
+        self._ways: dict[str, Callable[[], None]] = {
+            "sync": self._run_sync,
+            "async": self._run_async,
+            "events": self._run_events,
+        }
+        self._floors: dict[str, Callable[[], None]] = {}
+        for way in self._ways.values():
+            way()
+        if library == "nodespan":
+            self._take_floors()
+        gc.collect()
+        gc.freeze()
+
+    def measure(self, mode: str, variant: str) -> dict[str, float]:
+        """The time of a node, or of a floor's piece of work, in µs."""
+        work = self._floors[variant] if variant in self._floors else self._ways[mode]
+        self._counting.ended = 0
+        self._switch(variant, on=True)
+        gc.collect()
+        started = time.process_time()
+        work()
+        took = time.process_time() - started
+        self._switch(variant, on=False)
+        return {"us": took / (RUNS * NODES) * 1e6, "spans": self._counting.ended}
+
+    @property
+    def floors(self) -> list[str]:
+        """What ``measure`` knows beside the variants of nodespan."""
+        return list(self._floors)
+
+    def _switch(self, variant: str, *, on: bool) -> None:
+        if variant not in {"spans", "metrics"}:
+            return
+        import nodespan
+
+        if not on:
+            nodespan.uninstrument()
+            return
+        meter_provider = self._meter_provider if variant == "metrics" else self._no_meter_provider
+        nodespan.instrument(tracer_provider=self._tracer_provider, meter_provider=meter_provider)
+
+    def _run_sync(self) -> None:
+        for _ in range(RUNS):
+            self._sync.invoke({"n": 0})
+
+    def _run_async(self) -> None:
+        async def runs() -> None:
+            for _ in range(RUNS):
+                await self._async.ainvoke({"n": 0})
+
+        self._loop.run_until_complete(runs())
+
+    def _run_events(self) -> None:
+        async def runs() -> None:
+            for _ in range(RUNS):
+                async for _event in self._async.astream_events({"n": 0}, version="v2"):
+                    pass
+
+        self._loop.run_until_complete(runs())
+
+    def _take_floors(self) -> None:
+        """Looks what a node's span and its metric records hold, and does the same with the SDK alone."""
+        self.measure("sync", "metrics")
+        node = self._counting.node
+        assert node is not None
+        tracer, attributes, name = self._tracer_provider.get_tracer("floor"), dict(node.attributes or {}), node.name
+        records = self._records()
+
+        def spans(record: list[Callable[[], None]]) -> Callable[[], None]:
+            def work() -> None:
+                parent = trace.set_span_in_context(tracer.start_span("parent"))
+                outer = context.attach(parent)
+                for _ in range(RUNS * NODES):
+                    span = tracer.start_span(name, attributes=attributes)
+                    token = context.attach(trace.set_span_in_context(span))
+                    for each in record:
+                        each()
+                    context.detach(token)
+                    span.end()
+                context.detach(outer)
+                trace.get_current_span(parent).end()
+
+            return work
+
+        self._floors["floor of spans"] = spans([])
+        if records:
+            self._floors["floor of metrics"] = spans(records)
+
+    def _records(self) -> list[Callable[[], None]]:
+        """What to call to record once what a node records, on instruments of the same kind and labels."""
+        meter = self._meter_provider.get_meter("floor")
+        data: Any = self._reader.get_metrics_data()
+        records: list[Callable[[], None]] = []
+        for metric in [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []:
+            if (labels := self._labels_of_nodes(metric)) is None:
+                continue
+            if hasattr(metric.data.data_points[0], "bucket_counts"):
+                bounds = metric.data.data_points[0].explicit_bounds
+                histogram = meter.create_histogram(metric.name, metric.unit, explicit_bucket_boundaries_advisory=bounds)
+                records.append(lambda histogram=histogram, labels=labels: histogram.record(0.001, labels))
+            else:
+                counter = meter.create_up_down_counter(metric.name, metric.unit)
+                records.append(lambda counter=counter, labels=labels: counter.add(1, labels))
+        return records
+
+    @staticmethod
+    def _labels_of_nodes(metric: Any) -> dict[str, Any] | None:
+        """Labels of one point, if the metric counts node executions."""
+        points = metric.data.data_points
+        counted = sum(getattr(point, "count", 0) or getattr(point, "value", 0) for point in points)
+        return dict(points[0].attributes) if counted == RUNS * NODES else None
+
+
+def instrument(library: str, tracer_provider: TracerProvider) -> None:
+    """Switches on one of the other libraries, for good."""
+    module, kind = PEERS[library]
+    getattr(importlib.import_module(module), kind)().instrument(tracer_provider=tracer_provider)
+
+
+def main() -> None:
+    worker = Worker(sys.argv[1])
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    print(json.dumps({"floors": worker.floors}), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(worker.measure(**json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()

@@ -1,0 +1,32 @@
+"""Environments of the comparable libraries: one each, made once, kept in the user's cache directory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = {
+    "OpenLLMetry": "opentelemetry-instrumentation-langchain==0.62.4",
+    "OpenInference": "openinference-instrumentation-langchain==0.1.80",
+}
+
+
+def python_of(peer: str) -> Path:
+    """The interpreter of an environment with the peer and, apart from it, what nodespan's own has."""
+    package = PEERS[peer]
+    home = user_cache_path("nodespan") / "peers" / package
+    python, made = home / "bin" / "python", home / ".made"
+    if not made.exists():
+        print(f"Set-up: {package}, in {home}", file=sys.stderr)
+        venv.create(home, with_pip=True, clear=True)
+        install = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
+        subprocess.run(
+            [*install, "-c", ROOT / "constraints.txt", package, "langgraph", "opentelemetry-sdk"], check=True
+        )
+        made.touch()
+    return python

@@ -1,0 +1,217 @@
+"""The board of models and their generations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from dashboards.panels import (
+    BYTES,
+    COUNT,
+    SECONDS,
+    SHARE,
+    TOKENS_PER_S,
+    Panel,
+    bad_above,
+    board,
+    board_link,
+    graph,
+    number,
+    query,
+    traces,
+    value_of,
+)
+from dashboards.queries import RANGE, counted, legend, quantile, ratio, series, share, total, where
+from nodespan.semconv import (
+    CACHED_TOKENS,
+    CHAT,
+    CONTEXT_UTILIZATION,
+    DECODE_DURATION,
+    DECODE_TOKENS,
+    EVICTIONS,
+    FINISH_REASON,
+    LOAD_DURATION,
+    LOADED,
+    MODEL_SIZE,
+    OPERATION_DURATION,
+    OPERATION_NAME,
+    PREFILL_DURATION,
+    PREFILL_TOKENS,
+    PRIORITY,
+    QUEUE_DURATION,
+    QUEUE_LENGTH,
+    REQUEST_MODEL,
+    STATE_SIZE,
+    TIME_TO_FIRST_TOKEN,
+    TOKEN_TYPE,
+    TOKEN_USAGE,
+    TOKENS_IN_FLIGHT,
+)
+from nodespan.types import PipelinePriority
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+CALLS: Final = [
+    traces("Calls of this model in Jaeger", {REQUEST_MODEL: value_of(REQUEST_MODEL)}),
+    board_link("Only this model", "nodespan-models", model=value_of(REQUEST_MODEL)),
+    board_link("Workflows at this time", "nodespan-workflows"),
+]
+SERVED: Final = [
+    traces("Chats in Jaeger", {OPERATION_NAME: CHAT}),
+    board_link("Workflows at this time", "nodespan-workflows"),
+]
+PRIORITIES: Final = ", ".join(f"{priority.value} {priority.name.lower()}" for priority in PipelinePriority)
+QUANTILES: Final = (0.5, 0.95, 0.99)
+
+
+def _numbers() -> list[Panel]:
+    cached = counted(CACHED_TOKENS, window=RANGE)
+    asked = counted(TOKEN_USAGE, "sum", where(TOKEN_TYPE, "input"), window=RANGE)
+    return [
+        number(
+            "What part of the prompts came from the cache?",
+            "Prompt tokens that were found in the KV cache and did not have to be evaluated, of all prompt tokens in "
+            "the time shown. Prompts that begin alike, one after the other, make it large.",
+            SHARE,
+            query(share(cached, asked)),
+            links=SERVED,
+        ),
+        number(
+            "How many tokens are in flight?",
+            "Prompt and output tokens of the generations that run at this moment.",
+            COUNT,
+            query(total(series(TOKENS_IN_FLIGHT))),
+            links=SERVED,
+        ),
+        number(
+            "How much memory do the loaded models take?",
+            "As llama.cpp reports it: the tensors, and the state of the contexts with their KV caches.",
+            BYTES,
+            query(total(series(MODEL_SIZE)), "tensors"),
+            query(total(series(STATE_SIZE)), "state"),
+            links=SERVED,
+        ),
+    ]
+
+
+def _speeds() -> list[Panel]:
+    def speed(tokens: str, duration: str) -> str:
+        return ratio(counted(tokens, by=[REQUEST_MODEL]), counted(duration, "sum", by=[REQUEST_MODEL]))
+
+    return [
+        graph(
+            "How long until the first token?",
+            "From the request to its first token: queue, load and prefill together. Half, 95 % and 99 % of the calls "
+            "took no longer. Each point is one call: it leads to its trace.",
+            SECONDS,
+            *(
+                query(quantile(q, TIME_TO_FIRST_TOKEN, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} p{q * 100:g}")
+                for q in QUANTILES
+            ),
+            limits=bad_above(5, 20),
+            links=CALLS,
+            exemplars=True,
+        ),
+        graph(
+            "How fast are prompts read?",
+            "Prefill: tokens that were evaluated by the seconds that took, by llama.cpp's own counters. A ratio of "
+            "sums, so that a long prompt weighs more than a short one; cached tokens are not among them.",
+            TOKENS_PER_S,
+            query(speed(PREFILL_TOKENS, PREFILL_DURATION), legend(REQUEST_MODEL)),
+            links=CALLS,
+        ),
+        graph(
+            "How fast are answers written?",
+            "Decode: tokens after the first by the seconds they took, by llama.cpp's own counters. It falls when the "
+            "context grows, the processor is shared or too hot, or memory is short.",
+            TOKENS_PER_S,
+            query(speed(DECODE_TOKENS, DECODE_DURATION), legend(REQUEST_MODEL)),
+            links=CALLS,
+        ),
+    ]
+
+
+def _tokens() -> list[Panel]:
+    return [
+        graph(
+            "How many tokens go in, come from the cache, and go out?",
+            "Tokens of the calls that ended in the window before each point. Input counts cached tokens too.",
+            COUNT,
+            query(counted(TOKEN_USAGE, "sum", by=[REQUEST_MODEL, TOKEN_TYPE]), legend(REQUEST_MODEL, TOKEN_TYPE)),
+            query(counted(CACHED_TOKENS, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} cached"),
+            links=CALLS,
+            bars=True,
+        ),
+        graph(
+            "How full does the context get?",
+            "The part of the context that prompt and answer had filled when a call ended; 95 % of the calls stayed "
+            "below. At 100 % llama.cpp refuses the prompt, or the answer ends with `length`.",
+            SHARE,
+            query(quantile(0.95, CONTEXT_UTILIZATION, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} p95"),
+            limits=bad_above(0.8, 0.95),
+            links=CALLS,
+        ),
+        graph(
+            "Why do answers end?",
+            "Calls that ended in the window before each point: `stop` is the model's own end or a stop string, "
+            "`length` the limit of tokens, `cancelled` the caller, `error` an exception.",
+            COUNT,
+            query(
+                counted(OPERATION_DURATION, "count", by=[REQUEST_MODEL, FINISH_REASON]),
+                legend(REQUEST_MODEL, FINISH_REASON),
+            ),
+            links=[
+                traces(
+                    "Such calls in Jaeger",
+                    {REQUEST_MODEL: value_of(REQUEST_MODEL), FINISH_REASON: value_of(FINISH_REASON)},
+                )
+            ],
+            bars=True,
+        ),
+    ]
+
+
+def _pool() -> list[Panel]:
+    by_priority = f"priority {legend(PRIORITY)}"
+    waiting = f"Waiting requests go by priority ({PRIORITIES}), then by arrival."
+    return [
+        graph(
+            "How long do requests wait for the model?",
+            f"A loaded model serves one request at a time. 95 % waited no longer than this. {waiting} "
+            "Each point is one call: it leads to its trace.",
+            SECONDS,
+            query(
+                quantile(0.95, QUEUE_DURATION, by=[REQUEST_MODEL, PRIORITY]), f"{legend(REQUEST_MODEL)} {by_priority}"
+            ),
+            limits=bad_above(5, 30),
+            links=CALLS,
+            exemplars=True,
+        ),
+        graph(
+            "How many requests wait?",
+            f"At the moment the metrics were read. {waiting} A queue that does not empty needs a second model or host.",
+            COUNT,
+            query(total(series(QUEUE_LENGTH), by=[REQUEST_MODEL, PRIORITY]), f"{legend(REQUEST_MODEL)} {by_priority}"),
+            links=CALLS,
+        ),
+        graph(
+            "Which models are loaded, and are they thrown out again?",
+            "Models in memory, and loads and evictions in the window before each point. Loads that keep coming mean "
+            "that `max_loaded` is too small for the models in use.",
+            COUNT,
+            query(total(series(LOADED), by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} loaded now"),
+            query(counted(LOAD_DURATION, "count", by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} loads"),
+            query(counted(EVICTIONS, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} evictions"),
+            links=CALLS,
+        ),
+    ]
+
+
+def models() -> Dashboard:
+    """What a caller feels first, then where the time and the tokens go, then the queue and the pool."""
+    return board(
+        "nodespan-models",
+        "How fast are the local models, what do they work on, and who waits for them?",
+        ("service", "model"),
+        [(4, _numbers()), (8, _speeds()), (8, _tokens()), (8, _pool())],
+    )

@@ -1,0 +1,95 @@
+"""PromQL over the table of names, so that no panel can ask for a metric or a label that nodespan does not emit.
+
+nodespan runs on workstations: few runs, short processes, metrics pushed once a minute. There `increase()` and `rate()`
+are wrong: they do not see the value that a series begins with (the first failure of a node is none), and they
+extrapolate (one run is shown as one and a half). But an OpenTelemetry process is an instance of its own, whose counters
+never go back. So what a counter grew by is its last value in the window less its last value before, if it had one:
+whole numbers, from the first run on. What Prometheus scrapes outlives restarts; there `rate()` is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from nodespan.semconv import NAMES, NODE, REQUEST_MODEL, WORKFLOW_NAME
+
+WINDOW: Final = "$__rate_interval"
+"""Of a point of a graph: at least four times the data source's interval."""
+RANGE: Final = "$__range"
+"""What the board shows; for numbers and tables."""
+BEFORE: Final = "1h"
+"""How far back the value before a window is looked for: a laptop that slept for longer counts from nought again."""
+
+SERVICE: Final = 'service_name="$service"'
+# Whatever metric has one of these labels is filtered by the board's variable.
+VARIABLES: Final = {WORKFLOW_NAME: "$workflow", NODE: "$node", REQUEST_MODEL: "$model"}
+
+
+def label(attribute: str) -> str:
+    """What Prometheus calls an attribute."""
+    return NAMES[attribute].name.replace(".", "_")
+
+
+def where(attribute: str, value: str) -> str:
+    """A matcher: the attribute has this value; the empty one, where it is absent."""
+    return f'{label(attribute)}="{value}"'
+
+
+def is_given(attribute: str) -> str:
+    """A matcher: the attribute is there."""
+    return f'{label(attribute)}!=""'
+
+
+def series(metric: str, part: str = "", *matchers: str) -> str:
+    """The selector of a metric, or of a part of a histogram, as the board's variables narrow it."""
+    chosen = [f'{label(name)}=~"{VARIABLES[name]}"' for name in NAMES[metric].labels if name in VARIABLES]
+    name = NAMES[metric].prometheus_name + (f"_{part}" if part else "")
+    return f"{name}{{{', '.join([SERVICE, *chosen, *matchers])}}}"
+
+
+def total(expression: str, by: Iterable[str] = ()) -> str:
+    """The sum over processes, apart by these attributes."""
+    grouping = ", ".join(map(label, by))
+    return f"sum by ({grouping}) ({expression})" if grouping else f"sum({expression})"
+
+
+def grown(selector: str, window: str) -> str:
+    """What each counter grew by in the window, exactly."""
+    now = f"last_over_time({selector}[{window}])"
+    return f"{now} - (last_over_time({selector}[{BEFORE}] offset {window}) or 0 * {now})"
+
+
+def counted(metric: str, part: str = "", *matchers: str, by: Iterable[str] = (), window: str = WINDOW) -> str:
+    """What a counter, or a part of a histogram, grew by in the window."""
+    return total(grown(series(metric, part, *matchers), window), by)
+
+
+def none_of(some: str, whole: str) -> str:
+    """``some``, and nought where there is the whole and nothing of it; with no whole there is no data either."""
+    return f"({some} or 0 * {whole})"
+
+
+def share(some: str, whole: str) -> str:
+    """Which part of the whole some are; no data while the whole is nothing."""
+    return f"{none_of(some, whole)} / ({whole} > 0)"
+
+
+def ratio(sum_of: str, sum_by: str) -> str:
+    """A ratio of sums: a speed in which a long call weighs more than a short one."""
+    return f"{sum_of} / ({sum_by} > 0)"
+
+
+def buckets(metric: str, by: Iterable[str] = (), window: str = WINDOW) -> str:
+    """What each bucket of a histogram grew by in the window."""
+    return f"sum by ({', '.join(['le', *map(label, by)])}) ({grown(series(metric, 'bucket'), window)})"
+
+
+def quantile(q: float, metric: str, by: Iterable[str] = (), window: str = WINDOW) -> str:
+    """A quantile of a histogram; no data while nothing was recorded."""
+    return f"histogram_quantile({q}, {buckets(metric, by, window)})"
+
+
+def legend(*attributes: str) -> str:
+    """The name of a line: the values of these attributes."""
+    return " ".join(f"{{{{{label(attribute)}}}}}" for attribute in attributes)

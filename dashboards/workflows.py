@@ -1,0 +1,199 @@
+"""The board of runs and nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from dashboards.panels import (
+    COUNT,
+    SECONDS,
+    SHARE,
+    DataLink,
+    Panel,
+    bad_above,
+    board,
+    board_link,
+    graph,
+    number,
+    query,
+    ranking,
+    spread,
+    traces,
+    value_of,
+)
+from dashboards.queries import RANGE, buckets, counted, legend, none_of, quantile, ratio, series, share, total, where
+from nodespan.semconv import (
+    ERROR_TYPE,
+    EXECUTE_TOOL,
+    INVOKE_NODE,
+    INVOKE_WORKFLOW,
+    NODE,
+    NODE_DURATION,
+    NODE_RETRIES,
+    OPERATION_NAME,
+    STATUS,
+    TOOL_DURATION,
+    TOOL_NAME,
+    WORKFLOW_ACTIVE,
+    WORKFLOW_DURATION,
+    WORKFLOW_INTERRUPTS,
+)
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+FAILED: Final = where(STATUS, "error")
+RUNS: Final = counted(WORKFLOW_DURATION, "count", window=RANGE)
+TRACES: Final = traces("Runs in Jaeger", {OPERATION_NAME: INVOKE_WORKFLOW})
+FAILED_TRACES: Final = traces("Failed runs in Jaeger", {OPERATION_NAME: INVOKE_WORKFLOW, STATUS: "error"})
+INTERRUPTED_TRACES: Final = traces("These runs in Jaeger", {OPERATION_NAME: INVOKE_WORKFLOW, STATUS: "interrupted"})
+
+
+def _numbers() -> list[Panel]:
+    failed = counted(WORKFLOW_DURATION, "count", FAILED, window=RANGE)
+    interrupts = counted(WORKFLOW_INTERRUPTS, window=RANGE)
+    return [
+        number(
+            "How many runs ended?",
+            "Runs of compiled graphs that ended in the time shown, whichever way: subgraphs are runs of their own.",
+            COUNT,
+            query(RUNS),
+            links=[TRACES],
+        ),
+        number(
+            "What part of the runs failed?",
+            "Runs that ended with an exception, of all that ended in the time shown. An interrupt, a cancelled run and "
+            "an error that a retry or a handler made good are no failures.",
+            SHARE,
+            query(share(failed, RUNS)),
+            limits=bad_above(0.01, 0.05),
+            links=[FAILED_TRACES],
+        ),
+        number(
+            "How many runs are under way?",
+            "Runs that have begun and not ended. If this stays up while no run ends, a workflow hangs.",
+            COUNT,
+            query(total(series(WORKFLOW_ACTIVE))),
+            links=[board_link("Which model they wait for", "nodespan-models")],
+        ),
+        number(
+            "How many runs stopped to ask a human?",
+            "Runs that stopped at an interrupt in the time shown. Their resumption is another run, linked to this one.",
+            COUNT,
+            query(none_of(interrupts, RUNS)),
+            links=[INTERRUPTED_TRACES],
+        ),
+    ]
+
+
+def _runs() -> list[Panel]:
+    return [
+        graph(
+            "How long do runs take?",
+            "Half, 95 % and 99 % of the runs took no longer than this. Each point is one run: it leads to its trace.",
+            SECONDS,
+            *(query(quantile(q, WORKFLOW_DURATION), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)),
+            links=[TRACES],
+            exemplars=True,
+        ),
+        graph(
+            "How do runs end, and with which error?",
+            "Runs that ended in the window before each point, by status and by the class of the error.",
+            COUNT,
+            query(
+                counted(WORKFLOW_DURATION, "count", by=[STATUS, ERROR_TYPE]),
+                legend(STATUS, ERROR_TYPE),
+            ),
+            links=[traces("Such runs in Jaeger", {OPERATION_NAME: INVOKE_WORKFLOW, STATUS: value_of(STATUS)})],
+            bars=True,
+        ),
+        graph(
+            "Which tools are slow?",
+            "95 % of the calls of a tool took no longer than this. Each point leads to the trace of one call.",
+            SECONDS,
+            query(quantile(0.95, TOOL_DURATION, by=[TOOL_NAME]), legend(TOOL_NAME)),
+            links=[traces("Its calls in Jaeger", {OPERATION_NAME: EXECUTE_TOOL, TOOL_NAME: value_of(TOOL_NAME)})],
+            exemplars=True,
+        ),
+    ]
+
+
+def _node_links(node: str) -> list[DataLink]:
+    return [
+        traces("This node in Jaeger", {OPERATION_NAME: INVOKE_NODE, NODE: node}),
+        board_link("Only this node", "nodespan-workflows", node=node),
+        board_link("Models at this time", "nodespan-models"),
+    ]
+
+
+def _nodes() -> list[Panel]:
+    executions = counted(NODE_DURATION, "count", by=[NODE])
+    failures = counted(NODE_DURATION, "count", FAILED, by=[NODE])
+    retries = counted(NODE_RETRIES, by=[NODE, ERROR_TYPE])
+    links = _node_links(value_of(NODE))
+    return [
+        graph(
+            "Which nodes run, and how often?",
+            "Node executions that ended in the window before each point. Retries of a node are one execution.",
+            COUNT,
+            query(executions, legend(NODE)),
+            links=links,
+            bars=True,
+        ),
+        graph(
+            "Which nodes fail?",
+            "The part of a node's executions that ended with an error, in the window before each point.",
+            SHARE,
+            query(share(failures, executions), legend(NODE)),
+            limits=bad_above(0.01, 0.05),
+            links=links,
+        ),
+        graph(
+            "Which nodes are tried again, and after which error?",
+            "Failed attempts that were followed by another, in the window before each point.",
+            COUNT,
+            query(retries, legend(NODE, ERROR_TYPE)),
+            links=links,
+            bars=True,
+        ),
+    ]
+
+
+def _durations() -> list[Panel]:
+    spent = counted(NODE_DURATION, "sum", by=[NODE], window=RANGE)
+    executions = counted(NODE_DURATION, "count", by=[NODE], window=RANGE)
+    slow = "95 %"
+    return [
+        spread(
+            "How are the durations of nodes spread?",
+            "Node executions by how long they took. Two bands are two kinds of work, or a model that was loaded first. "
+            "Each point leads to the trace of one execution.",
+            SECONDS,
+            query(buckets(NODE_DURATION), "{{le}}"),
+            links=[traces("Nodes in Jaeger", {OPERATION_NAME: INVOKE_NODE})],
+        ),
+        ranking(
+            "Which nodes are the slowest?",
+            "In the time shown: executions, the mean, what 95 % stayed below, and the time spent in all of them. "
+            "A node with a small mean and a large total is worth as much as a slow one.",
+            NODE,
+            {
+                "Executions": (COUNT, query(executions)),
+                "Mean": (SECONDS, query(ratio(spent, executions))),
+                slow: (SECONDS, query(quantile(0.95, NODE_DURATION, by=[NODE], window=RANGE))),
+                "Total": (SECONDS, query(spent)),
+            },
+            sort_by=slow,
+            links=_node_links("${__data.fields.Name}"),
+        ),
+    ]
+
+
+def workflows() -> Dashboard:
+    """Runs first, then the nodes inside."""
+    return board(
+        "nodespan-workflows",
+        "Do the workflows run, how long do they take, and which node is it?",
+        ("service", "workflow", "node"),
+        [(4, _numbers()), (8, _runs()), (8, _nodes()), (10, _durations())],
+    )

@@ -1,0 +1,172 @@
+"""A call of llama-cpp-python as nodespan sees it: the outermost method, the pieces of its answer, and its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+
+from nodespan.instrumentation._outcome import end_span, outcome_of
+from nodespan.instrumentation.llama_cpp import _convert
+from nodespan.runner.generation_metrics import record_engine, record_generation
+from nodespan.runner.generation_span import GenerationOwner, describe, engine_phases
+from nodespan.runner.pipeline import GenerationResult
+from nodespan.spans.exceptions import error_type
+from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
+from nodespan.spans.model_span import ModelCallOwner, current_model_call
+from nodespan.spans.owner import Attached, current_owner
+from nodespan.types import ModelProfile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Tracer
+
+    import llama_cpp
+    from nodespan.spans.owner import Outcome
+
+_CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
+_OPENING: Final = Guard("open a llama.cpp span")
+_READING: Final = Guard("read an answer of llama.cpp")
+_MEASURING: Final = Guard("say what a llama.cpp call took")
+
+
+class Claim:
+    """Whether calls are claimed, and where their spans and metrics go."""
+
+    tracer: Tracer | None = None
+    meter_provider: MeterProvider | None = None
+
+
+def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
+    """The call of this model that encloses the caller: one method calls the next."""
+    call = context_api.get_value(_CALL_KEY)
+    return call if isinstance(call, LlamaCall) and call.llama is llama else None
+
+
+def open_call(llama: llama_cpp.Llama, operation: str, request: Callable[[], Mapping[str, Any]]) -> LlamaCall | None:
+    """What to enclose a call of the model in; ``None`` where it is enclosed already, or nobody would see it.
+
+    A model call of LangChain's around it has the span, and gets what is measured here. A Runner's is measured by its
+    pipeline. Another model's (one that a logits processor asks) is a call of its own.
+    """
+    if Claim.tracer is None or current_call(llama) is not None:
+        return None
+    with _OPENING:
+        outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
+        if isinstance(outer, GenerationOwner):
+            return None
+        around = current_owner()
+        tracer = around.tracer if around is not None else Claim.tracer  # all spans of a run are made by one
+        call = LlamaCall(llama, tracer, operation, request(), outer)
+        if call.is_real or call.instruments.are_live:
+            return call
+    return None
+
+
+class LlamaCall:
+    """Owns the span of a call, or fills in that of the LangChain call around it.
+
+    Attributes:
+        llama: The model.
+        instruments: Where its metrics go.
+    """
+
+    __slots__ = (
+        "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner", "_results", "_started_at",
+        "_started_ns", "instruments", "llama",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        llama: llama_cpp.Llama,
+        tracer: Tracer,
+        operation: str,
+        request: Mapping[str, Any],
+        outer: ModelCallOwner | None,
+    ) -> None:
+        self.llama = llama
+        self.instruments = get_instruments(Claim.meter_provider)
+        self._started_at = time.perf_counter()
+        self._started_ns = time.time_ns()
+        self._results: list[GenerationResult] = []
+        self._finish_reason: str | None = None
+        self._chunks = 0
+        self._first_chunk_at: float | None = None
+        profile = ModelProfile(model_path=Path(llama.model_path))  # so that a model has one name, whoever runs it
+        self._is_own = outer is None
+        self._owner = outer or ModelCallOwner(
+            tracer,
+            operation,
+            profile.provider.lower(),
+            profile.model_name,
+            request,
+            start_time_ns=self._started_ns,
+        )
+
+    @property
+    def is_real(self) -> bool:
+        """Whether a provider stands behind the span: without one the tracer hands the parent on, or nothing."""
+        made = self._owner.span.get_span_context()
+        return made.is_valid and (
+            not self._is_own or made.span_id != trace.get_current_span().get_span_context().span_id
+        )
+
+    def step(self) -> Attached:
+        """Makes the span current, and this call to be found by the methods inside."""
+        return Attached(context_api.set_value(_CALL_KEY, self, self._owner.context_over() if self._is_own else None))
+
+    def generation(self) -> GenerationResult:
+        """Where the next run of the engine inside this call is measured; a call may have several."""
+        result = GenerationResult()
+        self._results.append(result)
+        return result
+
+    def answered(self, answer: object) -> None:
+        """Looks at a whole answer, or at a piece of one."""
+        with _READING:
+            self._finish_reason = _convert.finish_reason(answer) or self._finish_reason
+
+    def saw(self, item: object) -> None:
+        """Looks at a piece of a streamed answer."""
+        if self._chunks == 0:
+            self._first_chunk_at = time.perf_counter()
+        self._chunks += 1
+        self.answered(item)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Ends the call, as it ended."""
+        outcome = outcome_of(error)
+        if outcome == "cancelled" and self._finish_reason is not None:
+            outcome = "ok"  # the consumer has what there is, and did not wait for the end to be said
+        with _MEASURING:
+            self._describe(outcome, error_type(error) if error is not None and outcome == "error" else None)
+        if not self._is_own:
+            return
+        end_span(self._owner, None if outcome == "ok" else error)
+
+    def _describe(self, outcome: Outcome, failure: str | None) -> None:
+        owner, results, started_at = self._owner, self._results, self._started_at
+        facts = _convert.total(results).facts(started_at)
+        phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
+        if not self._is_own:
+            record_engine(self.instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
+            describe(owner, _convert.added(facts, owner.measured), phases)
+            return
+        facts["model_name"] = owner.model
+        facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
+        facts["error_type"] = failure
+        first_chunk_s = None if self._first_chunk_at is None else self._first_chunk_at - started_at
+        duration_s = time.perf_counter() - started_at
+        record_generation(
+            self.instruments, owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s
+        )
+        describe(owner, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
+
+    def _unix_ns(self, at: float) -> int:
+        return self._started_ns + round((at - self._started_at) * 1e9)

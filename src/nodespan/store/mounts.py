@@ -1,0 +1,25 @@
+"""Whether a path is on a network file system, where several machines would not see each other's locks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+_TABLE: Final = Path("/proc/self/mounts")
+_NETWORK: Final = re.compile(r"nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|9p|fuse\.(sshfs|glusterfs|s3fs|rclone)")
+
+
+def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
+    """The kind of the file system that holds the path if it is one over a network; ``None`` where nobody can say."""
+    try:
+        lines = table.read_text(errors="replace").splitlines()
+    except OSError:  # no Linux
+        return None
+    place = path.resolve()
+    mounted: dict[Path, str] = {}  # a later line hides an earlier one of the same place
+    for line in lines:
+        _, where, kind, *_ = line.split(" ")
+        mounted[Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), where))] = kind
+    kind = next((mounted[parent] for parent in (place, *place.parents) if parent in mounted), "")
+    return kind if _NETWORK.fullmatch(kind) else None

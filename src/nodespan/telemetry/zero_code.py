@@ -1,0 +1,26 @@
+"""What ``opentelemetry-instrument`` finds of nodespan's set-up by entry points (DESIGN 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.instrumentation.distro import BaseDistro
+
+from nodespan.telemetry.settings import Settings
+from nodespan.telemetry.setup import Telemetry
+
+
+class NodespanDistro(BaseDistro):
+    """Says that nodespan is the distribution in charge. It changes no variable: ``configure()`` knows the defaults."""
+
+    def _configure(self, **kwargs: Any) -> None:
+        """Nothing to do."""
+
+
+class NodespanConfigurator:
+    """Sets up the providers before any library is instrumented. Without one nothing would be recorded."""
+
+    def configure(self, **kwargs: Any) -> None:
+        """Does what ``configure()`` does: reads the ``OTEL_*`` variables."""
+        del kwargs
+        Telemetry.of(Settings(zero_code=True), None)

@@ -1,0 +1,33 @@
+"""Each benchmark runs and says what it has measured; how fast things are here is not judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+THEMES = {path.stem for path in (ROOT / "bench").glob("*.py") if "\nTITLE = " in path.read_text()}
+
+
+def test_there_is_a_benchmark_of_each_theme_that_the_issue_names() -> None:
+    assert {
+        "overhead", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage"
+    } == THEMES  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", sorted(THEMES))
+def test_a_benchmark_gives_figures_with_their_goals_and_circumstances(theme: str) -> None:
+    command = [sys.executable, "-m", "bench", theme, "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout).values()
+    assert {"title", "size", "seconds", "when", "commit", "machine", "versions", "figures"} <= set(result)
+    assert any(figure["goal"] for figure in result["figures"])
+    for figure in result["figures"]:
+        assert figure["unit"]
+        assert figure["name"] in done.stderr
+        assert (figure["is_met"] is None) == (figure["goal"] == "")

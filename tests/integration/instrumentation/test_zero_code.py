@@ -1,0 +1,195 @@
+"""``opentelemetry-instrument python app.py``: a program that does not know of nodespan, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from nodespan.store import SqliteStore, StoreReader, TraceFilter, store_path
+from otlp_receiver import OtlpReceiver
+
+PROGRAM = """
+import asyncio
+import sys
+from typing import TypedDict
+
+from langgraph.graph import START, StateGraph
+from llama_cpp import Llama
+
+llama = Llama(sys.argv[1], n_ctx=64, verbose=False)
+
+
+class State(TypedDict):
+    text: str
+
+
+def write(state: State) -> State:
+    pieces = llama.create_completion(state["text"], max_tokens=3, temperature=0, stream=True)
+    return {"text": "".join(piece["choices"][0]["text"] for piece in pieces)}
+
+
+async def talk(state: State) -> State:
+    messages = [{"role": "user", "content": state["text"]}]
+    answer = await asyncio.to_thread(llama.create_chat_completion, messages, max_tokens=3, temperature=0)
+    return {"text": answer["choices"][0]["message"]["content"]}
+
+
+builder = StateGraph(State)
+builder.add_node("write", write)
+builder.add_node("talk", talk)
+builder.add_edge(START, "write")
+builder.add_edge("write", "talk")
+graph = builder.compile(name="story")
+print(asyncio.run(graph.ainvoke({"text": "Once upon a"}))["text"])
+"""
+
+PROVIDER = """
+import json
+from opentelemetry import metrics, trace
+print(json.dumps([type(trace.get_tracer_provider()).__name__, type(metrics.get_meter_provider()).__name__]))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a program under ``opentelemetry-instrument``; gives what it printed and what was said on its stderr."""
+
+    def run(source, *arguments, **variables):
+        program = tmp_path / "app.py"
+        program.write_text(source)
+        launcher = Path(sys.executable).with_name("opentelemetry-instrument")
+        environment = {**os.environ, "OTEL_METRIC_EXPORT_INTERVAL": "1000", **variables}
+        environment.pop("NODESPAN_RAISE_INTERNAL_ERRORS")
+        done = subprocess.run(
+            [launcher, sys.executable, program, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip(), done.stderr.strip()
+
+    return run
+
+
+def tree(spans):
+    """Names of the spans, nested, children by their start."""
+    below = {}
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        below.setdefault(span.parent_span_id, []).append(span)
+
+    def node(span):
+        children = [node(child) for child in below.get(span.span_id, [])]
+        return {span.name: children} if children else span.name
+
+    return [node(span) for span in below.get("", [])]
+
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1"
+MODEL_WORK = ["llama_cpp.prefill", "llama_cpp.decode"]
+EXPECTED = [
+    {
+        "invoke_workflow story": [
+            {"invoke_node write": [{f"text_completion {MODEL}": MODEL_WORK}]},
+            {"invoke_node talk": [{f"chat {MODEL}": MODEL_WORK}]},
+        ]
+    }
+]
+
+
+def test_it_sends_the_right_spans_and_metrics_and_says_nothing(run, smollm2):
+    with OtlpReceiver() as receiver:
+        printed, said = run(
+            PROGRAM, smollm2, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, OTEL_SERVICE_NAME="a-program"
+        )
+        assert tree(receiver.spans) == EXPECTED
+        assert {span.service_name for span in receiver.spans} == {"a-program"}
+        assert "gen_ai.client.operation.duration" in {metric.name for metric in receiver.metrics}
+    assert printed
+    assert said == ""
+
+
+def test_without_an_endpoint_the_spans_are_in_the_local_store(run, smollm2):
+    printed, said = run(PROGRAM, smollm2)
+    assert printed
+    assert said == ""
+    with closing(SqliteStore(store_path())) as store:
+        reader = StoreReader(store)
+        (found,) = reader.find_traces(TraceFilter(), 10)
+        assert tree(reader.get_trace(found.trace_id)) == EXPECTED
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:4318"], ids=["local", "otlp"])
+def test_there_is_a_real_provider(run, endpoint):
+    """Without a configurator ``opentelemetry-instrument`` leaves a proxy, and nothing is ever recorded."""
+    variables = {} if endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    printed, _ = run(PROVIDER, **variables)
+    tracer, meter = json.loads(printed)
+    assert tracer == "TracerProvider"
+    assert meter == ("_ProxyMeterProvider" if endpoint is None else "MeterProvider")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_SDK_DISABLED": "true"},
+        {"OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "nodespan_langgraph,nodespan_langchain,nodespan_llama_cpp"},
+        {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"},
+    ],
+    ids=lambda variables: "-".join(f"{name}={value}" for name, value in variables.items()),
+)
+def test_what_is_switched_off_leaves_the_program_as_it_is_and_no_span(run, smollm2, variables):
+    with OtlpReceiver() as receiver:
+        printed, said = run(PROGRAM, smollm2, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, **variables)
+        assert receiver.spans == []
+    assert printed
+    assert said == ""
+
+
+def test_one_instrumentation_can_be_switched_off_alone(run, smollm2):
+    with OtlpReceiver() as receiver:
+        run(
+            PROGRAM,
+            smollm2,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint,
+            OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="nodespan_llama_cpp",
+        )
+        assert tree(receiver.spans) == [{"invoke_workflow story": ["invoke_node write", "invoke_node talk"]}]
+
+
+SET_UP = """
+import logging
+import nodespan
+from opentelemetry import trace
+
+logging.basicConfig()
+telemetry = nodespan.configure(service_name="mine", redact=lambda text: text.replace("secret", "***"))
+assert nodespan.configure() is telemetry
+nodespan.instrument()
+try:
+    with trace.get_tracer("mine").start_as_current_span("work"):
+        from nodespan.spans.owner import SpanOwner, get_tracer
+        SpanOwner(get_tracer(), "failing").fail(ValueError("a secret"))
+finally:
+    print(bool(telemetry.force_flush()))
+"""
+
+
+def test_a_program_that_sets_nodespan_up_itself_works_too_and_its_redaction_holds(run):
+    with OtlpReceiver() as receiver:
+        printed, said = run(SET_UP, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+        (failing,) = [span for span in receiver.spans if span.name == "failing"]
+    assert printed == "True"
+    assert failing.status_message == "a ***"
+    assert "Of configure() only the redaction hook is taken" in said
+    assert "Traceback" not in said
+    assert "already instrumented" not in said

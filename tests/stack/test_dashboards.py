@@ -1,0 +1,204 @@
+"""Each panel of each board shows, on the real Prometheus, the number that the seeded run is known to have."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from stack_local import LocalStack
+
+from boards import BOARDS, Asked, asked, panels, substituted
+from expected_panels import AT_THE_END, AT_THEIR_HIGHEST, OF_THE_COLLECTOR, Expected, Run
+from stack_backends import Jaeger, Prometheus, eventually, get
+
+BURST = 100
+QUIET_S = 4  # several scrapes
+MARGIN_S = 2.0  # the last export is a moment after the end
+Shown = dict[str, float]
+
+
+def key(item: Asked) -> tuple[str, str]:
+    return item.panel["title"], item.target["refId"]
+
+
+def each(keys: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("item", [item for item in asked() if key(item) in keys], ids=str)
+
+
+@pytest.fixture(scope="module")
+def run(seeded: dict[str, Any], jaeger: Jaeger, smollm2: Path) -> Run:
+    traces = {one["trace_id"] for one in seeded["runs"]}
+    spans = eventually(
+        lambda: [span for trace_id in traces for span in jaeger.trace(trace_id)],
+        lambda spans: len(spans) == seeded["delivery"]["ended"],
+        "the seeded run's spans in Jaeger",
+    )
+    return Run(seeded, spans, smollm2.stat().st_size)
+
+
+class Grafana:
+    """Asks Prometheus as Grafana would, with a window that is the seeded run's time."""
+
+    def __init__(self, prometheus: Prometheus, told: dict[str, Any]) -> None:
+        self.service = told["service"]
+        self.start, self.end = told["started_at"] - 1, told["ended_at"] + MARGIN_S
+        self._prometheus = prometheus
+
+    def expression(self, item: Asked, window_s: float | None = None) -> str:
+        window = f"{round(1000 * (window_s or self.end - self.start))}ms"
+        return item.expression(service=self.service, __range=window, __rate_interval=window)
+
+    def samples(self, item: Asked) -> list[tuple[dict[str, str], float]]:
+        return self._prometheus.query(self.expression(item), self.end)
+
+    def at_the_end(self, item: Asked) -> Shown:
+        return lines(self.samples(item))
+
+    def at_their_highest(self, item: Asked) -> Shown:
+        expression = self.expression(item)
+        return lines(
+            self._prometheus.query(f"max_over_time(({expression})[{round(self.end - self.start)}s:200ms])", self.end)
+        )
+
+
+def lines(samples: list[tuple[dict[str, str], float]]) -> Shown:
+    return {" ".join(value for _, value in sorted(labels.items())): number for labels, number in samples}
+
+
+def as_expected(shown: Shown, expected: Expected) -> bool:
+    def right(number: float, wanted: float | tuple[float, float]) -> bool:
+        low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+        return low * (1 - 1e-9) <= number <= high * (1 + 1e-9)
+
+    return shown.keys() == expected.keys() and all(right(shown[name], expected[name]) for name in expected)
+
+
+def shows(read: Callable[[], Shown], expected: Expected, item: Asked) -> None:
+    shown = eventually(read, lambda shown: as_expected(shown, expected), f"{item} is {expected}", 30)
+    sys.stdout.write(f"{item}: {shown}\n")  # pytest -rP makes the table of all panels
+
+
+@pytest.fixture(scope="module")
+def grafana(prometheus: Prometheus, seeded: dict[str, Any]) -> Grafana:
+    return Grafana(prometheus, seeded)
+
+
+def test_every_panel_has_its_number_in_the_table() -> None:
+    tables = [AT_THE_END, AT_THEIR_HIGHEST, OF_THE_COLLECTOR]
+    assert sorted(key(item) for item in asked()) == sorted(one for table in tables for one in table)
+
+
+@each(AT_THE_END)
+def test_what_is_counted_is_what_the_run_did(item: Asked, grafana: Grafana, run: Run) -> None:
+    shows(lambda: grafana.at_the_end(item), AT_THE_END[key(item)](run), item)
+
+
+@each(AT_THEIR_HIGHEST)
+def test_what_is_so_at_a_moment_was_seen(item: Asked, grafana: Grafana, run: Run) -> None:
+    shows(lambda: grafana.at_their_highest(item), AT_THEIR_HIGHEST[key(item)](run), item)
+
+
+@pytest.fixture(scope="module")
+def burst(stack: LocalStack, prometheus: Prometheus, run: Run) -> float:
+    """A moment after which only a burst of spans goes through the collector, whose counters were there by then."""
+    del run
+    still = f"changes(otelcol_receiver_accepted_spans_total[{QUIET_S}s]) == 0"
+    known = f"count_over_time(otelcol_exporter_sent_spans_total[{QUIET_S}s]) > 1"
+    eventually(lambda: prometheus.query(f"({still}) and on (job) ({known})"), bool, "a quiet collector")
+    quiet_since = time.time() - QUIET_S
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=f"{stack.endpoint}/v1/traces")))
+    for number in range(BURST):
+        provider.get_tracer("burst").start_span(f"burst {number}").end()
+    provider.shutdown()
+    return quiet_since
+
+
+@each(OF_THE_COLLECTOR)
+def test_what_goes_through_the_collector(item: Asked, grafana: Grafana, prometheus: Prometheus, burst: float) -> None:
+    is_rate = "rate(" in item.target["expr"]
+
+    def read() -> Shown:
+        window = time.time() - burst
+        found = lines(prometheus.query(grafana.expression(item, window)))
+        return {name: number * window / BURST if is_rate else number for name, number in found.items()}
+
+    # rate() extrapolates by at most a scrape's interval at each end, so a growing window comes ever nearer.
+    expected = {name: (0.9, 1.1) if number == 1 else number for name, number in OF_THE_COLLECTOR[key(item)].items()}
+    shows(read, expected, item)
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_variable_has_the_runs_values(uid: str, prometheus: Prometheus, run: Run) -> None:
+    wanted = {
+        "service": {run.told["service"]},
+        "workflow": {one["workflow"] for one in run.told["runs"]},
+        "node": {one["node"] for one in run.told["nodes"]},
+        "model": set(run.told["models"]),
+    }
+    for variable in BOARDS[uid]["templating"]["list"]:
+        if variable["type"] == "query":
+            found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert found is not None
+            match = substituted(found[1], {"service": run.told["service"]})
+            values = eventually(
+                lambda: set(prometheus.label_values(found[2], match)),  # noqa: B023 called at once
+                lambda seen: wanted[variable["name"]] <= seen,  # noqa: B023
+                f"values of {variable['name']}",
+            )
+            if variable["name"] != "service":
+                assert values == wanted[variable["name"]]
+
+
+@pytest.mark.parametrize("item", [item for item in asked() if item.target.get("exemplar")], ids=str)
+def test_an_exemplar_of_the_panel_leads_to_the_runs_trace(
+    item: Asked, grafana: Grafana, prometheus: Prometheus, jaeger: Jaeger, run: Run
+) -> None:
+    expression = grafana.expression(item)
+    exemplars = eventually(lambda: prometheus.exemplars(expression), bool, f"exemplars of {item}")
+    traces = {exemplar["labels"]["trace_id"] for exemplar in exemplars}
+    assert traces <= {one["trace_id"] for one in run.told["runs"]}
+    assert all(jaeger.trace(trace_id) for trace_id in traces)
+
+
+def data_links() -> list[tuple[dict[str, Any], str]]:
+    links = [
+        (panel, link["url"])
+        for board in BOARDS.values()
+        for panel in panels(board)
+        for link in panel["fieldConfig"]["defaults"]["links"]
+    ]
+    return [(panel, url) for panel, url in links if url.startswith("${jaeger}/search?")]
+
+
+@pytest.mark.parametrize(
+    ("panel", "url"), data_links(), ids=lambda part: part["title"] if isinstance(part, dict) else ""
+)
+def test_a_data_link_finds_the_runs_traces(
+    panel: dict[str, Any], url: str, grafana: Grafana, stack: LocalStack, run: Run
+) -> None:
+    """Jaeger's page hands what is in its address on to its API."""
+    item = Asked("", panel, panel["targets"][0])
+    labels = next(iter(labels for labels, _ in grafana.samples(item)), {})
+    clicked = re.sub(r"\$\{__field\.labels\.(\w+)\}", lambda found: labels[found[1]], url)
+    clicked = clicked.replace("${__data.fields.Name}", next(iter(labels.values()), ""))
+    address = substituted(
+        clicked.replace("/search?", "/api/traces?"),
+        {
+            "jaeger": stack.jaeger,
+            "service": run.told["service"],
+            "__from": f"{1000 * grafana.start:.0f}",
+            "__to": f"{1000 * grafana.end:.0f}",
+        },
+    )
+    found = {trace["traceID"] for trace in get(address)["data"]}
+    assert found
+    assert found <= {one["trace_id"] for one in run.told["runs"]}

@@ -1,0 +1,219 @@
+"""The committed boards are what `make dashboards` writes, and ask only for what is emitted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import promql_parser
+import pytest
+from promql_parser import AggregateExpr, MatrixSelector, VectorSelector
+
+from boards import BOARDS, FOLDER, VARIABLE, Asked, asked, panels
+from dashboards.generate import files
+from dashboards.telemetry import SCRAPED
+from nodespan.semconv import NAMES
+
+PANELS = [(uid, panel) for uid, board in sorted(BOARDS.items()) for panel in panels(board)]
+ON_EVERY_SERIES = {"service_name", "job", "instance", "otel_metric_overflow"}
+LATENCY = re.compile(r"_duration_seconds_bucket|_time_to_first_\w+_seconds_bucket")
+# Grafana's own variables that a link or a query may use.
+BUILT_IN = {"__rate_interval", "__range", "__from", "__to", "__url_time_range", "__field", "__data"}
+
+
+def each(items: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("item", items, ids=lambda item: str(item) if isinstance(item, Asked) else None)
+
+
+def emitted() -> dict[str, set[str]]:
+    """The labels of each name that a metric of ours has in Prometheus."""
+    found: dict[str, set[str]] = {}
+    for name in NAMES.values():
+        if name.kind == "metric":
+            labels = {label.replace(".", "_") for label in name.labels}
+            parts = ("bucket", "sum", "count") if name.type == "histogram" else ("",)
+            for part in parts:
+                more = {"le"} if part == "bucket" else set()
+                found["_".join(filter(None, (name.prometheus_name, part)))] = labels | more
+    return found
+
+
+METRICS = {**emitted(), **SCRAPED}
+
+
+def selectors(expression: str) -> list[VectorSelector]:
+    found: list[VectorSelector] = []
+
+    def visit(part: promql_parser.Expr) -> None:
+        if isinstance(part, VectorSelector):
+            found.append(part)
+        elif isinstance(part, MatrixSelector):
+            found.append(part.vector_selector)
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    return found
+
+
+def groupings(expression: str) -> set[str]:
+    found: set[str] = set()
+
+    def visit(part: promql_parser.Expr) -> None:
+        if isinstance(part, AggregateExpr) and part.modifier:
+            found.update(part.modifier.labels)
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    return found
+
+
+def links(board: dict[str, Any]) -> Iterator[str]:
+    yield from (link["url"] for link in board["links"])
+    for panel in panels(board):
+        yield from (link["url"] for link in panel["fieldConfig"]["defaults"]["links"])
+
+
+def test_the_committed_boards_are_what_the_generator_writes() -> None:
+    committed = {path.name: path.read_text() for path in (FOLDER / "json").iterdir()}
+    assert committed == files(), "Type: make dashboards"
+
+
+def test_there_are_three_boards_of_8_to_12_panels() -> None:
+    assert sorted(BOARDS) == ["nodespan-models", "nodespan-telemetry", "nodespan-workflows"]
+    assert [uid for uid, board in BOARDS.items() if not 8 <= len(list(panels(board))) <= 12] == []
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_a_board_can_be_provisioned_as_it_is(uid: str) -> None:
+    board = BOARDS[uid]
+    assert (board["uid"], board["schemaVersion"], board["editable"]) == (uid, 42, False)
+    assert not {"id", "__inputs", "__requires"} & board.keys()
+    ids = [panel["id"] for panel in panels(board)]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_panels_fill_the_grid_and_none_lies_on_another(uid: str) -> None:
+    places = [panel["gridPos"] for panel in panels(BOARDS[uid])]
+    for place in places:
+        assert place["h"] > 0
+        assert place["w"] > 0
+        assert place.get("x", 0) + place["w"] <= 24
+    for one, other in combinations(places, 2):
+        apart = [one[at] + one[size] <= other[at] or other[at] + other[size] <= one[at] for at, size in ("xw", "yh")]
+        assert any(apart), (one, other)
+    assert sum(place["h"] * place["w"] for place in places) == 24 * max(place["y"] + place["h"] for place in places)
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=lambda item: item["title"] if isinstance(item, dict) else None)
+def test_a_panel_says_what_it_answers(uid: str, panel: dict[str, Any]) -> None:
+    assert panel["title"].endswith("?")
+    assert panel["description"].endswith(".")
+    assert len(panel["description"]) > 60
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+    assert panel["fieldConfig"]["defaults"]["links"]
+    refs = [target["refId"] for target in panel["targets"]]
+    assert len(set(refs)) == len(refs)
+
+
+def test_no_two_panels_ask_the_same() -> None:
+    titles = [panel["title"] for _, panel in PANELS]
+    assert len(set(titles)) == len(titles)
+
+
+@each(asked())
+def test_a_query_asks_only_for_metrics_and_labels_that_are_emitted(item: Asked) -> None:
+    expression = item.expression(service="assistant")
+    chosen = selectors(expression)
+    assert chosen
+    labels = set[str]()
+    for selector in chosen:
+        if selector.name is None:  # the overflow of any metric
+            assert [matcher.name for matcher in selector.matchers.matchers] == ["service_name", "otel_metric_overflow"]
+            continue
+        assert selector.name in METRICS
+        labels = METRICS[selector.name] | ON_EVERY_SERIES
+        assert {matcher.name for matcher in selector.matchers.matchers} <= labels
+    known = labels.union(*(METRICS[selector.name] for selector in chosen if selector.name))
+    assert groupings(expression) <= known
+    assert set(re.findall(r"{{(\w+)}}", item.target.get("legendFormat", ""))) <= groupings(expression)
+
+
+@each(asked())
+def test_a_query_invents_no_zero_and_hides_none(item: Asked) -> None:
+    assert not re.search(r"vector\(|absent|default", item.target["expr"])
+    assert not item.target.get("hide")
+
+
+@each(asked())
+def test_what_a_board_filters_by_is_filtered_in_every_query(item: Asked) -> None:
+    """A query over a metric with a label that a variable of the board chooses from has to obey the choice."""
+    shown = {variable["name"] for variable in BOARDS[item.board]["templating"]["list"] if variable["hide"] == 0}
+    label_of = {"workflow": "gen_ai_workflow_name", "node": "gen_ai_node_name", "model": "gen_ai_request_model"}
+    for selector in selectors(item.expression(**{name: f"the {name}" for name in ("service", *label_of)})):
+        matched = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+        if selector.name in SCRAPED:
+            continue
+        assert matched["service_name"] == "the service"
+        wanted = {
+            label_of[name]: f"the {name}" for name in label_of if label_of[name] in METRICS.get(selector.name, ())
+        }
+        assert wanted.items() <= matched.items()
+        assert {name for name, label in label_of.items() if label in wanted} <= shown
+
+
+@each([item for item in asked() if LATENCY.search(item.target["expr"]) and item.panel["type"] != "table"])
+def test_a_latency_leads_to_traces(item: Asked) -> None:
+    assert item.target["exemplar"] is True
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_a_link_leads_to_a_board_or_to_jaegers_search(uid: str) -> None:
+    variables = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}
+    found = list(links(BOARDS[uid]))
+    assert len(found) >= 3
+    attributes = {name.name for name in NAMES.values() if name.kind == "attribute"}
+    for url in found:
+        assert {one or other for one, other in VARIABLE.findall(url)} <= variables | BUILT_IN
+        parts = urlsplit(url)
+        if url.startswith("/d/"):
+            target = parts.path.removeprefix("/d/")
+            assert target in BOARDS
+            there = {variable["name"] for variable in BOARDS[target]["templating"]["list"]}
+            assert {name.removeprefix("var-") for name in parse_qs(parts.query) if name.startswith("var-")} <= there
+        else:
+            assert parts.path == "${jaeger}/search"
+            assert parse_qs(parts.query)["service"] == ["${service}"]
+            sought = re.findall(r'"([\w.]+)":', parse_qs(parts.query).get("tags", [""])[0])
+            assert set(sought) <= attributes
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_the_other_boards_are_a_click_away_with_time_and_choices(uid: str) -> None:
+    ways = {link["url"].removeprefix("/d/"): link for link in BOARDS[uid]["links"] if link["url"].startswith("/d/")}
+    assert ways.keys() == BOARDS.keys() - {uid}
+    assert all(link["includeVars"] and link["keepTime"] and "placement" not in link for link in ways.values())
+    assert [variable["name"] for variable in BOARDS[uid]["templating"]["list"]] == [
+        "service", "workflow", "node", "model", "jaeger",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_a_variable_is_read_from_a_metric_and_label_that_are_emitted(uid: str) -> None:
+    queries = [variable for variable in BOARDS[uid]["templating"]["list"] if variable["type"] == "query"]
+    assert len(queries) == 4
+    for variable in queries:
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+        assert found is not None
+        (selector,) = selectors(found[1].replace("$service", "s").replace("$workflow", "w"))
+        assert selector.name in METRICS
+        assert {found[2], *(matcher.name for matcher in selector.matchers.matchers)} <= (
+            METRICS[selector.name] | ON_EVERY_SERIES
+        )
+
+
+def test_the_docs_say_how_to_read_each_panel() -> None:
+    page = " ".join((FOLDER.parent / "docs" / "boards.md").read_text().split())
+    assert [panel["title"] for _, panel in PANELS if f"*{panel['title']}*" not in page] == []

@@ -1,0 +1,141 @@
+"""The programs of the stack are built once per manifest and compiler, and what cannot work is said in words."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stack_binaries
+import stack_local
+from stack_binaries import PARTS, BuildError, Part
+
+
+def a_part(script: str, name: str = "collector") -> Part:
+    """Something that is built at once: a shell script."""
+
+    def build(folder: Path) -> None:
+        program = folder / "program"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    return Part(name, {"program": "--version"}, build)
+
+
+def test_manifest_and_compiler_each_make_another_key(tmp_path: Path) -> None:
+    part = PARTS[0]
+    shutil.copytree(stack_binaries.MANIFESTS / part.name, tmp_path / part.name)
+    same = stack_binaries.cache_key(part, tmp_path, "go1.26")
+    assert same == stack_binaries.cache_key(part, tmp_path, "go1.26")
+    others = {stack_binaries.cache_key(part, tmp_path, "go1.27")}
+    (tmp_path / part.name / "go.mod").write_text("module other\n")
+    others.add(stack_binaries.cache_key(part, tmp_path, "go1.26"))
+    assert len({same, *others}) == 3
+
+
+def test_the_cache_can_be_moved(tmp_path: Path) -> None:
+    where = stack_binaries.cache_directory
+    assert where({"NODESPAN_STACK_CACHE": str(tmp_path)}) == tmp_path
+    assert where({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "nodespan" / "stack"
+    assert where({}) == Path.home() / ".cache" / "nodespan" / "stack"
+
+
+def test_a_part_is_kept_when_its_programs_have_said_their_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = a_part("echo program 1.0")
+    stack_binaries.make(part, tmp_path, tmp_path / "kept")
+    assert stack_binaries.works(part, tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]  # and no scratch folder
+    assert "program 1.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["exit 1", "exec /nowhere/at/all"])
+def test_a_program_that_does_not_run_is_not_kept(tmp_path: Path, script: str) -> None:
+    with pytest.raises(BuildError, match="does not work"):
+        stack_binaries.make(a_part(script), tmp_path, tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_part_that_has_been_damaged_is_made_anew(tmp_path: Path) -> None:
+    part = a_part("echo 1")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "program").write_bytes(b"\x7fELF cut off")
+    assert not stack_binaries.works(part, tmp_path / "kept")
+    stack_binaries.make(part, tmp_path, tmp_path / "kept")
+    assert stack_binaries.works(part, tmp_path / "kept")
+
+
+def test_without_go_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"go is not installed.*1\.26 or newer"):
+        stack_binaries.installed_go()
+
+
+def test_a_go_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = tmp_path / "go"
+    go.write_text('#!/bin/sh\necho \'{"GOVERSION": "go1.22.3"}\'\n')
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"go1\.22\.3 is too old: go 1\.26"):
+        stack_binaries.installed_go()
+
+
+def test_a_build_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed")
+    (tmp_path / "go.mod").write_text("module example.test/broken\n\ngo 1.26\n")
+    (tmp_path / "main.go").write_text("package main\n\nfunc main() { undefined() }\n")
+    with pytest.raises(BuildError, match="`go build` failed"):
+        stack_binaries.go(tmp_path, "build", ".")
+    assert "undefined: undefined" in capsys.readouterr().out
+
+
+def test_the_versions_stand_in_the_manifests() -> None:
+    folder = stack_binaries.MANIFESTS
+    assert stack_binaries.find(r"^  version: (\S+)$", folder / "collector" / "builder.yaml")
+    with pytest.raises(BuildError, match=r"go.mod has no line like"):
+        stack_binaries.find(r"^nothing (\S+)$", folder / "jaeger" / "go.mod")
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> stack_local.LocalStack:
+    programs = {name: tmp_path / name for part in PARTS for name in part.binaries}
+    return stack_local.LocalStack(programs, tmp_path / "stack", stack_local.Ports.free(), interval="1s")
+
+
+def test_prometheus_scrapes_the_addresses_of_the_local_stack(stack: stack_local.LocalStack) -> None:
+    config = (stack_local.CONFIGS / "prometheus" / "prometheus.yml").read_text()
+    local = stack.local_addresses(config)
+    assert f"127.0.0.1:{stack.ports.collector_metrics}" in local
+    assert f"127.0.0.1:{stack.ports.jaeger_metrics}" in local
+    assert "scrape_interval: 1s, evaluation_interval: 1s" in local
+    assert not {"jaeger:8888", "otel-collector:8888"} & set(local.split('"'))
+    with pytest.raises(RuntimeError, match="does not scrape jaeger:8888"):
+        stack.local_addresses(config.replace("jaeger:8888", "elsewhere:8888"))
+
+
+def test_ports_are_all_different() -> None:
+    for ports in (stack_local.Ports(), stack_local.Ports.free()):
+        numbers: list[Any] = [getattr(ports, name) for name in stack_local.Ports.__slots__]
+        assert len(set(numbers)) == len(numbers)
+
+
+def test_a_program_that_ends_at_once_is_shown_with_its_log(stack: stack_local.LocalStack, tmp_path: Path) -> None:
+    (tmp_path / "jaeger").write_text("#!/bin/sh\necho cannot open the data base\nexit 3\n")
+    (tmp_path / "jaeger").chmod(0o755)
+    with pytest.raises(RuntimeError, match=r"(?s)jaeger is not ready.*cannot open the data base"):
+        stack.start("jaeger")
+    assert not stack.is_running("jaeger")
+
+
+def test_an_unknown_overlay_is_named_with_those_that_exist() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(stack_binaries.MANIFESTS / "stack_local.py"), "no-such"],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "No overlay no-such. There are: drop-content, loki, tail-sampling." in ran.stderr

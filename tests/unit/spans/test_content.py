@@ -1,0 +1,154 @@
+"""Where content goes: nowhere, onto spans, into events, or both."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+
+from nodespan.spans import content
+from nodespan.spans.content import capture, message, set_content, text_part, tool_call_part, tool_response_part
+from nodespan.spans.model_span import ModelCallOwner
+from nodespan.spans.owner import SpanOwner, get_tracer
+
+VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+ASKED = [message("system", [text_part("Be short.")]), message("user", [text_part("Hello?")])]
+SAID = [message("assistant", [tool_call_part("call_1", "look_up", {"word": "hello"})], "tool_calls")]
+
+
+@pytest.fixture
+def logs():
+    return InMemoryLogRecordExporter()
+
+
+@pytest.fixture
+def logger_provider(logs):
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    return provider
+
+
+@pytest.fixture
+def call(tracer_provider, logger_provider):
+    """Makes one call of a model, from the question to the answer."""
+
+    def make():
+        tracer = get_tracer(tracer_provider)
+        owner = ModelCallOwner(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
+        if owner.content is not None:
+            owner.content.asked(ASKED)
+            owner.content.said(SAID)
+        owner.set({"gen_ai.usage.input_tokens": 3})
+        owner.fail(TimeoutError())
+        return owner
+
+    return make
+
+
+def messages_of(exporter):
+    [span] = exporter.get_finished_spans()
+    names = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
+    return {name: json.loads(span.attributes[name]) for name in names if name in span.attributes}
+
+
+@pytest.mark.parametrize(
+    ("given", "on_spans", "on_events"),
+    [
+        (None, False, False),
+        ("", False, False),
+        ("NO_CONTENT", False, False),
+        ("span_only", True, False),
+        (" Event_Only ", False, True),
+        ("SPAN_AND_EVENT", True, True),
+    ],
+)
+def test_the_variable_says_where_content_goes(monkeypatch, call, exporter, logs, given, on_spans, on_events):
+    if given is not None:
+        monkeypatch.setenv(VARIABLE, given)
+    assert capture() == (on_spans, on_events)
+    call()
+    assert bool(messages_of(exporter)) == on_spans
+    assert len(logs.get_finished_logs()) == on_events
+
+
+def test_any_other_value_is_said_once_and_captures_nothing(monkeypatch, caplog):
+    monkeypatch.setenv(VARIABLE, "true")
+    content._mode.cache_clear()
+    assert [capture(), capture()] == [(False, False)] * 2
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == (
+        f"{VARIABLE} is 'true': no content is captured. It can be NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT."
+    )
+
+
+def test_messages_on_a_span_are_json_of_roles_and_parts(monkeypatch, call, exporter):
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    call()
+    assert messages_of(exporter) == {
+        "gen_ai.system_instructions": [{"type": "text", "content": "Be short."}],
+        "gen_ai.input.messages": [{"role": "user", "parts": [{"type": "text", "content": "Hello?"}]}],
+        "gen_ai.output.messages": [
+            {
+                "role": "assistant",
+                "parts": [{"type": "tool_call", "id": "call_1", "name": "look_up", "arguments": {"word": "hello"}}],
+                "finish_reason": "tool_calls",
+            }
+        ],
+    }
+
+
+def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypatch, call, exporter, logs):
+    monkeypatch.setenv(VARIABLE, "EVENT_ONLY")
+    owner = call()
+    [log] = [data.log_record for data in logs.get_finished_logs()]
+    assert (log.event_name, log.severity_number.name) == ("gen_ai.client.inference.operation.details", "DEBUG")
+    assert log.span_id == owner.span.get_span_context().span_id
+    attributes = dict(log.attributes)
+    [asked] = attributes.pop("gen_ai.input.messages")
+    assert (asked["role"], asked["parts"][0]["content"]) == ("user", "Hello?")
+    [said] = attributes.pop("gen_ai.output.messages")
+    assert said["parts"][0]["arguments"]["word"] == "hello"
+    del attributes["gen_ai.system_instructions"]
+    [span] = exporter.get_finished_spans()
+    assert attributes == {key: value for key, value in span.attributes.items() if key != "nodespan.status"}
+
+
+def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    owner = ModelCallOwner(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    owner.content.asked([ASKED[1], ASKED[0]])
+    owner.finish()
+    assert [one["role"] for one in messages_of(exporter)["gen_ai.input.messages"]] == ["user", "system"]
+
+
+@pytest.mark.parametrize("variable", ["NODESPAN_CONTENT_MAX_BYTES", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"])
+def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter, tracer_provider, variable):
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    monkeypatch.setenv(variable, "600")
+    owner = ModelCallOwner(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    owner.content.asked([message("user", [tool_response_part("call_1", "x" * 5000)])])
+    owner.finish()
+    [span] = exporter.get_finished_spans()
+    text = span.attributes["gen_ai.input.messages"]
+    assert 500 < len(text) <= 600
+    [part] = json.loads(text)[0]["parts"]
+    assert "5000 bytes in all, sha256" in part["response"]
+
+
+def test_a_cap_that_is_no_number_is_said_and_the_default_holds(monkeypatch, caplog):
+    monkeypatch.setenv("NODESPAN_CONTENT_MAX_BYTES", "much")
+    content._limit.cache_clear()
+    assert content._max_bytes() == content.DEFAULT_MAX_BYTES
+    assert "'much' is no number of bytes" in caplog.text
+
+
+def test_a_text_stays_a_text_and_anything_else_is_json(monkeypatch, exporter, tracer_provider):
+    owner = SpanOwner(get_tracer(tracer_provider), "execute_tool t")
+    set_content(owner.span, {"off": "by default"})
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    set_content(owner.span, {"text": 'a "text"', "value": {"b": [1]}})
+    owner.finish()
+    [span] = exporter.get_finished_spans()
+    assert dict(span.attributes) == {"text": 'a "text"', "value": '{"b": [1]}', "nodespan.status": "ok"}
