@@ -48,6 +48,7 @@ def test_each_instrument_is_what_the_table_says(name, measured):
         "histogram": ("Histogram", None),
         "counter": ("Sum", True),
         "updowncounter": ("Sum", False),
+        "observable counter": ("Sum", True),
         "observable updowncounter": ("Sum", False),
         "observable gauge": ("Gauge", None),
     }
