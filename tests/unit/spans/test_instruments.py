@@ -49,7 +49,6 @@ def test_each_instrument_is_what_the_table_says(name, measured):
         "counter": ("Sum", True),
         "observable counter": ("Sum", True),
         "updowncounter": ("Sum", False),
-        "observable counter": ("Sum", True),
         "observable updowncounter": ("Sum", False),
         "observable gauge": ("Gauge", None),
     }
