@@ -72,7 +72,7 @@ format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY) ## Write docs/names.md from the table of names
+docs: $(READY) ## Write docs/names.md and docs/cli.md from the code
 	$(BIN)/python docs/generate.py
 
 dashboards: $(READY) ## Write dashboards/json, the Grafana boards, from their Python
