@@ -13,7 +13,7 @@ from stack_backends import Jaeger, Prometheus, SeenSpan, eventually
 METRICS = [name for name in NAMES.values() if name.kind == "metric"]
 # What real runs in which nothing of ours goes wrong do not emit.
 SILENT = {semconv.TELEMETRY_ERRORS}
-# Emitted by work that is under way on other branches.
+# Emitted by work that is under way on another branch.
 PENDING = {semconv.OUTBOX_SPANS, semconv.OUTBOX_AGE, semconv.SPANS_PROCESSED, semconv.SPANS_EXPORTED}
 # Labels that stand on every series: who sent it, and, on a histogram's, the bucket.
 COMMON = {"__name__", "job", "instance", "service_name", "le"}
