@@ -14,7 +14,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
+.PHONY: help demo test test-oldest test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ test: $(READY) ## Run every test but those of the stack, on the real model (ARGS
 test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prometheus (from go, once 10 min, or docker)
 	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
+
+OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
+  tests/integration/workflow/test_node.py tests/integration/workflow/test_composer.py
+
+test-oldest: $(VENV) ## Run the tests of LangGraph's instrumentation and of workflows on the oldest LangGraph, 0.6
+	$(BIN)/python tools/oldest.py $(OLDEST_TESTS) $(ARGS)
 
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
 

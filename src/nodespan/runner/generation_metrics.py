@@ -61,8 +61,7 @@ def record_generation(
         queue_s = facts.get("queue_s")
         if priority is not None and queue_s is not None:
             labels = {semconv.REQUEST_MODEL: owner.model, semconv.PRIORITY: priority}
-            later = facts.get("finish_reason") == "cancelled"
-            instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(owner.span), later=later)
+            instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(owner.span))
     record_engine(instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
 
 
@@ -81,14 +80,14 @@ def record_engine(
     with _RECORDING:
         of_model: Labels = {semconv.REQUEST_MODEL: model}
         of_call: Labels = {semconv.OPERATION_NAME: operation, semconv.PROVIDER_NAME: provider, **of_model}
-        context, later = exemplar_context(span), facts.get("finish_reason") == "cancelled"
+        context = exemplar_context(span)
         for name, value in _of_server(facts):
             if value is not None:
-                instruments.record(name, value, of_call, context, later=later)
+                instruments.record(name, value, of_call, context)
         for result in results:
             for name, value in _of_engine(result):
                 if value is not None:
-                    instruments.record(name, value, of_model, context, later=later)
+                    instruments.record(name, value, of_model, context)
 
 
 def _of_server(facts: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -30,6 +31,21 @@ _RECORDING: Final = Guard("record a metric")
 _READING: Final = Guard("read an observed metric")
 _MAX_PUT_OFF: Final = 4096
 """Values that wait for the next record or collection; only a provider that nobody reads lets as many come together."""
+
+
+class _GarbageCollection:
+    """Whether Python collects garbage at this moment.
+
+    That is when abandoned work ends, and so is measured. It may be in the midst of the SDK, which makes objects while
+    it holds locks that it cannot take twice: a value recorded then could wait for itself for ever. So it is put off.
+    """
+
+    runs = False
+
+    @classmethod
+    def note(cls, phase: str, _: object) -> None:
+        cls.runs = phase == "start"
+
 
 _known: Final[WeakKeyDictionary[MeterProvider, Instruments]] = WeakKeyDictionary()
 
@@ -74,13 +90,11 @@ class Instruments:
             value: In the metric's unit.
             labels: Those that ``semconv`` names for the metric. The mapping must not change afterwards.
             context: Where an exemplar finds its trace; the current context if not given.
-            later: Put it off to the next record or collection. For whatever may run in a destructor, such as the end
-                of abandoned work: the garbage collector may have come in the midst of the SDK, which holds locks that
-                it cannot take twice.
+            later: Put it off to the next record or collection, for whoever must not call a meter now.
         """
         if not self.are_live:
             return
-        if later:
+        if later or _GarbageCollection.runs:
             self._put_off.append((name, value, labels, context))
             return
         if self._put_off:
@@ -104,6 +118,8 @@ class Instruments:
         """Makes the instruments that are asked at each collection. Called once, when these are made."""
         if not self.are_live:
             return
+        if _GarbageCollection.note not in gc.callbacks:
+            gc.callbacks.append(_GarbageCollection.note)
         for entry in semconv.NAMES.values():
             if entry.kind == "metric" and entry.type.startswith("observable "):
                 kind = entry.type.replace("updown", "up_down_").replace(" ", "_")

@@ -31,8 +31,7 @@ def record_model_call(
 ) -> None:
     """Records duration, usage and time to first chunk of one model call. Never raises.
 
-    To be called once, when the call ends, with the facts that its span has. What is ``None`` is not recorded. A call
-    that was abandoned is given as ``finish_reason="cancelled"``, which is safe in a destructor.
+    To be called once, when the call ends, with the facts that its span has. What is ``None`` is not recorded.
 
     Args:
         instruments: From ``get_instruments(meter_provider)``.
@@ -49,17 +48,16 @@ def record_model_call(
     """
     if not instruments.are_live:
         return
-    later = finish_reason == "cancelled"
     context = exemplar_context(span)
     call = {semconv.OPERATION_NAME: operation, semconv.PROVIDER_NAME: provider, semconv.REQUEST_MODEL: model}
     ended = {**call, semconv.FINISH_REASON: finish_reason, semconv.ERROR_TYPE: error_type}
-    instruments.record(semconv.OPERATION_DURATION, duration_s, ended, context, later=later)
+    instruments.record(semconv.OPERATION_DURATION, duration_s, ended, context)
     if time_to_first_chunk_s is not None:
-        instruments.record(semconv.TIME_TO_FIRST_CHUNK, time_to_first_chunk_s, call, context, later=later)
+        instruments.record(semconv.TIME_TO_FIRST_CHUNK, time_to_first_chunk_s, call, context)
     for token_type, tokens in (("input", input_tokens), ("output", output_tokens)):
         if tokens is not None:
             used = {**call, semconv.TOKEN_TYPE: token_type}
-            instruments.record(semconv.TOKEN_USAGE, tokens, used, context, later=later)
+            instruments.record(semconv.TOKEN_USAGE, tokens, used, context)
 
 
 def exemplar_context(span: Span) -> Context:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import closing
+from importlib.metadata import version
 
 import pytest
 from opentelemetry import context as context_api
@@ -169,11 +170,23 @@ def has_v3():
     return "stream_events" in vars(Pregel)
 
 
-def _ways(ways):
-    skip = pytest.mark.skipif(not has_v3(), reason="this LangGraph has no v3 event stream")
+def runs_tasks_under_events():
+    """Before 1.2.20 a task of the functional API returned ``None`` under ``astream_events`` (tried: 1.2.18)."""
+    return tuple(int(part) for part in version("langgraph").split(".")[:3]) >= (1, 2, 20)
+
+
+def _ways(ways, *, of_tasks=False):
+    no_v3 = pytest.mark.skipif(not has_v3(), reason="this LangGraph has no v3 event stream")
+    no_tasks = pytest.mark.skipif(
+        of_tasks and not runs_tasks_under_events(), reason="this LangGraph runs no tasks under events"
+    )
     # LangChain's own warnings: v1 is deprecated, v3 is beta
     quiet = pytest.mark.filterwarnings("ignore:.*(is deprecated|experimental|beta)")
-    return [pytest.param(way, id=name, marks=[quiet, *([skip] if "v3" in name else [])]) for name, way in ways.items()]
+    skips = {"v3": no_v3, "astream_events": no_tasks}
+    return [
+        pytest.param(way, id=name, marks=[quiet, *(skip for part, skip in skips.items() if part in name)])
+        for name, way in ways.items()
+    ]
 
 
 @pytest.fixture(params=_ways({**SYNC, **ASYNC}))
@@ -185,4 +198,16 @@ def run(request):
 @pytest.fixture(params=_ways(ASYNC))
 def arun(request):
     """Every way that runs async nodes."""
+    return request.param
+
+
+@pytest.fixture(params=_ways({**SYNC, **ASYNC}, of_tasks=True))
+def run_tasks(request):
+    """Every way to run a workflow of the functional API."""
+    return request.param
+
+
+@pytest.fixture(params=_ways(ASYNC, of_tasks=True))
+def arun_tasks(request):
+    """Every way that runs async tasks of the functional API."""
     return request.param

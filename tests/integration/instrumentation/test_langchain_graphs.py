@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 from langchain.agents import create_agent
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import ToolCall
 from langchain_core.tools import tool
+from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
@@ -157,12 +160,10 @@ async def test_every_event_of_a_model_or_tool_has_the_id_of_its_span(exporter, t
 
 
 @pytest.mark.usefixtures("traced_all")
-@pytest.mark.parametrize("way", ["stream", "astream", "batch", "llm", "llm-batch"])
-async def test_events_of_models_called_in_other_ways_have_their_span_s_id_from_the_first(
+@pytest.mark.parametrize("way", ["stream", "astream", "batch", "llm", "llm-batch", "retriever"])
+async def test_events_of_what_is_called_in_other_ways_have_their_span_s_id_from_the_first(
     exporter, tracer_provider, way
 ):
-    from langchain_core.language_models import FakeListLLM
-
     async def asks_models(state, config):
         match way:
             case "stream":
@@ -175,16 +176,18 @@ async def test_events_of_models_called_in_other_ways_have_their_span_s_id_from_t
                 await FakeListLLM(responses=["x"]).ainvoke("a", config)
             case "llm-batch":
                 await FakeListLLM(responses=["x", "y"]).abatch(["a", "b"], config)
+            case "retriever":
+                await InMemoryVectorStore(DeterministicFakeEmbedding(size=5)).as_retriever().ainvoke("a", config)
         return {}
 
     graph = StateGraph(MessagesState).add_node("asks", asks_models).add_edge(START, "asks").compile()
     composer = ComposerService(tracer_provider=tracer_provider)
     events = [event async for event in composer.execute_workflow(graph, QUESTION)]
     names = {f"{span.context.span_id:016x}": span.name for span in exporter.get_finished_spans()}
-    of_models = [event for event in events if re.match("on_(chat_model|llm)_", event["event"])]
-    assert {event["event"].rpartition("_")[2] for event in of_models} >= {"start", "end"}
-    kinds = {names[event["metadata"]["span_id"]].split()[0] for event in of_models}
-    assert kinds == {"text_completion" if "llm" in way else "chat"}
+    of_calls = [event for event in events if re.match("on_(chat_model|llm|retriever)_", event["event"])]
+    assert {event["event"].rpartition("_")[2] for event in of_calls} >= {"start", "end"}
+    [kind] = {names[event["metadata"]["span_id"]].split()[0] for event in of_calls}
+    assert kind == {"llm": "text_completion", "llm-batch": "text_completion", "retriever": "retrieval"}.get(way, "chat")
 
 
 def _without_ids(value: Any) -> str:

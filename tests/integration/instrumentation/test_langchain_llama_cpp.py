@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from measured import Measured
 from nodespan.instrumentation import instrument, uninstrument
 
 pytestmark = pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset")
@@ -60,6 +61,30 @@ def test_chat_llama_cpp_is_one_model_span(chat, exporter, smollm2, way):
     assert attributes["gen_ai.request.max_tokens"] == 8
     assert attributes["gen_ai.request.seed"] == 1
     assert attributes["gen_ai.response.finish_reasons"] == ("length",)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_under_both_instrumentations_the_one_span_has_the_engine_s_counts_and_phases(
+    chat, exporter, tracer_provider, way
+):
+    expected = chat.client.create_chat_completion(
+        [{"role": "user", "content": QUESTION}], max_tokens=8, temperature=0.0, seed=1
+    )["usage"]
+    measured = Measured()
+    instrument(tracer_provider=tracer_provider, meter_provider=measured.provider, langgraph=False)
+    try:
+        WAYS[way](chat)
+    finally:
+        uninstrument()
+    [span] = model_spans(exporter)
+    usage = [span.attributes[f"gen_ai.usage.{kind}_tokens"] for kind in ("input", "output")]
+    assert usage == [expected["prompt_tokens"], expected["completion_tokens"]]
+    below = [one.name for one in exporter.get_finished_spans() if one is not span]
+    assert below == ["llama_cpp.prefill", "llama_cpp.decode"]
+    tokens = measured.of("gen_ai.client.token.usage", "gen_ai.token.type")
+    assert tokens == {"input": (usage[0], 1), "output": (usage[1], 1)}
+    [(_, calls)] = measured.of("gen_ai.client.operation.duration").values()
+    assert calls == 1
 
 
 @pytest.mark.usefixtures("traced")

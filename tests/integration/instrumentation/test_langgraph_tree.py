@@ -91,7 +91,7 @@ def test_a_graph_that_an_async_node_awaits_runs_under_that_node(arun, exporter):
     assert root["children"][0]["children"] == [{"name": "invoke_workflow Inner", "children": [TWO]}]
 
 
-def test_tasks_of_the_functional_api_run_under_their_entrypoint(run, exporter):
+def test_tasks_of_the_functional_api_run_under_their_entrypoint(run_tasks, exporter):
     @task
     def double(n):
         return 2 * n
@@ -100,7 +100,7 @@ def test_tasks_of_the_functional_api_run_under_their_entrypoint(run, exporter):
     def flow(n):
         return double(n).result() + double(n + 1).result()
 
-    run(flow, 1)
+    run_tasks(flow, 1)
     double_span = {"name": "invoke_node double", "attributes": {"gen_ai.workflow.name": "LangGraph"}}
     assert span_tree(exporter, "gen_ai.workflow.name") == [
         {
@@ -117,7 +117,7 @@ def test_tasks_of_the_functional_api_run_under_their_entrypoint(run, exporter):
     ]
 
 
-def test_async_tasks_of_the_functional_api_run_under_their_entrypoint(arun, exporter):
+def test_async_tasks_of_the_functional_api_run_under_their_entrypoint(arun_tasks, exporter):
     @task
     async def double(n):
         return 2 * n
@@ -126,7 +126,7 @@ def test_async_tasks_of_the_functional_api_run_under_their_entrypoint(arun, expo
     async def flow(n):
         return sum(await asyncio.gather(double(n), double(n + 1)))
 
-    arun(flow, 1)
+    arun_tasks(flow, 1)
     (root,) = span_tree(exporter)
     (node,) = root["children"]
     assert (node["name"], node["children"]) == ("invoke_node flow", [{"name": "invoke_node double"}] * 2)

@@ -47,6 +47,7 @@ def test_each_instrument_is_what_the_table_says(name, measured):
     kinds = {
         "histogram": ("Histogram", None),
         "counter": ("Sum", True),
+        "observable counter": ("Sum", True),
         "updowncounter": ("Sum", False),
         "observable updowncounter": ("Sum", False),
         "observable gauge": ("Gauge", None),
@@ -164,7 +165,7 @@ class _Abandoned(SpanOwner):
     def finish(self, outcome="ok", *, end_time_ns=None):
         ended = super().finish(outcome, end_time_ns=end_time_ns)
         if ended:
-            self.instruments.record(semconv.NODE_DURATION, 1, {semconv.STATUS: outcome}, later=outcome == "cancelled")
+            self.instruments.record(semconv.NODE_DURATION, 1, {semconv.STATUS: outcome})
         return ended
 
 
