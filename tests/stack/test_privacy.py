@@ -22,6 +22,7 @@ API_KEY = "sk-canary-Zm9vYmFyYmF6cXV4MTIzNDU2"
 CANARY_HEADER = "of no known form, canary-header"
 SECRETS = (E_MAIL, CARD, API_KEY)
 LIKE_A_CARD = 0.4111222233334444  # a time, and no card
+ID_LIKE_A_CARD = "41112222-3333-4444-8555-666677778888"
 PROMPT = f"Pelicans write to {E_MAIL}, pay with {CARD} and log in with {API_KEY}."
 MESSAGES = json.dumps([{"role": "user", "parts": [{"type": "text", "content": PROMPT}]}])
 
@@ -38,6 +39,7 @@ def send(endpoint: str, service: str) -> str:
             span.record_exception(ValueError(PROMPT))
             span.set_status(trace.StatusCode.ERROR, PROMPT)
             span.set_attribute("nodespan.decode_s", LIKE_A_CARD)
+            span.set_attribute("langgraph.task.id", ID_LIKE_A_CARD)
             logging.getLogger("nodespan").warning("a log record: %s", PROMPT)
         report = telemetry.force_flush(60)
     assert report
@@ -83,6 +85,7 @@ def test_secrets_in_captured_content_are_nowhere(stack: LocalStack, jaeger: Jaeg
     assert "Pelicans write to ****" in span.attributes["gen_ai.input.messages"]  # masked, not removed
     assert "Pelicans write to ****" in span.status_message
     assert span.attributes["nodespan.decode_s"] == LIKE_A_CARD
+    assert span.attributes["langgraph.task.id"] == ID_LIKE_A_CARD
     assert "status.message" not in span.attributes
     assert secrets_in(text) == []
 
