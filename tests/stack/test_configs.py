@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -20,8 +21,11 @@ OVERLAYS = sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))
 COMBINATIONS = [chosen for size in range(len(OVERLAYS) + 1) for chosen in itertools.combinations(OVERLAYS, size)]
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    ran = subprocess.run([str(part) for part in command], cwd=cwd, check=False, capture_output=True, text=True)
+def run(*command: str | Path, **environment: str) -> str:
+    given = {**os.environ, **environment}
+    ran = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=given, check=False, capture_output=True, text=True
+    )
     assert ran.returncode == 0, f"{ran.stdout}{ran.stderr}"
     return ran.stdout
 
@@ -117,12 +121,23 @@ def test_each_alert_has_a_test_in_which_it_fires() -> None:
     assert fires == silent == rules
 
 
-@pytest.fixture(scope="module")
-def compose(programs: dict[str, Path]) -> dict[str, Any]:
+def read_compose(programs: dict[str, Path], **environment: str) -> dict[str, Any]:
     """The compose file as docker compose reads it, with all profiles."""
     if "compose-config" in programs:
-        return json.loads(run(programs["compose-config"], "docker-compose.yml"))
-    return json.loads(run("docker", "compose", "--profile", "*", "config", "--format", "json"))
+        return json.loads(run(programs["compose-config"], "docker-compose.yml", **environment))
+    return json.loads(run("docker", "compose", "--profile", "*", "config", "--format", "json", **environment))
+
+
+@pytest.fixture(scope="module")
+def compose(programs: dict[str, Path]) -> dict[str, Any]:
+    return read_compose(programs)
+
+
+def test_compose_gives_overlays_to_the_collector(programs: dict[str, Path]) -> None:
+    overlays = [f"--config=/etc/otelcol/overlays/{name}.yaml" for name in OVERLAYS]
+    for chosen in ([], overlays[:1], overlays):
+        compose = read_compose(programs, COLLECTOR_ARGS=" ".join(chosen))
+        assert compose["services"]["otel-collector"]["command"] == ["--config=/etc/otelcol/config.yaml", *chosen]
 
 
 def test_compose_publishes_ports_on_loopback_only(compose: dict[str, Any]) -> None:
