@@ -154,6 +154,16 @@ def test_each_service_of_compose_is_limited_and_comes_up_again(compose: dict[str
         assert service["logging"]["options"]["max-size"], name
 
 
+def test_fresh_volumes_are_given_to_their_user_before_he_starts(compose: dict[str, Any]) -> None:
+    """And `up --wait` takes the end of what does so for an error unless a service that stays depends on it."""
+    services = compose["services"]
+    [owned] = re.findall(r"chown -R 10001:10001 (.+)", services["volume-permissions"]["entrypoint"][-1])
+    given = {m["source"] for m in services["volume-permissions"]["volumes"] if m["target"] in owned.split()}
+    for name in ("otel-collector", "jaeger"):
+        assert services[name]["depends_on"]["volume-permissions"]["condition"] == "service_completed_successfully"
+        assert {m["source"] for m in services[name]["volumes"] if m["type"] == "volume"} <= given
+
+
 def test_compose_mounts_the_committed_configs_read_only(compose: dict[str, Any]) -> None:
     mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
     bound = [mount for mount in mounts if mount["type"] == "bind"]
