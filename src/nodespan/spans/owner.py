@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
+from opentelemetry.context import (
+    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] see Attached
+    Context,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
     from nodespan.spans.directory import RunDirectory
@@ -33,6 +35,8 @@ Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
 _innermost: Final[ContextVar[SpanOwner | None]] = ContextVar("nodespan-innermost", default=None)
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""The API's own key; with it a context is copied once, not once for each of the two entries."""
 _STARTING: Final = Guard("start a span")
 _WRITING: Final = Guard("write to a span")
 _ENDING: Final = Guard("end a span")
@@ -56,6 +60,12 @@ def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     return trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
 
 
+def makes_spans(tracer: Tracer) -> bool:
+    """Whether a real provider stands behind the tracer, or at least none of the API's own stand-ins."""
+    real = getattr(tracer, "_tracer", tracer) if isinstance(tracer, trace.ProxyTracer) else tracer
+    return not isinstance(real, trace.NoOpTracer)
+
+
 def current_owner(context: Context | None = None) -> SpanOwner | None:
     """The innermost owner whose work encloses the caller, found in the context (the current one if not given)."""
     owner = context_api.get_value(_OWNER_KEY, context)
@@ -66,7 +76,11 @@ def current_owner(context: Context | None = None) -> SpanOwner | None:
 
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
-    return _own_parent(current_owner(), None) or context_api.get_current()
+    context = context_api.get_current()
+    owner = context.get(_OWNER_KEY)
+    if owner is _innermost.get() and (not isinstance(owner, SpanOwner) or context.get(_SPAN_KEY) is owner.span):
+        return context  # nobody has put anything over it: the usual case, looked at first
+    return _own_parent(current_owner(), context) or context
 
 
 def _is_of_a_peer(span: Span) -> bool:
@@ -76,9 +90,9 @@ def _is_of_a_peer(span: Span) -> bool:
 
 def _own_parent(owner: SpanOwner | None, context: Context | None) -> Context | None:
     """The context to start a span under: where a peer's span is current, the owner's around it instead."""
-    if owner is None or (current := trace.get_current_span(context)) is owner.span or not _is_of_a_peer(current):
+    if owner is None or (context is not None and context.get(_SPAN_KEY) is owner.span):
         return context
-    return owner.context_over(context)
+    return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
 
 class SpanOwner:
@@ -105,6 +119,8 @@ class SpanOwner:
         "__weakref__",
         "_finished",
         "_raised_below",
+        "_step",
+        "_step_base",
         "directory",
         "error_type",
         "instruments",
@@ -129,6 +145,8 @@ class SpanOwner:
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
+        self._step_base: Context | None = None
+        self._step: Attached | None = None
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.error_type: str | None = None
@@ -169,11 +187,20 @@ class SpanOwner:
 
     def context_over(self, base: Context | None = None) -> Context:
         """The base (the current context if not given) with this span current and this owner to be found in it."""
-        return trace.set_span_in_context(self.span, context_api.set_value(_OWNER_KEY, self, base))
+        if base is None:
+            base = context_api.get_current()
+        return Context({**base, _OWNER_KEY: self, _SPAN_KEY: self.span})
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
         return Attached(self.context_over(base))
+
+    def step(self) -> Attached:
+        """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
+        base = context_api.get_current()
+        if self._step is None or base is not self._step_base:
+            self._step_base, self._step = base, self.attached(base)
+        return self._step
 
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Sets what can be held of the attributes; ``None`` values are left out."""
@@ -221,6 +248,7 @@ class SpanOwner:
         if not self._finished.acquire(blocking=False):
             return False
         self._raised_below.clear()
+        self._step = self._step_base = None  # the first leads back to this owner
         with _ENDING:
             if self.span.is_recording():
                 self.span.set_attribute(semconv.STATUS, outcome)
@@ -236,14 +264,15 @@ class SpanOwner:
 class Attached:
     """A context made current for a ``with`` block in one frame of one task."""
 
-    __slots__ = ("_context", "_owner_token", "_token")
+    __slots__ = ("_context", "_owner", "_owner_token", "_token")
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._owner = current_owner(context)
 
     def __enter__(self) -> None:
-        self._token = context_api.attach(self._context)
-        self._owner_token = _innermost.set(current_owner(self._context))
+        self._token = _RUNTIME_CONTEXT.attach(self._context)
+        self._owner_token = _innermost.set(self._owner)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -251,6 +280,8 @@ class Attached:
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
         # it) unwinds in somebody else's context: there is nothing of ours to take away there. The public detach would
         # log that as "Failed to detach context".
-        with suppress(ValueError):
+        try:
             _innermost.reset(self._owner_token)
-            context_api._RUNTIME_CONTEXT.detach(self._token)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            _RUNTIME_CONTEXT.detach(self._token)
+        except ValueError:
+            pass

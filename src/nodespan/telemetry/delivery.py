@@ -150,6 +150,14 @@ class StoreSpanProcessor(SpanProcessor):
         with _SENDING, suppress(StoreBusyError):
             for shipper in filter(None, self._shippers.values()):
                 shipper.release()
+        if waiting := self.report().waiting:
+            self._said.warn(
+                f"{self._destination} is down",
+                "%d spans have not reached %s; the next start sends them, or: nodespan flush. They wait in %s.",
+                waiting,
+                self._destination,
+                self.store.path,
+            )
         if self.store.path != MEMORY:  # what is in memory can still be read and counted
             self.store.close()
 

@@ -49,7 +49,7 @@ def figures(record_property: Callable[[str, object], None], request: pytest.Fixt
             **others,
         }
         record_property("figures", json.dumps(found))
-        if path := os.environ.get("NODESPAN_TEST_FIGURES"):
+        if path := os.environ.get("TEST_FIGURES"):
             with Path(path).open("a") as file:
                 file.write(json.dumps({"test": request.node.name, **found}) + "\n")
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
 from opentelemetry import trace
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
@@ -98,20 +97,15 @@ def _is_real(owner: WorkflowOwner, context: Context) -> bool:
 class Run:
     """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
 
-    __slots__ = ("_adopted", "_base", "_over", "_owner")
+    __slots__ = ("_adopted", "_owner")
 
     def __init__(self, owner: WorkflowOwner, *, adopted: bool) -> None:
         self._owner = owner
         self._adopted = adopted
-        self._base: Context | None = None
-        self._over = context_api.get_current()
 
     def step(self) -> Attached:
         """Makes the run's span current."""
-        base = context_api.get_current()
-        if base is not self._base:
-            self._base, self._over = base, self._owner.context_over(base)
-        return Attached(self._over)
+        return self._owner.step()
 
     def saw(self, item: object) -> None:
         """Nothing: what a graph streams is its own."""
