@@ -93,6 +93,20 @@ def test_a_chat_is_one_span_with_what_it_used_in_every_way_to_call_it(exporter, 
     )
 
 
+@pytest.mark.parametrize("way", ways(WAYS))
+def test_the_request_of_a_traced_http_client_stands_under_the_model_s_span(exporter, tracer, way):
+    class Requesting(Talker):
+        def _see(self):
+            with tracer.start_as_current_span("POST"):
+                pass
+
+    WAYS[way](Requesting())
+    [chat] = [span for span in exporter.get_finished_spans() if span.name == "chat talker-1"]
+    requests = [span for span in exporter.get_finished_spans() if span.name == "POST"]
+    assert requests
+    assert {span.parent.span_id for span in requests} == {chat.context.span_id}
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_several_conversations_at_once_are_as_many_calls(exporter, asynchronous):
     model, conversations = Talker(), [[("human", "a")], [("human", "b")]]
