@@ -76,6 +76,7 @@ class Worker:
         self._counting = Counting()
         self._tracer_provider = TracerProvider(shutdown_on_exit=False)
         self._tracer_provider.add_span_processor(self._counting)
+        self._no_meter_provider = NoOpMeterProvider()
         self._reader = InMemoryMetricReader()
         self._meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
         if library in PEERS:
@@ -101,9 +102,9 @@ class Worker:
         self._counting.ended = 0
         self._switch(variant, on=True)
         gc.collect()
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        took = time.perf_counter() - started
+        took = time.process_time() - started
         self._switch(variant, on=False)
         return {"us": took / (RUNS * NODES) * 1e6, "spans": self._counting.ended}
 
@@ -120,7 +121,7 @@ class Worker:
         if not on:
             nodespan.uninstrument()
             return
-        meter_provider = self._meter_provider if variant == "metrics" else NoOpMeterProvider()
+        meter_provider = self._meter_provider if variant == "metrics" else self._no_meter_provider
         nodespan.instrument(tracer_provider=self._tracer_provider, meter_provider=meter_provider)
 
     def _run_sync(self) -> None:

@@ -23,6 +23,7 @@ from dashboards.panels import (
 from dashboards.queries import RANGE, counted, legend, quantile, ratio, series, share, total, where
 from nodespan.semconv import (
     CACHED_TOKENS,
+    CHAT,
     CONTEXT_UTILIZATION,
     DECODE_DURATION,
     DECODE_TOKENS,
@@ -32,6 +33,7 @@ from nodespan.semconv import (
     LOADED,
     MODEL_SIZE,
     OPERATION_DURATION,
+    OPERATION_NAME,
     PREFILL_DURATION,
     PREFILL_TOKENS,
     PRIORITY,
@@ -54,6 +56,10 @@ CALLS: Final = [
     board_link("Only this model", "nodespan-models", model=value_of(REQUEST_MODEL)),
     board_link("Workflows at this time", "nodespan-workflows"),
 ]
+SERVED: Final = [
+    traces("Chats in Jaeger", {OPERATION_NAME: CHAT}),
+    board_link("Workflows at this time", "nodespan-workflows"),
+]
 PRIORITIES: Final = ", ".join(f"{priority.value} {priority.name.lower()}" for priority in PipelinePriority)
 QUANTILES: Final = (0.5, 0.95, 0.99)
 
@@ -68,12 +74,14 @@ def _numbers() -> list[Panel]:
             "the time shown. Prompts that begin alike, one after the other, make it large.",
             SHARE,
             query(share(cached, asked)),
+            links=SERVED,
         ),
         number(
             "How many tokens are in flight?",
             "Prompt and output tokens of the generations that run at this moment.",
             COUNT,
             query(total(series(TOKENS_IN_FLIGHT))),
+            links=SERVED,
         ),
         number(
             "How much memory do the loaded models take?",
@@ -81,6 +89,7 @@ def _numbers() -> list[Panel]:
             BYTES,
             query(total(series(MODEL_SIZE)), "tensors"),
             query(total(series(STATE_SIZE)), "state"),
+            links=SERVED,
         ),
     ]
 

@@ -196,14 +196,12 @@ class DataLink(Builder[dict[str, object]]):
         return self._link
 
 
-def traces(title: str, tags: Mapping[str, str]) -> DataLink:
-    """To Jaeger's search, over the board's time: the service's traces with a span that has all these attributes."""
+def traces(title: str, tags: Mapping[str, str] | None = None) -> DataLink:
+    """To Jaeger's search, over the board's time: the service's traces that have all these attributes."""
     # Grafana puts its variables in and encodes them, so they must be left as they are.
-    sought = quote(json.dumps(tags, separators=(",", ":")), safe="${}:,.")
-    address = (
-        f"${{jaeger}}/search?service=${{service}}&tags={sought}&start=${{__from}}000&end=${{__to}}000&lookback=custom"
-    )
-    return DataLink(title, address, new_tab=True)
+    sought = "&tags=" + quote(json.dumps(tags, separators=(",", ":")), safe="${}:,.") if tags else ""
+    time = "start=${__from}000&end=${__to}000&lookback=custom"
+    return DataLink(title, f"${{jaeger}}/search?service=${{service}}{sought}&{time}", new_tab=True)
 
 
 def board_link(title: str, uid: str, **chosen: str) -> DataLink:

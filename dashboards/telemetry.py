@@ -14,9 +14,11 @@ from dashboards.panels import (
     bad_below,
     bad_from,
     board,
+    board_link,
     graph,
     number,
     query,
+    traces,
 )
 from dashboards.queries import WINDOW, counted, is_given, legend, none_of, ratio, series, total, where
 from nodespan.semconv import (
@@ -51,6 +53,7 @@ SCRAPED: Final = {
     QUEUE_SIZE: {"exporter", "data_type"},
     QUEUE_CAPACITY: {"exporter", "data_type"},
 }
+LINKS: Final = (traces("What arrived in Jaeger"), board_link("Workflows at this time", "nodespan-workflows"))
 
 
 def _of_collector(metric: str) -> str:
@@ -73,6 +76,7 @@ def _numbers() -> list[Panel]:
             query(f"min by (job) ({UP})", "{{job}}"),
             limits=bad_below(1),
             words={0: "down", 1: "up"},
+            links=LINKS,
         ),
         number(
             "How many spans wait to be sent?",
@@ -81,6 +85,7 @@ def _numbers() -> list[Panel]:
             COUNT,
             query(total(series(OUTBOX_SPANS))),
             limits=bad_above(1_000, 50_000),
+            links=LINKS,
         ),
         number(
             "For how long has the oldest waited?",
@@ -88,6 +93,7 @@ def _numbers() -> list[Panel]:
             SECONDS,
             query(f"max({series(OUTBOX_AGE)})"),
             limits=bad_above(60, 600),
+            links=LINKS,
         ),
         number(
             "Has a metric too many label values?",
@@ -96,6 +102,7 @@ def _numbers() -> list[Panel]:
             COUNT,
             query(none_of(overflown, total(series(SPANS_PROCESSED)))),
             limits=bad_from(1),
+            links=LINKS,
         ),
     ]
 
@@ -110,6 +117,7 @@ def _program() -> list[Panel]:
             COUNT,
             query(counted(SPANS_PROCESSED, "", where(ERROR_TYPE, "")), "stored"),
             query(counted(SPANS_EXPORTED, "", where(ERROR_TYPE, "")), "exported"),
+            links=LINKS,
         ),
         graph(
             "Which spans were dropped, and why?",
@@ -121,6 +129,7 @@ def _program() -> list[Panel]:
             query(counted(SPANS_PROCESSED, "", is_given(ERROR_TYPE), by=[ERROR_TYPE]), legend(ERROR_TYPE)),
             limits=bad_from(1),
             bars=True,
+            links=LINKS,
         ),
         graph(
             "Does nodespan itself make errors?",
@@ -131,6 +140,7 @@ def _program() -> list[Panel]:
             query(counted(TELEMETRY_ERRORS, by=[TELEMETRY_ERROR_KIND]), legend(TELEMETRY_ERROR_KIND)),
             limits=bad_from(1),
             bars=True,
+            links=LINKS,
         ),
     ]
 
@@ -144,6 +154,7 @@ def _collector() -> list[Panel]:
             PER_S,
             query(_rate(ACCEPTED), "received"),
             query(_rate(SENT), "sent"),
+            links=LINKS,
         ),
         graph(
             "How full are the Collector's queues?",
@@ -154,6 +165,7 @@ def _collector() -> list[Panel]:
                 "{{exporter}} {{data_type}}",
             ),
             limits=bad_above(0.5, 0.8),
+            links=LINKS,
         ),
         graph(
             "Does the Collector refuse or lose spans?",
@@ -165,6 +177,7 @@ def _collector() -> list[Panel]:
                 for words, counter in (("refused", REFUSED), ("not queued", NOT_QUEUED), ("given up", FAILED))
             ),
             limits=bad_from(0.001),
+            links=LINKS,
         ),
     ]
 

@@ -74,6 +74,7 @@ def _numbers() -> list[Panel]:
             "Runs that have begun and not ended. If this stays up while no run ends, a workflow hangs.",
             COUNT,
             query(total(series(WORKFLOW_ACTIVE))),
+            links=[board_link("Which model they wait for", "nodespan-models")],
         ),
         number(
             "How many runs stopped to ask a human?",

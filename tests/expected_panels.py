@@ -1,8 +1,8 @@
 """What the panels of the boards have to show after the seeded run (tests/stack/seeded_run.py): one table.
 
 A panel's lines are named by the values of their labels, in the order of the labels' names. The numbers come from what
-the run printed of itself and, where they are durations, from its spans in Jaeger; a range is given where two clocks
-were read one after the other, or where only bounds are known.
+the run printed of itself and, where they are durations, from its spans in Jaeger. A range stands where only bounds
+are known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodespan.semconv import NAMES
 from stack_backends import SeenSpan
 
 N_CTX = 512  # of the seeded run's models
-CLOCK_S = 0.002  # a metric's duration and its span's are read one after the other
+CLOCK_S = 0.005  # a tool's span and its metric are measured one around the other
 STACK = ("otel-collector", "jaeger", "prometheus")
 
 Range = tuple[float, float]
@@ -80,27 +80,19 @@ def quantile(values: list[float], q: float, metric: str) -> float:
     return low
 
 
-def near(values: list[float], make: Callable[[list[float]], float]) -> Range:
-    """What may come of values whose clock was another."""
-    return make([max(value - CLOCK_S, 0) for value in values]), make([value + CLOCK_S for value in values])
-
-
-def _quantiles(values: dict[str, list[float]], q: float, metric: str) -> Expected:
-    return {name: near(those, lambda one: quantile(one, q, metric)) for name, those in values.items()}
-
-
-def _exact_quantiles(values: dict[str, list[float]], q: float, metric: str) -> Expected:
+def quantiles(values: dict[str, list[float]], q: float, metric: str) -> Expected:
+    """The same for each line."""
     return {name: quantile(those, q, metric) for name, those in values.items()}
 
 
 def _first_token(q: float) -> Callable[[Run], Expected]:
-    return lambda run: _exact_quantiles(
+    return lambda run: quantiles(
         run.generations(lambda one: one["time_to_first_token_s"], "model_name"), q, semconv.TIME_TO_FIRST_TOKEN
     )
 
 
 def _run_duration(q: float) -> Callable[[Run], Expected]:
-    return lambda run: _quantiles(run.durations(semconv.INVOKE_WORKFLOW), q, semconv.WORKFLOW_DURATION)
+    return lambda run: quantiles(run.durations(semconv.INVOKE_WORKFLOW), q, semconv.WORKFLOW_DURATION)
 
 
 def _node_durations(run: Run) -> dict[str, list[float]]:
@@ -115,12 +107,16 @@ def _ends(run: Run) -> Expected:
 def _spread(run: Run) -> Expected:
     values = run.durations(semconv.INVOKE_NODE)[""]
 
-    def up_to(bound: float) -> Range:
-        few, many = (sum(value + clock <= bound for value in values) for clock in (CLOCK_S, -CLOCK_S))
-        return few, many
+    bounds = [*NAMES[semconv.NODE_DURATION].buckets, float("inf")]
+    return {f"{float(bound):g}".replace("inf", "+Inf"): sum(value <= bound for value in values) for bound in bounds}
 
-    bounds = NAMES[semconv.NODE_DURATION].buckets
-    return {**{f"{float(bound):g}": up_to(bound) for bound in bounds}, "+Inf": len(values)}
+
+def _tools(run: Run) -> Expected:
+    found: dict[str, Range] = {}
+    for name, values in run.durations(semconv.EXECUTE_TOOL, semconv.TOOL_NAME).items():
+        low, high = ([max(value + clock, 0) for value in values] for clock in (-CLOCK_S, CLOCK_S))
+        found[name] = quantile(low, 0.95, semconv.TOOL_DURATION), quantile(high, 0.95, semconv.TOOL_DURATION)
+    return found
 
 
 def _tokens(run: Run) -> Expected:
@@ -141,6 +137,16 @@ def _decode_speed(run: Run) -> Expected:
     return {model: count / run.models("decode_s")[model] for model, count in decoded.items()}
 
 
+def _waiting(run: Run) -> Expected:
+    """One of each of two priorities waits for the first model; who need not wait is seen for a moment at most."""
+    seen = run.told["queue_seen"]
+    return {
+        f"{model} {priority}": seen[priority] if model == "small" and priority in seen else (0, 1)
+        for model, priorities in run.models("by_priority").items()
+        for priority in priorities
+    }
+
+
 def _in_flight(run: Run) -> Expected:
     return {"": (1, max(run.generations(lambda one: one["input_tokens"] + one["output_tokens"])[""]))}
 
@@ -153,9 +159,7 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How long do runs take?", "B"): _run_duration(0.95),
     ("How long do runs take?", "C"): _run_duration(0.99),
     ("How do runs end, and with which error?", "A"): _ends,
-    ("Which tools are slow?", "A"): lambda run: _quantiles(
-        run.durations(semconv.EXECUTE_TOOL, semconv.TOOL_NAME), 0.95, semconv.TOOL_DURATION
-    ),
+    ("Which tools are slow?", "A"): _tools,
     ("Which nodes run, and how often?", "A"): lambda run: run.nodes(),
     ("Which nodes fail?", "A"): lambda run: {
         node: count / run.nodes()[node] for node, count in run.nodes("error").items()
@@ -166,11 +170,11 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How are the durations of nodes spread?", "A"): _spread,
     ("Which nodes are the slowest?", "A"): lambda run: run.nodes(),
     ("Which nodes are the slowest?", "B"): lambda run: {
-        node: near(values, lambda those: sum(those) / len(those)) for node, values in _node_durations(run).items()
+        node: sum(values) / len(values) for node, values in _node_durations(run).items()
     },
-    ("Which nodes are the slowest?", "C"): lambda run: _quantiles(_node_durations(run), 0.95, semconv.NODE_DURATION),
+    ("Which nodes are the slowest?", "C"): lambda run: quantiles(_node_durations(run), 0.95, semconv.NODE_DURATION),
     ("Which nodes are the slowest?", "D"): lambda run: {
-        node: near(values, sum) for node, values in _node_durations(run).items()
+        node: sum(values) for node, values in _node_durations(run).items()
     },
     ("What part of the prompts came from the cache?", "A"): lambda run: {
         "": sum(run.models("cached_input_tokens").values()) / sum(run.models("input_tokens").values())
@@ -182,7 +186,7 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How fast are answers written?", "A"): _decode_speed,
     ("How many tokens go in, come from the cache, and go out?", "A"): _tokens,
     ("How many tokens go in, come from the cache, and go out?", "B"): lambda run: run.models("cached_input_tokens"),
-    ("How full does the context get?", "A"): lambda run: _exact_quantiles(
+    ("How full does the context get?", "A"): lambda run: quantiles(
         run.generations(lambda one: (one["input_tokens"] + one["output_tokens"]) / N_CTX, "model_name"),
         0.95,
         semconv.CONTEXT_UTILIZATION,
@@ -192,7 +196,7 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
         for model, reasons in run.models("finish_reasons").items()
         for reason, count in reasons.items()
     },
-    ("How long do requests wait for the model?", "A"): lambda run: _exact_quantiles(
+    ("How long do requests wait for the model?", "A"): lambda run: quantiles(
         run.generations(lambda one: one["queue_s"], "model_name", "priority"), 0.95, semconv.QUEUE_DURATION
     ),
     ("Which models are loaded, and are they thrown out again?", "B"): lambda run: run.models("loads"),
@@ -218,9 +222,7 @@ AT_THEIR_HIGHEST: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How many tokens are in flight?", "A"): _in_flight,
     ("How much memory do the loaded models take?", "A"): lambda run: {"": (run.model_bytes * 0.9, run.model_bytes)},
     ("How much memory do the loaded models take?", "B"): lambda run: {"": (1, run.model_bytes)},
-    ("How many requests wait?", "A"): lambda run: {
-        f"small {priority}": count for priority, count in run.told["queue_seen"].items()
-    },
+    ("How many requests wait?", "A"): _waiting,
     ("Which models are loaded, and are they thrown out again?", "A"): lambda run: dict.fromkeys(run.models("loads"), 1),
 }
 """What is so at a moment: the greatest that was seen while the run lasted."""
@@ -237,17 +239,3 @@ OF_THE_COLLECTOR: dict[tuple[str, str], Expected] = {
     ("Does the Collector refuse or lose spans?", "C"): {"": 0},
 }
 """After a burst of spans has gone through; rates as parts of the burst."""
-
-PENDING = {
-    "How many tokens are in flight?",
-    "How much memory do the loaded models take?",
-    "How many requests wait?",
-    "Which models are loaded, and are they thrown out again?",
-    "How many spans wait to be sent?",
-    "For how long has the oldest waited?",
-    "Has a metric too many label values?",
-    "Do the spans get out of the program?",
-    "Which spans were dropped, and why?",
-    "Does nodespan itself make errors?",
-}
-"""Panels over metrics of the table whose emission is still being written."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +21,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from nodespan.otlp import SpanRecord, decode_batch
 
 Answer = tuple[int, dict[str, str], bytes]
+Misbehaviour = Callable[[BaseHTTPRequestHandler], None]
+"""Given the handler of a request whose headers were read, and nothing else; the connection is closed afterwards."""
 
 
 class OtlpReceiver:
@@ -26,16 +30,29 @@ class OtlpReceiver:
 
     Attributes:
         spans, metrics, log_records: What was accepted.
-        answers: HTTP answers given before the receiver accepts again, one per request: status, headers, body.
+        answers: What it does before it accepts again, one per request: over HTTP a status, headers, body, or a
+            misbehaviour; over gRPC a status code and details, or a response.
         requests: Headers of every request, with its path as ``:path``.
+        arrivals: When each request arrived, on the monotonic clock.
+        delay_s: How long it takes for an answer.
+        max_bytes: It refuses a request that is larger.
+
+    Args:
+        certificate: Paths of a key and of a certificate chain: it speaks TLS.
     """
 
-    def __init__(self, protocol: str = "http/protobuf", port: int = 0) -> None:
+    def __init__(
+        self, protocol: str = "http/protobuf", port: int = 0, certificate: tuple[str, str] | None = None
+    ) -> None:
         self.protocol = protocol
+        self.certificate = certificate
+        self.delay_s = 0.0
+        self.max_bytes: int | None = None
+        self.arrivals: list[float] = []
         self.spans: list[SpanRecord] = []
         self.metrics: list[Any] = []
         self.log_records: list[Any] = []
-        self.answers: deque[Answer] = deque()
+        self.answers: deque[Any] = deque()
         self.requests: list[dict[str, str]] = []
         self._lock = threading.Lock()
         self._port = port
@@ -43,7 +60,7 @@ class OtlpReceiver:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._port}"
 
     def __enter__(self) -> OtlpReceiver:
         if self.protocol == "grpc":
@@ -87,12 +104,20 @@ class OtlpReceiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
+                receiver.arrivals.append(time.monotonic())
+                if receiver.answers and callable(receiver.answers[0]):
+                    self.close_connection = True
+                    receiver.answers.popleft()(self)
+                    return
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(receiver.delay_s)
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 receiver.requests.append({":path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
                 if receiver.answers:
                     status, headers, answer = receiver.answers.popleft()
+                elif receiver.max_bytes is not None and len(body) > receiver.max_bytes:
+                    status, headers, answer = 413, {}, b""
                 else:
                     status, headers, answer = 200, {}, receiver.accept(self.path, body)
                 self.send_response(status)
@@ -106,6 +131,10 @@ class OtlpReceiver:
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate[1], self.certificate[0])
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         self._port = server.server_port
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -118,7 +147,8 @@ class OtlpReceiver:
         self._stop = stop
 
     def _serve_grpc(self) -> None:
-        server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+        limit = [("grpc.max_receive_message_length", self.max_bytes)] if self.max_bytes is not None else []
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=limit)
         services = (
             (trace_service_pb2_grpc, "Trace", trace_service_pb2, "traces"),
             (metrics_service_pb2_grpc, "Metrics", metrics_service_pb2, "metrics"),
@@ -129,7 +159,12 @@ class OtlpReceiver:
                 name, (getattr(module, f"{name}ServiceServicer"),), {"Export": self._export(messages, name, path)}
             )
             getattr(module, f"add_{name}ServiceServicer_to_server")(servicer(), server)
-        self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        address = f"127.0.0.1:{self._port}"
+        if self.certificate:
+            key, chain = (Path(path).read_bytes() for path in self.certificate)
+            self._port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+        else:
+            self._port = server.add_insecure_port(address)
         server.start()
         self._stop = lambda: server.stop(None).wait()
 
@@ -137,7 +172,14 @@ class OtlpReceiver:
         response = getattr(messages, f"Export{name}ServiceResponse")
 
         def export(_self: object, request: Any, context: Any) -> Any:
+            self.arrivals.append(time.monotonic())
             self.requests.append({":path": path, **dict(context.invocation_metadata())})
+            time.sleep(self.delay_s)
+            if self.answers:
+                answer = self.answers.popleft()
+                if isinstance(answer, response):
+                    return answer
+                context.abort(*answer)
             self.accept(path, request.SerializeToString())
             return response()
 

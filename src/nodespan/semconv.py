@@ -384,10 +384,10 @@ OUTBOX_AGE: Final = _metric(
 )  # fmt: skip
 _SDK: Final = "OpenTelemetry semantic conventions 1.41, SDK metrics"
 SPANS_PROCESSED: Final = _metric(
-    "otel.sdk.processor.span.processed", "counter", "{span}", (ERROR_TYPE,),
+    "otel.sdk.processor.span.processed", "observable counter", "{span}", (ERROR_TYPE,),
     "Spans that the processor is done with: stored, or dropped for the reason in `error.type`.", _SDK,
 )  # fmt: skip
 SPANS_EXPORTED: Final = _metric(
-    "otel.sdk.exporter.span.exported", "counter", "{span}", (ERROR_TYPE,),
+    "otel.sdk.exporter.span.exported", "observable counter", "{span}", (ERROR_TYPE,),
     "Spans that the destination has taken, or refused for the reason in `error.type`.", _SDK,
 )  # fmt: skip

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import (
+    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] see Attached
+    Context,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
-_NOTHING: Final = Context()
 _innermost: Final[ContextVar[SpanOwner | None]] = ContextVar("nodespan-innermost", default=None)
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""The API's own key; with it a context is copied once, not once for each of the two entries."""
 _STARTING: Final = Guard("start a span")
 _WRITING: Final = Guard("write to a span")
 _ENDING: Final = Guard("end a span")
@@ -73,7 +76,11 @@ def current_owner(context: Context | None = None) -> SpanOwner | None:
 
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
-    return _own_parent(current_owner(), None) or context_api.get_current()
+    context = context_api.get_current()
+    owner = context.get(_OWNER_KEY)
+    if owner is _innermost.get() and (not isinstance(owner, SpanOwner) or context.get(_SPAN_KEY) is owner.span):
+        return context  # nobody has put anything over it: the usual case, looked at first
+    return _own_parent(current_owner(), context) or context
 
 
 def _is_of_a_peer(span: Span) -> bool:
@@ -83,9 +90,9 @@ def _is_of_a_peer(span: Span) -> bool:
 
 def _own_parent(owner: SpanOwner | None, context: Context | None) -> Context | None:
     """The context to start a span under: where a peer's span is current, the owner's around it instead."""
-    if owner is None or (current := trace.get_current_span(context)) is owner.span or not _is_of_a_peer(current):
+    if owner is None or (context is not None and context.get(_SPAN_KEY) is owner.span):
         return context
-    return owner.context_over(context)
+    return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
 
 class SpanOwner:
@@ -112,7 +119,8 @@ class SpanOwner:
         "__weakref__",
         "_finished",
         "_raised_below",
-        "_step_over",
+        "_step",
+        "_stepped_over",
         "directory",
         "error_type",
         "instruments",
@@ -137,7 +145,8 @@ class SpanOwner:
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
-        self._step_over: tuple[Context | None, Context] = (None, _NOTHING)
+        self._stepped_over: Context | None = None
+        self._step: Attached
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.error_type: str | None = None
@@ -178,18 +187,20 @@ class SpanOwner:
 
     def context_over(self, base: Context | None = None) -> Context:
         """The base (the current context if not given) with this span current and this owner to be found in it."""
-        return trace.set_span_in_context(self.span, context_api.set_value(_OWNER_KEY, self, base))
+        if base is None:
+            base = context_api.get_current()
+        return Context({**base, _OWNER_KEY: self, _SPAN_KEY: self.span})
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
         return Attached(self.context_over(base))
 
     def step(self) -> Attached:
-        """The same for one of many steps of the work; steps over the same context share what they attach."""
+        """The same for one of many steps of the work, which never overlap: over one context they share one object."""
         base = context_api.get_current()
-        if base is not self._step_over[0]:
-            self._step_over = base, self.context_over(base)
-        return Attached(self._step_over[1])
+        if base is not self._stepped_over:
+            self._stepped_over, self._step = base, self.attached(base)
+        return self._step
 
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Sets what can be held of the attributes; ``None`` values are left out."""
@@ -252,14 +263,15 @@ class SpanOwner:
 class Attached:
     """A context made current for a ``with`` block in one frame of one task."""
 
-    __slots__ = ("_context", "_owner_token", "_token")
+    __slots__ = ("_context", "_owner", "_owner_token", "_token")
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._owner = current_owner(context)
 
     def __enter__(self) -> None:
-        self._token = context_api.attach(self._context)
-        self._owner_token = _innermost.set(current_owner(self._context))
+        self._token = _RUNTIME_CONTEXT.attach(self._context)
+        self._owner_token = _innermost.set(self._owner)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -267,6 +279,8 @@ class Attached:
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
         # it) unwinds in somebody else's context: there is nothing of ours to take away there. The public detach would
         # log that as "Failed to detach context".
-        with suppress(ValueError):
+        try:
             _innermost.reset(self._owner_token)
-            context_api._RUNTIME_CONTEXT.detach(self._token)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            _RUNTIME_CONTEXT.detach(self._token)
+        except ValueError:
+            pass

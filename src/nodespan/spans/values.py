@@ -14,6 +14,7 @@ from nodespan.spans.guard import report
 from nodespan.spans.redaction import MAX_TEXT_BYTES, cut
 
 _INT64: Final = 2**63
+_SCALARS: Final = frozenset({str, bool, int, float})
 _HARD: Final = "hold a metadata value as it was given"
 
 Scalar = str | bool | int | float
@@ -28,6 +29,8 @@ def holdable(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExpl
     """
     if type(value) is str:
         return value if value.isascii() and len(value) <= MAX_TEXT_BYTES else _text(value)
+    if type(value) is list or type(value) is tuple:
+        return _sequence(cast("list[object] | tuple[object, ...]", value))
     if value is None or type(value) is bool or type(value) is float:
         return value
     if type(value) is int:
@@ -37,7 +40,14 @@ def holdable(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExpl
 
 def clean(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:  # pyright: ignore[reportExplicitAny]
     """The attributes that have a value which can be held."""
-    return {key: held for key, value in attributes.items() if (held := holdable(value)) is not None}
+    held: dict[str, AttributeValue] = {}
+    for key, value in attributes.items():
+        # Most are short texts; a call for each of them would be the larger part of the time.
+        if type(value) is str and value.isascii() and len(value) <= MAX_TEXT_BYTES:
+            held[key] = value
+        elif value is not None and (changed := holdable(value)) is not None:
+            held[key] = changed
+    return held
 
 
 def _text(value: str) -> str:
@@ -67,7 +77,7 @@ def _other(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplic
 
 
 def _sequence(values: list[object] | tuple[object, ...]) -> AttributeValue:
-    for kind in (str, bool, int, float):
-        if all(type(value) is kind for value in values):
-            return cast("AttributeValue", [holdable(value) for value in values])
+    kinds = set(map(type, values))
+    if not kinds or (len(kinds) == 1 and kinds <= _SCALARS):
+        return cast("AttributeValue", [holdable(value) for value in values])
     return _changed(_text(json.dumps(values, default=repr, ensure_ascii=False)))

@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from nodespan import semconv
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.otlp import Encoded, encode_spans
 from nodespan.spans.guard import Guard
@@ -26,6 +27,7 @@ from nodespan.telemetry.shipper import Shipper
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from nodespan.spans.instruments import Readings
     from nodespan.telemetry.sender import MakeSender, Sender
 
 QUEUE_MAX: Final = 65_536
@@ -148,6 +150,14 @@ class StoreSpanProcessor(SpanProcessor):
         with _SENDING, suppress(StoreBusyError):
             for shipper in filter(None, self._shippers.values()):
                 shipper.release()
+        if waiting := self.report().waiting:
+            self._said.warn(
+                f"{self._destination} is down",
+                "%d spans have not reached %s; the next start sends them, or: nodespan flush. They wait in %s.",
+                waiting,
+                self._destination,
+                self.store.path,
+            )
         if self.store.path != MEMORY:  # what is in memory can still be read and counted
             self.store.close()
 
@@ -269,6 +279,37 @@ class StoreSpanProcessor(SpanProcessor):
                 asked_s = min(answer.wait_s, _RETRY_AFTER_MAX_S) if answer is not None else asked_s
             is_done = is_done and (went or store not in self._shippers)
         return is_done, asked_s
+
+
+def _processed(processor: StoreSpanProcessor) -> Readings:
+    return _by_reason(processor.ledger.processed())
+
+
+def _sent(processor: StoreSpanProcessor) -> Readings:
+    return _by_reason(processor.ledger.sent())
+
+
+def _by_reason(counts: dict[str | None, int]) -> Readings:
+    return [(spans, {semconv.ERROR_TYPE: reason} if reason else {}) for reason, spans in counts.items()]
+
+
+def _waiting(processor: StoreSpanProcessor) -> Readings:
+    return [(processor.store.look().waiting, {})]
+
+
+def _waiting_age_s(processor: StoreSpanProcessor) -> Readings:
+    oldest_ns = processor.store.look().oldest_waiting_ns
+    return [(0.0 if oldest_ns is None else max(time.time_ns() - oldest_ns, 0) / 1e9, {})]
+
+
+READINGS: Final = {semconv.SPANS_PROCESSED: _processed}
+"""Metrics of a processor."""
+DESTINATION_READINGS: Final = {
+    semconv.SPANS_EXPORTED: _sent,
+    semconv.OUTBOX_SPANS: _waiting,
+    semconv.OUTBOX_AGE: _waiting_age_s,
+}
+"""Those of one with a destination."""
 
 
 # One handler for all, since a handler cannot be taken back and would keep its object alive.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
@@ -39,15 +40,16 @@ class GrpcSender:
     def send(self, data: bytes) -> Answer:
         """See ``Sender``."""
         self._exporter.heard = None
-        self._exporter.export(cast("Any", data))
+        with suppress(_TooLargeError):
+            self._exporter.export(cast("Any", data))
         heard = self._exporter.heard
         if isinstance(heard, ExportTraceServiceResponse):
             return accepted(heard)
         if heard is None:
             return Answer("waiting", text="no answer")
-        code, details = heard.code(), heard.details()
-        text = short(f"{code.name} {details}")
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
+        code = heard.code()
+        text = short(f"{code.name} {heard.details()}")
+        if _is_too_large(heard):
             return Answer("too_large", code.name, text)
         if code in _BAD_BATCH:
             return Answer("refused", code.name, text)
@@ -56,6 +58,10 @@ class GrpcSender:
     def close(self) -> None:
         """See ``Sender``."""
         self._exporter.shutdown()  # pyright: ignore[reportUnknownMemberType] the SDK leaves its **kwargs untyped
+
+
+class _TooLargeError(Exception):
+    """Ends the tries of the SDK, for which this code is like any other of a destination that has too much to do."""
 
 
 class _BytesExporter(OTLPSpanExporter):
@@ -75,6 +81,8 @@ class _BytesExporter(OTLPSpanExporter):
             self.heard = self._export_bytes(**call)
         except grpc.RpcError as error:
             self.heard = error
+            if _is_too_large(error):
+                raise _TooLargeError from error
             raise
 
     def _translate_data(self, data: Sequence[Any]) -> Any:
@@ -83,6 +91,10 @@ class _BytesExporter(OTLPSpanExporter):
     def _count_data(self, data: Sequence[Any]) -> int:
         del data
         return 0  # the ledger counts
+
+
+def _is_too_large(error: Any) -> bool:
+    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or "")
 
 
 def _retry_delay_s(error: Any) -> float:

@@ -34,7 +34,9 @@ class OTelHandler(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See ``logging.Handler``."""
+        """See ``logging.Handler``. A program without handlers of its own sees warnings as it would without this one."""
+        if logging.lastResort is not None and record.levelno >= logging.lastResort.level and self._is_alone(record):
+            logging.lastResort.handle(record)
         with _LOGGING:
             node = {name: getattr(record, name) for name in _NODE_FIELDS if hasattr(record, name)}
             self._logger.emit(
@@ -47,3 +49,11 @@ class OTelHandler(logging.Handler):
                     attributes={semconv.MIRROR_PREFIX + name: value for name, value in node.items()},
                 )
             )
+
+    def _is_alone(self, record: logging.LogRecord) -> bool:
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return False
+            logger = logger.parent if logger.propagate else None
+        return True

@@ -15,10 +15,11 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProces
 
 from nodespan.errors import ConfigurationError
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.ledger import DeliveryReport
 from nodespan.spans.redaction import Redact, set_redaction
 from nodespan.store import SqliteStore, open_store
-from nodespan.telemetry.delivery import StoreSpanProcessor
+from nodespan.telemetry.delivery import DESTINATION_READINGS, READINGS, StoreSpanProcessor
 from nodespan.telemetry.logs import OTelHandler
 from nodespan.telemetry.providers import Stop, make_logger_provider, make_meter_provider, make_resource
 from nodespan.telemetry.said_once import SaidOnce
@@ -184,6 +185,8 @@ class Telemetry:
             settings.write_interval_s,
             settings.queue_max,
         )
+        readings = READINGS if destination is None else READINGS | DESTINATION_READINGS
+        get_instruments(meter_provider).observe(self._delivery, readings)
         return self._delivery
 
 

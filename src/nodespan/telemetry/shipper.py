@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections import Counter
@@ -54,7 +55,7 @@ class Shipper:
         self._destination = destination
         self._get_sender = get_sender
         self._is_stopped = is_stopped
-        self._holder = uuid.uuid4().hex
+        self._holder = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._lease_until = 0.0  # on the monotonic clock
         self._after = 0
         self.outcomes: Counter[str] = Counter()

@@ -133,7 +133,7 @@ def start_facts(
     span = owner.span if owner is not None else INVALID_SPAN
     return {
         **facts,
-        "node_name": owner.ids.node_name if owner is not None else node_name,
+        "node_name": owner.node_name if owner is not None else node_name,
         "node_id": owner.node_id if owner is not None else new_node_id(),
         "streaming": streams,
         "execution_time": datetime.now(UTC).isoformat(timespec="microseconds"),

@@ -173,7 +173,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         return execution
 
     def _generate(self, execution: NodeExecution, state: object) -> PipelineStream:
-        request = build_request(execution.owner.ids.node_name, state, self._prompt, self._sampling)
+        request = build_request(execution.owner.node_name, state, self._prompt, self._sampling)
         stream = self._runner.stream_pipeline(
             request, profile_type=self._profile_type, priority=self._priority, deadline_s=self._deadline_s
         )

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -126,135 +121,15 @@ def test_what_a_receiver_refuses_for_good_is_counted_and_does_not_block_the_rest
     assert "refused 10 spans for good" in caplog.text
 
 
-CHILD = """
-import os, sys
-from opentelemetry import trace
-import nodespan
-
-telemetry = nodespan.configure(service_name="child", endpoint=sys.argv[1] or None)
-tracer = trace.get_tracer("test")
-for index in range(int(sys.argv[2])):
-    with tracer.start_as_current_span(f"child {index}"):
-        pass
-"""
-
-
-def run_child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "NODESPAN_RAISE_INTERNAL_ERRORS": "0"}
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment,
-    )
-
-
-def test_what_a_process_left_behind_goes_out_at_the_next_start():
-    with OtlpReceiver() as receiver:
-        pass
-    started = time.monotonic()
-    done = run_child(CHILD, receiver.endpoint, "40")
-    assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 15
-    with OtlpReceiver(port=receiver._port) as again, configure(endpoint=again.endpoint):
-        make_spans(1)
-        again.wait_for(lambda r: len(r.spans) == 41)
-
-
-def test_a_new_endpoint_starts_from_now():
-    assert run_child(CHILD, "", "10").returncode == 0
+def test_a_new_endpoint_starts_from_now(forget_providers):
+    with configure():
+        make_spans(10)
+    forget_providers()
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         make_spans(3)
         assert telemetry.force_flush(10)
         assert len(receiver.spans) == 3
     assert len(stored()) == 13
-
-
-KILLED = """
-import os, signal, sys, time
-from opentelemetry import trace
-import nodespan
-
-telemetry = nodespan.configure(service_name="killed")
-tracer = trace.get_tracer("test")
-index = 0
-while True:
-    with tracer.start_as_current_span(f"killed {index}"):
-        index += 1
-    if index % 50 == 0:
-        print(telemetry.force_flush().stored, flush=True)
-"""
-
-
-@pytest.mark.parametrize("after_lines", [1, 3, 7])
-def test_what_was_reported_stored_survives_a_kill(after_lines):
-    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        reported = [int(process.stdout.readline()) for _ in range(after_lines)][-1]
-        process.send_signal(signal.SIGKILL)
-    assert reported == 50 * after_lines
-    assert len(stored()) >= reported
-
-
-FORKING = """
-import os, sys, threading
-from opentelemetry import trace
-import nodespan
-
-telemetry = nodespan.configure(service_name="forking")
-tracer = trace.get_tracer("test")
-stop = threading.Event()
-
-def work():
-    while not stop.is_set():
-        with tracer.start_as_current_span("parent"):
-            pass
-
-def flush():
-    while not stop.is_set():
-        telemetry.force_flush(1)
-
-threads = [threading.Thread(target=work), threading.Thread(target=flush)]
-for thread in threads:
-    thread.start()
-children = []
-for number in range(8):
-    child = os.fork()
-    if child == 0:
-        with tracer.start_as_current_span(f"child {number}"):
-            pass
-        report = telemetry.force_flush(5)
-        os._exit(0 if report and report.ended == 1 else 1)
-    children.append(child)
-codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-stop.set()
-for thread in threads:
-    thread.join()
-print(codes, bool(telemetry.force_flush(5)))
-"""
-
-
-def test_forks_in_the_midst_of_writing_lose_nothing():
-    done = run_child(FORKING)
-    assert done.stdout.strip() == f"{[0] * 8} True", done.stderr
-    assert [name for name in stored() if name.startswith("child")] == [f"child {number}" for number in range(8)]
-
-
-def test_processes_share_a_store_and_everything_arrives_at_least_once():
-    with OtlpReceiver() as receiver:
-        processes = [
-            subprocess.Popen([sys.executable, "-c", CHILD, receiver.endpoint, "100"], stderr=subprocess.PIPE)
-            for _ in range(4)
-        ]
-        assert [process.wait(60) for process in processes] == [0] * 4
-        for process in processes:
-            assert process.stderr is not None
-            process.stderr.close()
-        with configure(endpoint=receiver.endpoint):
-            make_spans(1)
-            receiver.wait_for(lambda r: len({span.span_id for span in r.spans}) == 401)
 
 
 def test_the_same_arguments_give_the_same_object_and_others_an_error():

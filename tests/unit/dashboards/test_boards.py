@@ -113,6 +113,7 @@ def test_a_panel_says_what_it_answers(uid: str, panel: dict[str, Any]) -> None:
     assert len(panel["description"]) > 60
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+    assert panel["fieldConfig"]["defaults"]["links"]
     refs = [target["refId"] for target in panel["targets"]]
     assert len(set(refs)) == len(refs)
 
@@ -211,3 +212,8 @@ def test_a_variable_is_read_from_a_metric_and_label_that_are_emitted(uid: str) -
         assert {found[2], *(matcher.name for matcher in selector.matchers.matchers)} <= (
             METRICS[selector.name] | ON_EVERY_SERIES
         )
+
+
+def test_the_docs_say_how_to_read_each_panel() -> None:
+    page = " ".join((FOLDER.parent / "docs" / "boards.md").read_text().split())
+    assert [panel["title"] for _, panel in PANELS if f"*{panel['title']}*" not in page] == []

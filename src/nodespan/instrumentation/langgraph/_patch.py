@@ -16,10 +16,12 @@ from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_i
 from nodespan.instrumentation.langgraph._run import Claim, opening
 from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, open_node
 from nodespan.spans.guard import Guard
-from nodespan.spans.owner import current_owner
+from nodespan.spans.owner import current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from opentelemetry.context import Context
 
     from nodespan.instrumentation.langgraph._convert import Graph, Task
 
@@ -60,11 +62,12 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        owner = _open_node(task)
+        context = own_context()
+        owner = _open_node(task, context)
         if owner is None:
             return original(task, *args, **kwargs)
         try:
-            with owner.attached():
+            with owner.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
             owner.leave(error)
@@ -80,11 +83,12 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        owner = _open_node(task)
+        context = own_context()
+        owner = _open_node(task, context)
         if owner is None:
             return await original(task, *args, **kwargs)
         try:
-            with owner.attached():
+            with owner.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
             owner.leave(error)
@@ -95,12 +99,12 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _open_node(task: Task) -> NodeOwner | None:
-    parent = current_owner()
+def _open_node(task: Task, context: Context) -> NodeOwner | None:
+    parent = current_owner(context)
     if parent is None:
         return None
     with _OPENING:
-        return open_node(task, parent)
+        return open_node(task, parent, context)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,9 +128,14 @@ class WorkflowOwner(SpanOwner):
             self.instruments.record(semconv.WORKFLOW_INTERRUPTS, 1, workflow, context)
 
 
+_random: Final = random.Random()  # noqa: S311 of its own: the application's random numbers are left as they are
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
 def new_node_id() -> str:
-    """8 hex digits from the operating system: the application's own random numbers are left as they are."""
-    return os.urandom(4).hex()
+    """8 hex digits."""
+    return f"{_random.getrandbits(32):08x}"
 
 
 class NodeOwner(SpanOwner):
@@ -137,6 +143,7 @@ class NodeOwner(SpanOwner):
 
     Attributes:
         node_id: 8 hex digits, unique per node execution.
+        node_name: The name it is shown with.
         attempt: Number of the running attempt, from 1.
         facts: Attributes to set when the span ends; a PipelineNode replaces them in each attempt, so that a failed
             attempt leaves none behind.
@@ -145,12 +152,12 @@ class NodeOwner(SpanOwner):
     __slots__ = (
         "_adopted_attempt",
         "_attempt_started_ns",
-        "_labels",
+        "_attributes",
         "_last_failed",
         "attempt",
         "facts",
-        "ids",
         "node_id",
+        "node_name",
     )
 
     def __init__(
@@ -158,28 +165,28 @@ class NodeOwner(SpanOwner):
         tracer: Tracer,
         name: str,
         shown_name: str,
-        attributes: Mapping[str, Any],
+        attributes: dict[str, Any],
         instruments: Instruments,
         *,
+        parent: Context | None = None,
         checkpoint_ns: str = "",
     ) -> None:
-        workflow_name, node = attributes.get(semconv.WORKFLOW_NAME), attributes[semconv.NODE]
-        self._labels = {semconv.WORKFLOW_NAME: workflow_name, semconv.NODE: node}
-        self.node_id = new_node_id()
+        self.node_id = attributes[semconv.NODE_ID] = new_node_id()
+        self.node_name = attributes[semconv.NODE_NAME] = shown_name
         self.facts: Mapping[str, Any] = {}
-        super().__init__(
-            tracer,
-            f"{semconv.INVOKE_NODE} {name}",
-            {**attributes, semconv.NODE_ID: self.node_id, semconv.NODE_NAME: shown_name},
-            instruments=instruments,
-        )
+        self._attributes = attributes
+        super().__init__(tracer, f"{semconv.INVOKE_NODE} {name}", attributes, parent=parent, instruments=instruments)
         self.attempt = 1
         self._attempt_started_ns = self.started_ns
         self._adopted_attempt = 0
         self._last_failed: BaseException | None = None
-        self.ids = NodeIds(span_id_of(self.span), self.node_id, shown_name)
         if self.directory is not None and self.directory.nodes is not None:
             self.directory.nodes[checkpoint_ns] = self.ids
+
+    @property
+    def ids(self) -> NodeIds:
+        """How events lead back to the span; made when somebody asks, which in most runs is nobody."""
+        return NodeIds(span_id_of(self.span), self.node_id, self.node_name)
 
     def adopt(self) -> bool:
         """Lets a PipelineNode take this span for its own, once per attempt."""
@@ -202,7 +209,7 @@ class NodeOwner(SpanOwner):
     def next_attempt(self) -> None:
         """Begins the clock of the next attempt, when LangGraph has waited its back-off."""
         failed = None if self._last_failed is None else error_type(self._last_failed)
-        self.instruments.record(semconv.NODE_RETRIES, 1, {**self._labels, semconv.ERROR_TYPE: failed})
+        self.instruments.record(semconv.NODE_RETRIES, 1, {**self._labels(), semconv.ERROR_TYPE: failed})
         self.attempt += 1
         self._attempt_started_ns = time.perf_counter_ns()
 
@@ -214,7 +221,8 @@ class NodeOwner(SpanOwner):
             return False
         if self.instruments.are_live:
             with _COUNTING:
-                ended = {**self._labels, semconv.STATUS: outcome}
+                ended = self._labels()
+                ended[semconv.STATUS] = outcome
                 if self.error_type is not None:
                     ended[semconv.ERROR_TYPE] = self.error_type
                 self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, exemplar_context(self.span))
@@ -234,8 +242,11 @@ class NodeOwner(SpanOwner):
             self.directory.note_failure(error, self.ids)
         self.fail(error)
 
+    def _labels(self) -> dict[str, Any]:
+        return {label: self._attributes.get(label) for label in (semconv.WORKFLOW_NAME, semconv.NODE)}
 
-def open_node(task: _convert.Task, parent: SpanOwner) -> NodeOwner | None:
+
+def open_node(task: _convert.Task, parent: SpanOwner, context: Context) -> NodeOwner | None:
     """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
@@ -245,6 +256,7 @@ def open_node(task: _convert.Task, parent: SpanOwner) -> NodeOwner | None:
         _convert.display_name(task),
         _convert.node_attributes(task, _workflow_name(parent)),
         parent.instruments,
+        parent=context,
         checkpoint_ns=_convert.checkpoint_ns(task),
     )
 
