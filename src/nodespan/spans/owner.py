@@ -120,7 +120,7 @@ class SpanOwner:
         "_finished",
         "_raised_below",
         "_step",
-        "_stepped_over",
+        "_step_base",
         "directory",
         "error_type",
         "instruments",
@@ -145,8 +145,8 @@ class SpanOwner:
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
-        self._stepped_over: Context | None = None
-        self._step: Attached
+        self._step_base: Context | None = None
+        self._step: Attached | None = None
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.error_type: str | None = None
@@ -196,10 +196,10 @@ class SpanOwner:
         return Attached(self.context_over(base))
 
     def step(self) -> Attached:
-        """The same for one of many steps of the work, which never overlap: over one context they share one object."""
+        """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
         base = context_api.get_current()
-        if base is not self._stepped_over:
-            self._stepped_over, self._step = base, self.attached(base)
+        if self._step is None or base is not self._step_base:
+            self._step_base, self._step = base, self.attached(base)
         return self._step
 
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
@@ -248,6 +248,7 @@ class SpanOwner:
         if not self._finished.acquire(blocking=False):
             return False
         self._raised_below.clear()
+        self._step = self._step_base = None  # the first leads back to this owner
         with _ENDING:
             if self.span.is_recording():
                 self.span.set_attribute(semconv.STATUS, outcome)
