@@ -15,6 +15,7 @@ from langgraph.constants import TAG_HIDDEN
 from typing_extensions import override
 
 from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation.langgraph._run import Claim
 from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner
 from nodespan.spans.guard import Guard
 from nodespan.spans.owner import current_owner
@@ -35,7 +36,11 @@ class NodeCallbacks(BaseCallbackHandler):
     """
 
     run_inline = True  # in an executor it would see another context than the node's
-    raise_error = False
+
+    @property
+    @override
+    def ignore_chain(self) -> bool:
+        return not Claim.lacks_nodes
 
     @override
     def on_chain_start(
@@ -80,13 +85,13 @@ class NodeCallbacks(BaseCallbackHandler):
 
 _listening: Final[ContextVar[NodeCallbacks | None]] = ContextVar(
     "nodespan_node_callbacks",
-    default=NodeCallbacks(),  # noqa: B039 it has no state, and so serves every context
+    default=NodeCallbacks(),  # noqa: B039 it has no state of its own, and so serves every context
 )
 _registered: Final[list[bool]] = []
 
 
 def listen() -> None:
-    """Has LangChain tell of every node from now on; outside of claimed runs nobody acts on it."""
+    """Has LangChain tell of every node from now on; it is not heard while LangGraph has its seams."""
     if not _registered:
         _registered.append(True)
         register_configure_hook(_listening, inheritable=True)

@@ -30,11 +30,13 @@ class Claim:
 
     Attributes:
         lacks_runs: LangGraph lacks a seam around runs, so that a node may be claimed which has no run around it.
+        lacks_nodes: It lacks one around nodes, so that callbacks have to tell of them.
     """
 
     tracer: Tracer | None = None
     meter_provider: MeterProvider | None = None
     lacks_runs = False
+    lacks_nodes = False
 
 
 def opening(

@@ -38,5 +38,6 @@ def install(claimant: object) -> None:
     """Wraps LangGraph for as long as the claimant lives; where a seam is missing that has a substitute, that serves."""
     missing = SEAMS.install(claimant)
     Claim.lacks_runs = not set(RUNS).isdisjoint(missing)
-    if not set(NODES).isdisjoint(missing):
+    Claim.lacks_nodes = not set(NODES).isdisjoint(missing)
+    if Claim.lacks_nodes:
         listen()
