@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import traceback
 
 import pytest
@@ -18,7 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContex
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 from nodespan.testing import span_tree
-from small_graphs import chain
+from small_graphs import chain, without_ids
 
 SEAMS = [
     (Pregel, "stream"),
@@ -55,13 +54,6 @@ def switch(tracer_provider):
     uninstrument()
 
 
-def _without_ids(value):
-    """What came out, as text, without the ids and times that differ from run to run."""
-    text = repr(value)
-    text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID", text)
-    return re.sub(r"('timestamp': )\d+", r"\1T", text)
-
-
 def graphs():
     from langgraph.graph import START, StateGraph
 
@@ -80,7 +72,7 @@ def test_results_and_events_are_those_of_the_program_without_instrumentation(run
     graph = graphs()
     plain = run(graph, {"seen": []})
     switch()
-    assert _without_ids(run(graph, {"seen": []})) == _without_ids(plain)
+    assert without_ids(run(graph, {"seen": []})) == without_ids(plain)
     assert exporter.get_finished_spans()
 
 
