@@ -14,7 +14,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
+.PHONY: help demo test test-oldest test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

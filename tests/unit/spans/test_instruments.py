@@ -47,6 +47,7 @@ def test_each_instrument_is_what_the_table_says(name, measured):
     kinds = {
         "histogram": ("Histogram", None),
         "counter": ("Sum", True),
+        "observable counter": ("Sum", True),
         "updowncounter": ("Sum", False),
         "observable updowncounter": ("Sum", False),
         "observable gauge": ("Gauge", None),
