@@ -177,7 +177,6 @@ class NodeOwner(SpanOwner):
         instruments: Instruments,
         *,
         parent: Context | None = None,
-        checkpoint_ns: str = "",
     ) -> None:
         self.node_id = attributes[semconv.NODE_ID] = new_node_id()
         self.node_name = attributes[semconv.NODE_NAME] = shown_name
@@ -189,7 +188,8 @@ class NodeOwner(SpanOwner):
         self._adopted_attempt = 0
         self._last_failed: BaseException | None = None
         if self.directory is not None and self.directory.nodes is not None:
-            self.directory.nodes[checkpoint_ns] = self.ids
+            # The namespace is the same over all attempts: ``node:task_id``, with its parents' before it.
+            self.directory.nodes[attributes.get(semconv.LANGGRAPH_CHECKPOINT_NS) or ""] = self.ids
 
     @property
     def ids(self) -> NodeIds:
@@ -239,8 +239,11 @@ class NodeOwner(SpanOwner):
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the execution ended."""
         last_failed, self._last_failed = self._last_failed, None
+        if error is None:
+            self.finish()
+            return
         outcome = outcome_of(error)
-        if outcome != "error" or error is None:
+        if outcome != "error":
             self.finish(outcome)
             return
         if self.attempt > 1 and last_failed is not error:
@@ -251,7 +254,8 @@ class NodeOwner(SpanOwner):
         self.fail(error)
 
     def _labels(self) -> dict[str, Any]:
-        return {label: self._attributes.get(label) for label in (semconv.WORKFLOW_NAME, semconv.NODE)}
+        known = self._attributes
+        return {semconv.WORKFLOW_NAME: known.get(semconv.WORKFLOW_NAME), semconv.NODE: known.get(semconv.NODE)}
 
 
 def open_node(
@@ -267,7 +271,6 @@ def open_node(
         _convert.node_attributes(task, _workflow_name(parent)),
         instruments,
         parent=context,
-        checkpoint_ns=_convert.checkpoint_ns(task),
     )
 
 
