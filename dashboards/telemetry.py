@@ -34,7 +34,7 @@ from nodespan.semconv import (
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-# What Prometheus scrapes: metrics of the Collector and of Prometheus itself, and those of their labels that are used.
+# What Prometheus scrapes: its own word for what answers, and the Collector's metrics of itself.
 UP: Final = 'up{job=~"otel-collector|jaeger|prometheus"}'
 ACCEPTED: Final = "otelcol_receiver_accepted_spans_total"
 REFUSED: Final = "otelcol_receiver_refused_spans_total"
@@ -43,16 +43,6 @@ FAILED: Final = "otelcol_exporter_send_failed_spans_total"
 NOT_QUEUED: Final = "otelcol_exporter_enqueue_failed_spans_total"
 QUEUE_SIZE: Final = "otelcol_exporter_queue_size"
 QUEUE_CAPACITY: Final = "otelcol_exporter_queue_capacity"
-SCRAPED: Final = {
-    "up": {"job", "instance"},
-    ACCEPTED: {"receiver", "transport"},
-    REFUSED: {"receiver", "transport"},
-    SENT: {"exporter"},
-    FAILED: {"exporter"},
-    NOT_QUEUED: {"exporter"},
-    QUEUE_SIZE: {"exporter", "data_type"},
-    QUEUE_CAPACITY: {"exporter", "data_type"},
-}
 LINKS: Final = (traces("What arrived in Jaeger"), board_link("Workflows at this time", "nodespan-workflows"))
 
 

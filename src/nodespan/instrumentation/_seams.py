@@ -67,10 +67,10 @@ class Seams:
 
     def _wrap(self, seam: Seam) -> bool:
         target = _target(seam)
-        original = _own(target, seam.name)
-        if original is None:
+        if not _has(target, seam.name):
             self._say_missing(seam)
             return False
+        original = getattr(target, seam.name)
         wrapper = seam.wrap(original)
         setattr(target, seam.name, wrapper)
         self._installed[seam] = (original, wrapper)
@@ -97,10 +97,6 @@ def _target(seam: Seam) -> Any:
     return getattr(module, seam.owner, None) if seam.owner else module
 
 
-def _own(target: Any, name: str) -> Any:
-    """What the module or the class and its bases have; not the metaclass, which has a ``__call__`` for every class."""
-    if target is None:
-        return None
-    places: tuple[Any, ...] = getattr(target, "__mro__", (target,))
-    found: list[Any] = [vars(place)[name] for place in places if name in vars(place)]
-    return found[0] if found else None
+def _has(target: Any, name: str) -> bool:
+    """Whether the module, or the class or a base of it, has the name; each class has a metaclass's ``__call__``."""
+    return target is not None and any(name in vars(place) for place in getattr(target, "__mro__", (target,)))

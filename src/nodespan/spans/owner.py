@@ -60,6 +60,12 @@ def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     return trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
 
 
+def makes_spans(tracer: Tracer) -> bool:
+    """Whether a real provider stands behind the tracer, or at least none of the API's own stand-ins."""
+    real = getattr(tracer, "_tracer", tracer) if isinstance(tracer, trace.ProxyTracer) else tracer
+    return not isinstance(real, trace.NoOpTracer)
+
+
 def current_owner(context: Context | None = None) -> SpanOwner | None:
     """The innermost owner whose work encloses the caller, found in the context (the current one if not given)."""
     owner = context_api.get_value(_OWNER_KEY, context)
@@ -113,6 +119,8 @@ class SpanOwner:
         "__weakref__",
         "_finished",
         "_raised_below",
+        "_step",
+        "_step_base",
         "directory",
         "error_type",
         "instruments",
@@ -137,6 +145,8 @@ class SpanOwner:
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
+        self._step_base: Context | None = None
+        self._step: Attached | None = None
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.error_type: str | None = None
@@ -185,6 +195,13 @@ class SpanOwner:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
         return Attached(self.context_over(base))
 
+    def step(self) -> Attached:
+        """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
+        base = context_api.get_current()
+        if self._step is None or base is not self._step_base:
+            self._step_base, self._step = base, self.attached(base)
+        return self._step
+
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Sets what can be held of the attributes; ``None`` values are left out."""
         if self.span.is_recording():
@@ -231,6 +248,7 @@ class SpanOwner:
         if not self._finished.acquire(blocking=False):
             return False
         self._raised_below.clear()
+        self._step = self._step_base = None  # the first leads back to this owner
         with _ENDING:
             if self.span.is_recording():
                 self.span.set_attribute(semconv.STATUS, outcome)

@@ -145,7 +145,9 @@ def _find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> li
     shortest_ns = (wanted.min_duration_s or 0.0) * 1e9
     since_ns = wanted.since_ns or 0
     columns = "trace_id, name, service, trace.start_ns, end_ns, spans, errors"
-    words = sorted(_words(wanted), key=lambda word: _frequency(connection, word))
+    words = _words(wanted)
+    if len(words) > 1:
+        words.sort(key=lambda word: _frequency(connection, word))
     if not words:
         query = (
             f"SELECT {columns} FROM trace WHERE start_ns >= ? AND end_ns - start_ns >= ? ORDER BY start_ns DESC LIMIT ?"  # noqa: S608 our own words

@@ -14,12 +14,22 @@ from promql_parser import AggregateExpr, MatrixSelector, VectorSelector
 
 from boards import BOARDS, FOLDER, VARIABLE, Asked, asked, panels
 from dashboards.generate import files
-from dashboards.telemetry import SCRAPED
 from nodespan.semconv import NAMES
 
 PANELS = [(uid, panel) for uid, board in sorted(BOARDS.items()) for panel in panels(board)]
 ON_EVERY_SERIES = {"service_name", "job", "instance", "otel_metric_overflow"}
 LATENCY = re.compile(r"_duration_seconds_bucket|_time_to_first_\w+_seconds_bucket")
+# What Prometheus scrapes, with labels: its own word for what answers, and the Collector's metrics of itself.
+SCRAPED = {
+    "up": {"job", "instance"},
+    "otelcol_receiver_accepted_spans_total": {"receiver", "transport"},
+    "otelcol_receiver_refused_spans_total": {"receiver", "transport"},
+    "otelcol_exporter_sent_spans_total": {"exporter"},
+    "otelcol_exporter_send_failed_spans_total": {"exporter"},
+    "otelcol_exporter_enqueue_failed_spans_total": {"exporter"},
+    "otelcol_exporter_queue_size": {"exporter", "data_type"},
+    "otelcol_exporter_queue_capacity": {"exporter", "data_type"},
+}
 # Grafana's own variables that a link or a query may use.
 BUILT_IN = {"__rate_interval", "__range", "__from", "__to", "__url_time_range", "__field", "__data"}
 

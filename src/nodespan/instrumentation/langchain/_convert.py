@@ -100,21 +100,29 @@ def server_of(client: object) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=128)
+def _fields(kind: type) -> frozenset[str]:
+    """The pydantic fields of a class. To ask a model for what it does not have costs as much as all the rest."""
+    return frozenset(cast("Mapping[str, object]", getattr(kind, "model_fields", None) or {}))
+
+
+@lru_cache(maxsize=128)
 def _network_fields(kind: type) -> tuple[str, ...] | None:
     """The fields that hold an address; ``None`` for a class with no sign of a network."""
-    names = tuple(cast("Mapping[str, object]", getattr(kind, "model_fields", None) or {}))
-    addresses = tuple(name for name in names if name.endswith(_ADDRESS_ENDINGS))
+    names = _fields(kind)
+    addresses = tuple(name for name in sorted(names) if name.endswith(_ADDRESS_ENDINGS))
     return addresses if addresses or any(name.endswith(_SECRET_ENDINGS) for name in names) else None
 
 
 def request_attributes(model: object, parameters: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling that was asked for: by the call, else as LangChain knows it, else by the model's own field."""
     attributes: dict[str, Any] = server_of(model)
+    fields = _fields(type(model))
     for key, name in _PARAMETERS.items():
-        value = kwargs.get(key, parameters.get(f"ls_{key}", getattr(model, key, None)))
+        own = getattr(model, key, None) if key in fields else None
+        value = kwargs.get(key, parameters.get(f"ls_{key}", own))
         if isinstance(value, (int, float)):
             attributes[name] = value
-    stop = kwargs.get("stop") or getattr(model, "stop", None)
+    stop = kwargs.get("stop") or (getattr(model, "stop", None) if "stop" in fields else None)
     if isinstance(stop, (list, tuple)) and stop:
         attributes[semconv.REQUEST_STOP_SEQUENCES] = [str(text) for text in cast("Iterable[object]", stop)]
     return attributes

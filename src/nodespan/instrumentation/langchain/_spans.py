@@ -19,7 +19,7 @@ from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_call import exemplar_context, record_model_call
 from nodespan.spans.model_span import ModelCallOwner
-from nodespan.spans.owner import SpanOwner, current_owner
+from nodespan.spans.owner import SpanOwner, current_owner, makes_spans
 
 try:  # LangChain's own ids, which sort by time
     from langchain_core.utils.uuid import uuid7 as new_run_id
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
-    from nodespan.spans.owner import Attached, Outcome
+    from nodespan.spans.owner import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
 _HANDLED: Final = "_OTHER"
@@ -51,11 +51,15 @@ class Active:
 
 
 def tracer_here(context: Context | None = None) -> Tracer | None:
-    """The tracer of what runs around, so that a run's spans are all made by one; else the instrumentor's."""
+    """The tracer of what runs around, so that a run's spans are all made by one; else the instrumentor's.
+
+    ``None`` where LangChain is not traced, or nothing would come of it: no span and no metric.
+    """
     if Active.tracer is None:
         return None
     outer = current_owner(context)
-    return outer.tracer if outer is not None else Active.tracer
+    tracer = outer.tracer if outer is not None else Active.tracer
+    return tracer if makes_spans(tracer) or get_instruments(Active.meter_provider).are_live else None
 
 
 def choose_run_ids(owner: SpanOwner, given: object, count: int = 1) -> list[UUID] | None:
@@ -109,10 +113,6 @@ class ModelCall(ModelCallOwner):
         if self.span.is_recording():
             with _DESCRIBING:
                 self.set(_convert.request_attributes(model, identity.parameters, kwargs))
-
-    def step(self) -> Attached:
-        """Makes the span current for one step of a streamed answer."""
-        return self.attached()
 
     def saw(self, item: object) -> None:
         """Keeps a piece of a streamed answer; they are put together when it ends."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
 from opentelemetry import trace
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
@@ -98,20 +97,15 @@ def _is_real(owner: WorkflowOwner, context: Context) -> bool:
 class Run:
     """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
 
-    __slots__ = ("_adopted", "_attached", "_base", "_owner")
+    __slots__ = ("_adopted", "_owner")
 
     def __init__(self, owner: WorkflowOwner, *, adopted: bool) -> None:
         self._owner = owner
         self._adopted = adopted
-        self._base: Context | None = None
-        self._attached: Attached
 
     def step(self) -> Attached:
-        """Makes the run's span current. Steps never overlap, so that one object serves all over the same context."""
-        base = context_api.get_current()
-        if base is not self._base:
-            self._base, self._attached = base, self._owner.attached(base)
-        return self._attached
+        """Makes the run's span current."""
+        return self._owner.step()
 
     def saw(self, item: object) -> None:
         """Nothing: what a graph streams is its own."""

@@ -1,0 +1,206 @@
+"""Files that are broken, replaced, of another version, or in a place that cannot serve."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from nodespan.errors import StoreError
+from nodespan.otlp import Encoded
+from nodespan.store import SqliteStore, database
+from nodespan.store.mounts import network_file_system
+
+HERE = "http://here:4318"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spans.db"
+
+
+def append(store: SqliteStore, spans: int = 1) -> int:
+    return store.append(Encoded(b"x" * 3_000, spans), HERE, "me")
+
+
+def damaged(path: Path) -> list[Path]:
+    return sorted(file for file in path.parent.iterdir() if re.fullmatch(r"spans\.db\.damaged-\d+", file.name))
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "nodespan"]
+
+
+def test_the_file_is_only_for_its_owner(path):
+    before = os.umask(0)
+    try:
+        store = SqliteStore(path.parent / "deep" / "down" / "spans.db")
+        append(store)
+        store.close()
+    finally:
+        os.umask(before)
+    assert store.path.stat().st_mode & 0o777 == 0o600
+    assert store.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database, and never was one" * 100, b"SQLite format 3\x00" + b"\xff" * 5_000]
+)
+def test_a_file_that_is_no_store_is_kept_aside_and_a_new_one_begun(path, content, caplog):
+    path.write_bytes(content)
+    store = SqliteStore(path)
+    append(store)
+    assert store.look().spans == 1
+    (aside,) = damaged(path)
+    assert aside.read_bytes() == content
+    (warning,) = warnings_of(caplog)
+    assert str(aside) in warning
+    store.close()
+
+
+def fill(path: Path) -> SqliteStore:
+    store = SqliteStore(path)
+    for _ in range(50):
+        append(store)
+    store.database.read(lambda connection: connection)
+    store.close()  # what is in the log is then in the file
+    return store
+
+
+def test_pages_that_were_overwritten_are_found_while_the_store_is_open(path, caplog):
+    store = fill(path)
+    append(store)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        for page in range(1, size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xab" * 4096)
+    other = SqliteStore(path)
+    for _ in range(3):
+        append(other)
+    assert other.look().spans == 3
+    assert len(damaged(path)) == 1
+    append(store)  # the one that still had the old file open goes over to the new one
+    assert other.look().spans == 4
+    assert len(damaged(path)) == 1
+    assert len(warnings_of(caplog)) == 1
+    store.close()
+    other.close()
+
+
+@pytest.mark.parametrize("length", [0, 100, 4096, 20_000])
+def test_a_file_that_was_cut_off_costs_what_was_cut_and_no_more(path, length, caplog):
+    fill(path)
+    os.truncate(path, length)
+    store = SqliteStore(path)
+    for _ in range(3):
+        append(store)
+    found, _ = store.unsent(HERE)
+    assert len(found) >= 3
+    assert len(damaged(path)) <= 1
+    assert len(warnings_of(caplog)) == len(damaged(path))
+    assert store.database.read(lambda connection: connection.execute("PRAGMA integrity_check").fetchone()) == ("ok",)
+    store.close()
+
+
+def test_a_file_that_was_removed_under_a_running_program_is_begun_anew(path):
+    store = SqliteStore(path)
+    append(store)
+    for file in path.parent.glob("spans.db*"):
+        file.unlink()
+    append(store, spans=7)
+    assert store.look().spans == 7
+    reader = SqliteStore(path)
+    assert reader.look().spans == 7
+    reader.close()
+    store.close()
+
+
+def test_a_store_of_another_version_is_left_as_it_is(path):
+    store = SqliteStore(path)
+    append(store)
+    store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"another version.*schema 99"):
+        append(store)
+    assert path.read_bytes() == before
+
+
+MOUNTS = r"""sysfs /sys sysfs rw 0 0
+/dev/vda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+tmpfs /home/local tmpfs rw 0 0
+//nas/a\040b /media/a\040b cifs rw 0 0
+me@host: /home/me/remote fuse.sshfs rw 0 0
+overlay /srv nfs rw 0 0
+overlay /srv overlay rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("/home/me/spans.db", "nfs4"),
+        ("/home/local/spans.db", None),
+        ("/media/a b/deep/spans.db", "cifs"),
+        ("/home/me/remote/spans.db", "fuse.sshfs"),
+        ("/srv/spans.db", None),
+        ("/var/spans.db", None),
+    ],
+)
+def test_a_network_file_system_is_known_by_the_table_of_mounts(tmp_path, place, kind):
+    table = tmp_path / "mounts"
+    table.write_text(MOUNTS)
+    assert network_file_system(Path(place), table) == kind
+    assert network_file_system(Path(place), tmp_path / "absent") is None
+
+
+def test_a_store_on_a_network_file_system_is_refused_with_the_reason(path, tmp_path, monkeypatch):
+    table = tmp_path / "mounts"
+    table.write_text(f"server:/x {tmp_path.resolve()} nfs4 rw 0 0\n")
+    monkeypatch.setattr(database, "network_file_system", lambda path: network_file_system(path, table))
+    with pytest.raises(StoreError, match=r"network file system.*nfs4.*NODESPAN_STORE=memory"):
+        append(SqliteStore(path))
+    assert not path.exists()
+
+
+def test_a_file_system_without_shared_memory_is_refused(path, monkeypatch):
+    """As SQLite itself sees it: its dotfile locking has none."""
+    real = sqlite3.connect
+
+    def connect(place, **options):
+        return real(f"file:{place}?vfs=unix-dotfile", uri=True, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(StoreError, match="shared memory"):
+        append(SqliteStore(path))
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/spans.db", "/dev/null/spans.db", "/"])
+def test_a_place_that_cannot_be_written_says_so_and_what_to_type(place):
+    with pytest.raises(StoreError, match=r"NODESPAN_STORE=/path/to/spans\.db"):
+        append(SqliteStore(Path(place)))
+
+
+def test_a_read_only_directory_says_so():
+    """Root may write everywhere, and so is somebody else meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o555)
+        me = os.geteuid()
+        if me == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(StoreError, match="Permission denied"):
+                append(SqliteStore(place / "spans.db"))
+        finally:
+            os.seteuid(me)
+        assert list(place.iterdir()) == []

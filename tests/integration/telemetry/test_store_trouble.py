@@ -1,0 +1,161 @@
+"""A store that is full, held, broken or in no place to serve: memory serves, and it is said; and clocks that jump."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sqlite3
+import time
+import weakref
+
+import pytest
+
+from nodespan.spans.ledger import DeliveryReport
+from nodespan.store import MEMORY, SqliteStore, StoreReader, TraceFilter, store_path
+from nodespan.store import database as database_module
+from nodespan.telemetry import configure
+from nodespan.telemetry import delivery as delivery_module
+from otlp_receiver import OtlpReceiver
+
+PATIENCE_S = 60
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "nodespan"]
+
+
+FULL = """
+import json, resource, sys
+from dataclasses import asdict
+from opentelemetry import trace
+import nodespan
+
+telemetry = nodespan.configure("full", endpoint=sys.argv[1] or None)
+tracer = trace.get_tracer("test")
+
+def make(number, name):
+    for index in range(number):
+        tracer.start_span(f"{name} {index}", attributes={"text": "x" * 500}).end()
+
+make(100, "before")
+telemetry.force_flush(20)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+make(2000, "full")
+report = telemetry.force_flush(20)
+print(json.dumps([asdict(report), str(telemetry.store.path)]))
+"""
+
+
+@pytest.mark.parametrize("has_endpoint", [False, True])
+def test_a_disk_that_is_full_loses_nothing_while_the_process_lives(has_endpoint, run_python, figures):
+    with OtlpReceiver() as receiver:
+        done = run_python(FULL, receiver.endpoint if has_endpoint else "", OTEL_LOGS_EXPORTER="none")
+        assert done.returncode == 0, done.stderr
+        report, place = json.loads(done.stdout)
+        assert (report["ended"], report["stored"], report["dropped"]) == (2100, 2100, {})
+        assert report["waiting"] == 0
+        assert place == "memory"
+        assert done.stderr.count("Spans are kept in memory until this process ends") == 1
+        if has_endpoint:
+            names = [f"before {index}" for index in range(100)] + [f"full {index}" for index in range(2000)]
+            assert figures(names, receiver.spans)["lost"] == 0
+
+
+@pytest.mark.parametrize("has_endpoint", [False, True])
+def test_a_place_that_cannot_serve_is_said_once_and_memory_serves(has_endpoint, monkeypatch, make_spans, caplog):
+    monkeypatch.setenv("NODESPAN_STORE", "/proc/nowhere/spans.db")
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint if has_endpoint else None) as telemetry:
+        make_spans(30)
+        assert telemetry.force_flush(PATIENCE_S)
+        make_spans(30)
+        report = telemetry.force_flush(PATIENCE_S)
+        assert report == DeliveryReport(60, 60, 60 if has_endpoint else 0, 0, {})
+        assert telemetry.store is not None
+        assert telemetry.store.path == MEMORY
+        assert len(StoreReader(telemetry.store).find_traces(TraceFilter(), 100)) == 60
+        assert len(receiver.spans) == (60 if has_endpoint else 0)
+    (warning,) = warnings_of(caplog)
+    assert "kept in memory until this process ends" in warning
+
+
+def test_a_store_of_another_version_is_left_alone_and_memory_serves(make_spans, caplog):
+    SqliteStore(store_path()).look()
+    connection = sqlite3.connect(store_path())
+    connection.execute("PRAGMA user_version = 99")
+    connection.commit()
+    connection.close()
+    with configure() as telemetry:
+        make_spans(3)
+        assert telemetry.force_flush()
+    (warning,) = warnings_of(caplog)
+    assert "another version" in warning
+    assert "kept in memory" in warning
+
+
+def test_a_file_that_breaks_under_a_running_program_costs_only_what_was_in_it(make_spans, figures, caplog):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        first = make_spans(100, "first")
+        assert telemetry.force_flush(PATIENCE_S)
+        store_path().write_bytes(b"broken" * 10_000)
+        second = make_spans(100, "second")
+        assert telemetry.force_flush(PATIENCE_S)
+        assert figures([*first, *second], receiver.spans)["lost"] == 0
+    # With luck SQLite had all that it needs elsewhere, and writes it over the broken file.
+    assert len(warnings_of(caplog)) == len(list(store_path().parent.glob("*.damaged-*"))) <= 1
+    after = SqliteStore(store_path())
+    assert after.look().spans >= 100
+    after.close()
+
+
+def test_a_store_that_somebody_holds_stops_no_span_and_what_is_too_much_is_counted(make_spans, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "500")
+    with configure() as telemetry:
+        make_spans(1, "first")
+        assert telemetry.force_flush()
+        blocker = sqlite3.connect(store_path(), isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        make_spans(20, "before the writer tried")
+        while not telemetry._delivery._unwritten:
+            time.sleep(0.01)
+        # The writer waits in SQLite for the lock; a span that waited for the writer would take as long.
+        longest_s = 0.0
+        for number in range(1_000):
+            started = time.perf_counter()
+            make_spans(1, f"meanwhile {number}")
+            longest_s = max(longest_s, time.perf_counter() - started)
+        assert longest_s < database_module._BUSY_TIMEOUT_S
+        report = telemetry.force_flush(0)
+        assert report.dropped["queue_full"] >= 500
+        assert report.ended == 1_021 == report.stored + report.waiting + report.dropped["queue_full"]
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        report = telemetry.force_flush(PATIENCE_S)
+        assert report.waiting == 0
+        assert report.stored == 1_021 - report.dropped["queue_full"]
+
+
+def test_a_clock_that_is_set_back_or_forth_loses_nothing(make_spans, monkeypatch, figures):
+    real, real_ns = time.time, time.time_ns
+    shift = 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + shift)
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + round(shift * 1e9))
+    names = []
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        for shift in (0.0, -7200.0, 3600.0, -86_400.0, 0.0):
+            names += make_spans(50, f"at {shift}")
+            assert telemetry.force_flush(PATIENCE_S)
+        assert figures(names, receiver.spans)["lost"] == 0
+
+
+def test_a_store_that_is_dropped_leaves_nothing_behind_that_forks_would_run(tmp_path):
+    """A handler of a fork cannot be taken back, and would keep what it is bound to."""
+    store = SqliteStore(tmp_path / "spans.db")
+    store.look()
+    processor = delivery_module.StoreSpanProcessor(store, None, None)
+    processor.shutdown()
+    left = [weakref.ref(store), weakref.ref(store.database), weakref.ref(processor)]
+    del store, processor
+    gc.collect()
+    assert [reference() for reference in left] == [None] * 3
+    assert os.WEXITSTATUS(os.waitpid(os.fork() or os._exit(0), 0)[1]) == 0
