@@ -16,6 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContex
 
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
+from nodespan.spans.owner import current_owner
 from nodespan.testing import span_tree
 from small_graphs import chain, without_ids
 
@@ -157,10 +158,11 @@ def test_instrument_comes_back_after_somebody_wrapped_our_wrapper(switch, export
 
 
 def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
-    seen = []
+    seen, owners = [], set()
 
     def looks(state):
         seen.append(trace.get_current_span().get_span_context().span_id)
+        owners.add(current_owner())
         return {}
 
     instrument(tracer_provider=NoOpTracerProvider(), langchain=False, llama_cpp=False)
@@ -173,6 +175,7 @@ def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
     finally:
         uninstrument()
     assert seen == [0, 8, 8]
+    assert owners == {None}
 
 
 def test_an_unsampled_parent_is_passed_on_unsampled(run):
