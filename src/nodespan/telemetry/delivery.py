@@ -184,12 +184,15 @@ class StoreSpanProcessor(SpanProcessor):
     def _write(self) -> None:
         # Whoever finds the store busy comes again: what was taken from the queue stays first in line.
         with self._writing, _WRITING, suppress(StoreBusyError):
+            has_written = False
             while self._queue or self._unwritten:
                 if not self._unwritten:
                     self._encode()
                     continue
                 self._append(self._unwritten[0])
                 self.ledger.stored(self._unwritten.popleft().spans)
+                has_written = True
+            if has_written:  # said once for all, which then go out in few requests; the sender looks by itself as well
                 self._news.set()
 
     def _encode(self) -> None:
