@@ -30,9 +30,10 @@ test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prom
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
 
 OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
+  $(patsubst %,tests/integration/instrumentation/test_langchain_%.py,spans ends content) \
   tests/integration/workflow/test_node.py tests/integration/workflow/test_composer.py
 
-test-oldest: $(VENV) ## Run the tests of LangGraph's instrumentation and of workflows on the oldest LangGraph, 0.6
+test-oldest: $(VENV) ## Run the tests of instrumentation and of workflows on the oldest LangGraph and LangChain, 0.6 and 0.3
 	$(BIN)/python tools/oldest.py $(OLDEST_TESTS) $(ARGS)
 
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
@@ -72,7 +73,7 @@ format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY) ## Write docs/names.md from the table of names
+docs: $(READY) ## Write docs/names.md and docs/cli.md from the code
 	$(BIN)/python docs/generate.py
 
 dashboards: $(READY) ## Write dashboards/json, the Grafana boards, from their Python

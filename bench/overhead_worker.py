@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, TypedDict
 
 from langgraph.graph import START, StateGraph
+from langgraph.pregel import _runner
 from opentelemetry import context, trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -69,6 +70,61 @@ def chain(body: Callable[[State], Any]) -> Any:
     return builder.compile(name="ten")
 
 
+class ByHand:
+    """A node's span, with what is recorded in it, as somebody would write it who has the SDK alone."""
+
+    def __init__(self, tracer: trace.Tracer, node: ReadableSpan, records: list[Callable[[], None]]) -> None:
+        self._tracer = tracer
+        self._name = node.name
+        self._attributes = dict(node.attributes or {})
+        self._records = records
+        self._originals = _runner.run_with_retry, _runner.arun_with_retry
+
+    def loop(self) -> None:
+        """Makes the spans of all runs, one after the other, under a parent as nodes have one."""
+        parent = self._tracer.start_span("parent")
+        outer = context.attach(trace.set_span_in_context(parent))
+        for _ in range(RUNS * NODES):
+            span, token = self._start()
+            self._end(span, token)
+        context.detach(outer)
+        parent.end()
+
+    def put_in(self) -> None:
+        """Puts the span around each node."""
+        original, aoriginal = self._originals
+
+        def run_with_retry(*args: Any, **kwargs: Any) -> Any:
+            span, token = self._start()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._end(span, token)
+
+        async def arun_with_retry(*args: Any, **kwargs: Any) -> Any:
+            span, token = self._start()
+            try:
+                return await aoriginal(*args, **kwargs)
+            finally:
+                self._end(span, token)
+
+        _runner.run_with_retry, _runner.arun_with_retry = run_with_retry, arun_with_retry
+
+    def take_out(self) -> None:
+        """Leaves the graph as it was."""
+        _runner.run_with_retry, _runner.arun_with_retry = self._originals
+
+    def _start(self) -> tuple[trace.Span, Any]:
+        span = self._tracer.start_span(self._name, attributes=self._attributes)
+        return span, context.attach(trace.set_span_in_context(span))
+
+    def _end(self, span: trace.Span, token: Any) -> None:
+        for record in self._records:
+            record()
+        context.detach(token)
+        span.end()
+
+
 class Worker:
     """Runs the graph in one of three ways, with a variant of nodespan switched on meanwhile."""
 
@@ -89,6 +145,7 @@ class Worker:
             "events": self._run_events,
         }
         self._floors: dict[str, Callable[[], None]] = {}
+        self._by_hand: dict[str, ByHand] = {}
         for way in self._ways.values():
             way()
         if library == "nodespan":
@@ -111,9 +168,11 @@ class Worker:
     @property
     def floors(self) -> list[str]:
         """What ``measure`` knows beside the variants of nodespan."""
-        return list(self._floors)
+        return [*self._floors, *self._by_hand]
 
     def _switch(self, variant: str, *, on: bool) -> None:
+        if variant in self._by_hand:
+            (self._by_hand[variant].put_in if on else self._by_hand[variant].take_out)()
         if variant not in {"spans", "metrics"}:
             return
         import nodespan
@@ -144,32 +203,19 @@ class Worker:
         self._loop.run_until_complete(runs())
 
     def _take_floors(self) -> None:
-        """Looks what a node's span and its metric records hold, and does the same with the SDK alone."""
+        """Looks what a node's span and its metric records hold, and does the same with the SDK alone.
+
+        A floor is taken in a tight loop. *By hand* the very same is done around each node of the graph, where what the
+        SDK needs has left the processor's caches meanwhile.
+        """
         self.measure("sync", "metrics")
         node = self._counting.node
         assert node is not None
-        tracer, attributes, name = self._tracer_provider.get_tracer("floor"), dict(node.attributes or {}), node.name
         records = self._records()
-
-        def spans(record: list[Callable[[], None]]) -> Callable[[], None]:
-            def work() -> None:
-                parent = trace.set_span_in_context(tracer.start_span("parent"))
-                outer = context.attach(parent)
-                for _ in range(RUNS * NODES):
-                    span = tracer.start_span(name, attributes=attributes)
-                    token = context.attach(trace.set_span_in_context(span))
-                    for each in record:
-                        each()
-                    context.detach(token)
-                    span.end()
-                context.detach(outer)
-                trace.get_current_span(parent).end()
-
-            return work
-
-        self._floors["floor of spans"] = spans([])
-        if records:
-            self._floors["floor of metrics"] = spans(records)
+        for name, wanted in (("spans", []), ("metrics", records)) if records else (("spans", []),):
+            by_hand = ByHand(self._tracer_provider.get_tracer("floor"), node, wanted)
+            self._floors[f"floor of {name}"] = by_hand.loop
+            self._by_hand[f"{name} by hand"] = by_hand
 
     def _records(self) -> list[Callable[[], None]]:
         """What to call to record once what a node records, on instruments of the same kind and labels."""

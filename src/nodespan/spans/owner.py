@@ -193,7 +193,7 @@ class SpanOwner:
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
-        return Attached(self.context_over(base))
+        return Attached(self.context_over(base), self)
 
     def step(self) -> Attached:
         """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
@@ -250,8 +250,7 @@ class SpanOwner:
         self._raised_below.clear()
         self._step = self._step_base = None  # the first leads back to this owner
         with _ENDING:
-            if self.span.is_recording():
-                self.span.set_attribute(semconv.STATUS, outcome)
+            self.span.set_attribute(semconv.STATUS, outcome)
             self.span.end(end_time_ns)
         return True
 
@@ -262,13 +261,18 @@ class SpanOwner:
 
 
 class Attached:
-    """A context made current for a ``with`` block in one frame of one task."""
+    """A context made current for a ``with`` block in one frame of one task.
+
+    Args:
+        context: To be current.
+        owner: The one that is found in it, where the caller knows it.
+    """
 
     __slots__ = ("_context", "_owner", "_owner_token", "_token")
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, owner: SpanOwner | None = None) -> None:
         self._context = context
-        self._owner = current_owner(context)
+        self._owner = owner or current_owner(context)
 
     def __enter__(self) -> None:
         self._token = _RUNTIME_CONTEXT.attach(self._context)

@@ -30,7 +30,7 @@ def holdable(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExpl
     if type(value) is str:
         return value if value.isascii() and len(value) <= MAX_TEXT_BYTES else _text(value)
     if type(value) is list or type(value) is tuple:
-        return _sequence(cast("list[object] | tuple[object, ...]", value))
+        return _sequence(value)  # pyright: ignore[reportUnknownArgumentType] cast() would be a call
     if value is None or type(value) is bool or type(value) is float:
         return value
     if type(value) is int:
@@ -79,5 +79,5 @@ def _other(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplic
 def _sequence(values: list[object] | tuple[object, ...]) -> AttributeValue:
     kinds = set(map(type, values))
     if not kinds or (len(kinds) == 1 and kinds <= _SCALARS):
-        return cast("AttributeValue", [holdable(value) for value in values])
+        return [holdable(value) for value in values]  # pyright: ignore[reportReturnType] all of one kind
     return _changed(_text(json.dumps(values, default=repr, ensure_ascii=False)))

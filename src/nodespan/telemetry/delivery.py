@@ -151,12 +151,10 @@ class StoreSpanProcessor(SpanProcessor):
             for shipper in filter(None, self._shippers.values()):
                 shipper.release()
         if waiting := self.report().waiting:
+            later = f"the next start sends them, or: nodespan flush. They wait in {self.store.path}."
+            what = "they were in memory, and end with this process." if self.store.path == MEMORY else later
             self._said.warn(
-                f"{self._destination} is down",
-                "%d spans have not reached %s; the next start sends them, or: nodespan flush. They wait in %s.",
-                waiting,
-                self._destination,
-                self.store.path,
+                f"{self._destination} is down", "%d spans have not reached %s; %s", waiting, self._destination, what
             )
         if self.store.path != MEMORY:  # what is in memory can still be read and counted
             self.store.close()
@@ -186,12 +184,15 @@ class StoreSpanProcessor(SpanProcessor):
     def _write(self) -> None:
         # Whoever finds the store busy comes again: what was taken from the queue stays first in line.
         with self._writing, _WRITING, suppress(StoreBusyError):
+            has_written = False
             while self._queue or self._unwritten:
                 if not self._unwritten:
                     self._encode()
                     continue
                 self._append(self._unwritten[0])
                 self.ledger.stored(self._unwritten.popleft().spans)
+                has_written = True
+            if has_written:  # said once for all, which then go out in few requests; the sender looks by itself as well
                 self._news.set()
 
     def _encode(self) -> None:

@@ -47,11 +47,6 @@ def is_hidden(task: Task) -> bool:
     return TAG_HIDDEN in (task.config.get("tags") or ())
 
 
-def checkpoint_ns(task: Task) -> str:
-    """Namespace of the task, the same over all its attempts: ``node:task_id``, with its parents' before it."""
-    return section(task.config, "configurable").get("checkpoint_ns", "")
-
-
 def display_name(task: Task) -> str:
     """The name a node's runnable asks to be shown with, else LangGraph's name of the node."""
     steps: Sequence[object] = getattr(task.proc, "steps", None) or (task.proc,)
@@ -75,11 +70,25 @@ def node_attributes(task: Task, workflow_name: str | None) -> dict[str, Any]:
     }
 
 
+def told_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
+    """The same of a node that a callback tells of, from the metadata that LangGraph gives along."""
+    return {
+        semconv.OPERATION_NAME: semconv.INVOKE_NODE,
+        semconv.NODE: metadata["langgraph_node"],
+        semconv.WORKFLOW_NAME: workflow_name,
+        semconv.LANGGRAPH_NODE: metadata["langgraph_node"],
+        semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
+        semconv.LANGGRAPH_CHECKPOINT_NS: metadata.get("langgraph_checkpoint_ns"),
+        semconv.LANGGRAPH_TRIGGERS: list(metadata.get("langgraph_triggers") or ()),
+        semconv.LANGGRAPH_PATH: "/".join(map(str, metadata.get("langgraph_path") or ())),
+    }
+
+
 def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
     """Checkpoint that the task's step began from; there is one only where somebody keeps checkpoints."""
     if not configurable.get(_CHECKPOINTER):
         return None
-    steps = cast("dict[str, str] | None", configurable.get("checkpoint_map"))
+    steps: dict[str, str] | None = configurable.get("checkpoint_map")
     return next(reversed(steps.values())) if steps else None
 
 
@@ -108,7 +117,8 @@ def field_of(state: object, name: str, default: object = None) -> object:
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A mapping inside of LangGraph's config (``metadata``, ``configurable``), empty where it is not given."""
-    return cast("Mapping[str, Any] | None", config.get(name)) or {}
+    found: Mapping[str, Any] | None = config.get(name)
+    return found or {}
 
 
 def text_or_none(value: object) -> str | None:
