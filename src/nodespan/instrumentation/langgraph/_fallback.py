@@ -65,7 +65,6 @@ class NodeCallbacks(BaseCallbackHandler):
                     metadata["langgraph_node"],
                     _convert.told_attributes(metadata, run.workflow_name),
                     run.instruments,
-                    checkpoint_ns=metadata.get("langgraph_checkpoint_ns", ""),
                 )
 
     @override
