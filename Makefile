@@ -25,14 +25,15 @@ demo: $(READY) ## Run a LangGraph workflow on a real local model and show its tr
 test: $(READY) ## Run every test but those of the stack, on the real model (ARGS="-k name")
 	$(PYTEST) tests --ignore=tests/stack --dist loadfile $(ARGS)
 
-test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prometheus (needs go; builds them once)
+test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prometheus (from go, once 10 min, or docker)
 	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
 
 OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
+  $(patsubst %,tests/integration/instrumentation/test_langchain_%.py,spans ends content) \
   tests/integration/workflow/test_node.py tests/integration/workflow/test_composer.py
 
-test-oldest: $(VENV) ## Run the tests of LangGraph's instrumentation and of workflows on the oldest LangGraph, 0.6
+test-oldest: $(VENV) ## Run the tests of instrumentation and of workflows on the oldest LangGraph and LangChain, 0.6 and 0.3
 	$(BIN)/python tools/oldest.py $(OLDEST_TESTS) $(ARGS)
 
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
@@ -65,14 +66,14 @@ stack-down: ## Stop them; their data stay in volumes (ARGS=--volumes removes the
 stack-local: $(READY) ## Run Collector, Jaeger and Prometheus without docker, until Ctrl-C (ARGS="drop-content": overlays)
 	@$(BIN)/python tools/stack/stack_local.py $(ARGS)
 
-stack-binaries: $(READY) ## Build Collector, Jaeger and Prometheus for stack-local and test-stack (needs go, once 10 min)
+stack-binaries: $(READY) ## Build Collector, Jaeger and Prometheus for stack-local and test-stack (go: once 10 min)
 	@$(BIN)/python tools/stack/stack_binaries.py
 
 format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY) ## Write docs/names.md from the table of names
+docs: $(READY) ## Write docs/names.md and docs/cli.md from the code
 	$(BIN)/python docs/generate.py
 
 dashboards: $(READY) ## Write dashboards/json, the Grafana boards, from their Python

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import llama_cpp
 import nodespan
 from bench.graphs import asking, echo, smollm2, smollm2_path
-from bench.measure import Figure, Size, added, figure, interleaved, median, ratio_of_rounds
+from bench.measure import Figure, Size, added, figure, interleaved, median, percentile, ratio_of_rounds
 from bench.receiver import Receiver
 from nodespan import ChatMessage, ComposerService, GenerationRequest, ModelProfileType, Runner, WorkflowState
 from nodespan.runner import Cancellation, GenerationResult
@@ -96,12 +96,29 @@ def tokens_per_s(loop: asyncio.AbstractEventLoop, rounds: int, tokens: int) -> l
         columns = interleaved(
             {name: lambda measure=measure: 1e6 / measure() for name, measure in s_per_token.items()}, rounds
         )
+        lags = {"lag": [loop.run_until_complete(lags_ms(read_runner)) for _ in range(len(columns["bare"]))]}
     of = f"{tokens} tokens of SmolLM2-135M, the same text for all"
     return [
         figure("bare llama-cpp-python", "tokens/s", columns, median("bare"), of=of),
         figure("Runner / bare", "x", columns, ratio_of_rounds("runner", "bare"), ">= 0.99", of),
         figure("execute_workflow / bare", "x", columns, ratio_of_rounds("graph", "bare"), ">= 0.99", of),
+        figure("lag of the event loop while tokens stream, p99", "ms", lags, p99_of_all("lag"), "<= 10", of),
     ]
+
+
+async def lags_ms(read: Callable[[], Coroutine[Any, Any, Any]]) -> list[float]:
+    """How late the event loop wakes a task that asks for 1 ms, again and again, until the answer was read."""
+    lags: list[float] = []
+    reading = asyncio.create_task(read())
+    while not reading.done():
+        asked_at = time.perf_counter()
+        await asyncio.sleep(0.001)
+        lags.append((time.perf_counter() - asked_at) * 1e3 - 1)
+    return lags
+
+
+def p99_of_all(column: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda columns: percentile([each for once in columns[column] for each in once], 99)
 
 
 def us_per(pieces: int, read: Callable[[], Any]) -> Callable[[], float]:

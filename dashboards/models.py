@@ -20,7 +20,7 @@ from dashboards.panels import (
     traces,
     value_of,
 )
-from dashboards.queries import RANGE, counted, legend, quantile, ratio, series, share, total, where
+from dashboards.queries import RANGE, counted, legend, quantile, ratio, series, share, total
 from nodespan.semconv import (
     CACHED_TOKENS,
     CHAT,
@@ -41,6 +41,7 @@ from nodespan.semconv import (
     QUEUE_LENGTH,
     REQUEST_MODEL,
     STATE_SIZE,
+    TIME_TO_FIRST_CHUNK,
     TIME_TO_FIRST_TOKEN,
     TOKEN_TYPE,
     TOKEN_USAGE,
@@ -61,19 +62,18 @@ SERVED: Final = [
     board_link("Workflows at this time", "nodespan-workflows"),
 ]
 PRIORITIES: Final = ", ".join(f"{priority.value} {priority.name.lower()}" for priority in PipelinePriority)
-QUANTILES: Final = (0.5, 0.95, 0.99)
 
 
 def _numbers() -> list[Panel]:
     cached = counted(CACHED_TOKENS, window=RANGE)
-    asked = counted(TOKEN_USAGE, "sum", where(TOKEN_TYPE, "input"), window=RANGE)
+    evaluated = counted(PREFILL_TOKENS, window=RANGE)
     return [
         number(
             "What part of the prompts came from the cache?",
             "Prompt tokens that were found in the KV cache and did not have to be evaluated, of all prompt tokens in "
             "the time shown. Prompts that begin alike, one after the other, make it large.",
             SHARE,
-            query(share(cached, asked)),
+            query(share(cached, f"({cached} + {evaluated})")),
             links=SERVED,
         ),
         number(
@@ -94,6 +94,11 @@ def _numbers() -> list[Panel]:
     ]
 
 
+def _first_token(q: float) -> str:
+    """Of a model in another process only the first chunk is seen."""
+    return " or ".join(quantile(q, metric, by=[REQUEST_MODEL]) for metric in (TIME_TO_FIRST_TOKEN, TIME_TO_FIRST_CHUNK))
+
+
 def _speeds() -> list[Panel]:
     def speed(tokens: str, duration: str) -> str:
         return ratio(counted(tokens, by=[REQUEST_MODEL]), counted(duration, "sum", by=[REQUEST_MODEL]))
@@ -101,13 +106,11 @@ def _speeds() -> list[Panel]:
     return [
         graph(
             "How long until the first token?",
-            "From the request to its first token: queue, load and prefill together. Half, 95 % and 99 % of the calls "
-            "took no longer. Each point is one call: it leads to its trace.",
+            "From the request to its first token: queue, load and prefill together; to the first chunk where the model "
+            "is in another process. Half, 95 % and 99 % of the calls took no longer. Each point is one call: it leads "
+            "to its trace.",
             SECONDS,
-            *(
-                query(quantile(q, TIME_TO_FIRST_TOKEN, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} p{q * 100:g}")
-                for q in QUANTILES
-            ),
+            *(query(_first_token(q), f"{legend(REQUEST_MODEL)} p{q * 100:g}") for q in (0.5, 0.95, 0.99)),
             limits=bad_above(5, 20),
             links=CALLS,
             exemplars=True,

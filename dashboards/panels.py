@@ -28,12 +28,14 @@ BOARDS: Final = {
     "nodespan-models": "Models",
     "nodespan-telemetry": "Telemetry",
 }
-# A variable's title, the histogram it is read from, the label, and what narrows it.
+_NODES: Final = f"{NAMES[NODE_DURATION].prometheus_name}_count"
+_CALLS: Final = f"{NAMES[OPERATION_DURATION].prometheus_name}_count"
+# A variable's title, the series it is read from, and the label.
 VARIABLES: Final = {
-    "service": ("Service", NODE_DURATION, "service_name", ""),
-    "workflow": ("Workflow", NODE_DURATION, label(WORKFLOW_NAME), SERVICE),
-    "node": ("Node", NODE_DURATION, label(NODE), f'{SERVICE}, {label(WORKFLOW_NAME)}=~"$workflow"'),
-    "model": ("Model", OPERATION_DURATION, label(REQUEST_MODEL), SERVICE),
+    "service": ("Service", '{__name__=~"(gen_ai|nodespan)_.+"}', "service_name"),
+    "workflow": ("Workflow", f"{_NODES}{{{SERVICE}}}", label(WORKFLOW_NAME)),
+    "node": ("Node", f'{_NODES}{{{SERVICE}, {label(WORKFLOW_NAME)}=~"$workflow"}}', label(NODE)),
+    "model": ("Model", f"{_CALLS}{{{SERVICE}}}", label(REQUEST_MODEL)),
 }
 JAEGER: Final = "http://localhost:16686"
 WIDTH: Final = 24  # of Grafana's grid
@@ -237,9 +239,8 @@ def board(uid: str, purpose: str, shows: Sequence[str], rows: Sequence[tuple[int
 
 
 def _variable(name: str, *, hidden: bool) -> d.QueryVariable:
-    title, metric, wanted, chosen = VARIABLES[name]
-    among = f"{{{chosen}}}" if chosen else ""
-    expression = f"label_values({NAMES[metric].prometheus_name}_count{among}, {wanted})"
+    title, among, wanted = VARIABLES[name]
+    expression = f"label_values({among}, {wanted})"
     variable = d.QueryVariable(name).label(title).datasource(PROMETHEUS).definition(expression)
     variable.query({"query": expression, "refId": f"variable-{name}"})
     variable.refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(dashboard.VariableSort.ALPHABETICAL_ASC)
@@ -254,7 +255,7 @@ def _jaeger() -> d.ConstantVariable:
 
 
 class _Way(d.DashboardLink):
-    """A link in sight: the SDK puts it into a menu, and only that can be said in words."""
+    """A link in sight; the SDK puts each into the menu of controls."""
 
     def build(self) -> dashboard.DashboardLink:
         link = super().build()

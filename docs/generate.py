@@ -1,4 +1,4 @@
-"""Writes docs/names.md from the table of names and from NodeMetadata. Type: make docs."""
+"""Writes docs/names.md from the table of names and NodeMetadata, and docs/cli.md from the commands. Type: make docs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from nodespan.cli._app import app
 from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL, Kind, Name
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata
 
 NAMES_MD = Path(__file__).with_name("names.md")
+CLI_MD = Path(__file__).with_name("cli.md")
+CLI_INTRODUCTION = """\
+# The command line
+
+<!-- Written by `make docs` from src/nodespan/cli/_app.py. -->
+
+`nodespan COMMAND`. With `--json` a command prints one JSON document and nothing else. On a terminal there are colours,
+and long work says how far it is. Exit codes: 0 done, 1 it could not be done (the reason is said), 2 wrong usage. Which
+store and which endpoint: [configuration.md](configuration.md).
+"""
 INTRODUCTION = f"""\
 # Names
 
@@ -89,5 +102,29 @@ def names_md() -> str:
     return INTRODUCTION + node_metadata() + "".join(section(*each) for each in SECTIONS)
 
 
+def command_section(name: str, command: Any) -> str:
+    """A command: how it is called, what it does, and each of its options."""
+    rows: list[list[str]] = []
+    usage = f"nodespan {name}"
+    for given in command.params:
+        if given.name == "help":
+            continue
+        if given.param_type_name == "argument":
+            usage += f" {given.metavar}"
+            shown = given.metavar
+        else:
+            shown = ", ".join(given.opts) + ("" if given.is_flag else f" {given.metavar}")
+        default = "" if given.default in (None, False) else f"`{given.default}`"
+        rows.append([f"`{shown}`", default, given.help])
+    return f"\n## `{usage}`\n\n{command.help}\n\n{table(('option', 'default', 'meaning'), rows)}\n"
+
+
+def cli_md() -> str:
+    """The page of commands."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    return CLI_INTRODUCTION + "".join(command_section(name, command) for name, command in commands.items())
+
+
 if __name__ == "__main__":
     NAMES_MD.write_text(names_md())
+    CLI_MD.write_text(cli_md())

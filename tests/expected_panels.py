@@ -17,7 +17,6 @@ from nodespan.semconv import NAMES
 from stack_backends import SeenSpan
 
 N_CTX = 512  # of the seeded run's models
-CLOCK_S = 0.005  # a tool's span and its metric are measured one around the other
 STACK = ("otel-collector", "jaeger", "prometheus")
 
 Range = tuple[float, float]
@@ -106,17 +105,8 @@ def _ends(run: Run) -> Expected:
 
 def _spread(run: Run) -> Expected:
     values = run.durations(semconv.INVOKE_NODE)[""]
-
     bounds = [*NAMES[semconv.NODE_DURATION].buckets, float("inf")]
     return {f"{float(bound):g}".replace("inf", "+Inf"): sum(value <= bound for value in values) for bound in bounds}
-
-
-def _tools(run: Run) -> Expected:
-    found: dict[str, Range] = {}
-    for name, values in run.durations(semconv.EXECUTE_TOOL, semconv.TOOL_NAME).items():
-        low, high = ([max(value + clock, 0) for value in values] for clock in (-CLOCK_S, CLOCK_S))
-        found[name] = quantile(low, 0.95, semconv.TOOL_DURATION), quantile(high, 0.95, semconv.TOOL_DURATION)
-    return found
 
 
 def _tokens(run: Run) -> Expected:
@@ -159,7 +149,9 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How long do runs take?", "B"): _run_duration(0.95),
     ("How long do runs take?", "C"): _run_duration(0.99),
     ("How do runs end, and with which error?", "A"): _ends,
-    ("Which tools are slow?", "A"): _tools,
+    ("Which tools are slow?", "A"): lambda run: quantiles(
+        run.durations(semconv.EXECUTE_TOOL, semconv.TOOL_NAME), 0.95, semconv.TOOL_DURATION
+    ),
     ("Which nodes run, and how often?", "A"): lambda run: run.nodes(),
     ("Which nodes fail?", "A"): lambda run: {
         node: count / run.nodes()[node] for node, count in run.nodes("error").items()

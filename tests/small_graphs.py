@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from typing import Annotated, TypedDict
 
 from langgraph.graph import START, StateGraph
@@ -36,3 +37,10 @@ def fan(*bodies, name="Fan"):
 
 def thread(thread_id="t1", **metadata):
     return {"configurable": {"thread_id": thread_id}, **({"metadata": metadata} if metadata else {})}
+
+
+def without_ids(value):
+    """What came out, as text, without the ids and times that differ from run to run."""
+    text = repr(value)
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID", text)
+    return re.sub(r"('timestamp': )\d+", r"\1T", text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
@@ -13,6 +15,13 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from opentelemetry import trace
 from pydantic import Field
+
+
+def ways(known: Iterable[str]) -> list[Any]:
+    """Ways to call a model, as parameters of a test; those that this LangChain does not have are skipped."""
+    has_v3 = hasattr(BaseChatModel, "_iter_v2_events")
+    skip = pytest.mark.skipif(not has_v3, reason="this LangChain has no v3 event stream")
+    return [pytest.param(way, marks=[skip] if "v3" in way else []) for way in known]
 
 
 class Talker(BaseChatModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack_binaries import binaries
+from stack_binaries import binaries, can_be_had
 from stack_local import LocalStack, Ports
 
 from stack_backends import Jaeger, Prometheus
@@ -34,8 +33,8 @@ def programs() -> dict[str, Path]:
 
     Skips where they cannot be had, and says so; in CI that is a failure.
     """
-    if shutil.which("go") is None:
-        message = "The stack's programs are built from Go modules and go is not installed: NOTHING of it is tested."
+    if not can_be_had():
+        message = "NOTHING of the stack is tested: its programs come from go or docker, and neither is here."
         if os.environ.get("CI"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -20,8 +21,11 @@ OVERLAYS = sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))
 COMBINATIONS = [chosen for size in range(len(OVERLAYS) + 1) for chosen in itertools.combinations(OVERLAYS, size)]
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    ran = subprocess.run([str(part) for part in command], cwd=cwd, check=False, capture_output=True, text=True)
+def run(*command: str | Path, **environment: str) -> str:
+    given = {**os.environ, **environment}
+    ran = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=given, check=False, capture_output=True, text=True
+    )
     assert ran.returncode == 0, f"{ran.stdout}{ran.stderr}"
     return ran.stdout
 
@@ -117,10 +121,23 @@ def test_each_alert_has_a_test_in_which_it_fires() -> None:
     assert fires == silent == rules
 
 
+def read_compose(programs: dict[str, Path], **environment: str) -> dict[str, Any]:
+    """The compose file as docker compose reads it, with all profiles."""
+    if "compose-config" in programs:
+        return json.loads(run(programs["compose-config"], "docker-compose.yml", **environment))
+    return json.loads(run("docker", "compose", "--profile", "*", "config", "--format", "json", **environment))
+
+
 @pytest.fixture(scope="module")
 def compose(programs: dict[str, Path]) -> dict[str, Any]:
-    """The compose file as docker compose reads it, with all profiles."""
-    return json.loads(run(programs["compose-config"], "docker-compose.yml"))
+    return read_compose(programs)
+
+
+def test_compose_gives_overlays_to_the_collector(programs: dict[str, Path]) -> None:
+    overlays = [f"--config=/etc/otelcol/overlays/{name}.yaml" for name in OVERLAYS]
+    for chosen in ([], overlays[:1], overlays):
+        compose = read_compose(programs, COLLECTOR_ARGS=" ".join(chosen))
+        assert compose["services"]["otel-collector"]["command"] == ["--config=/etc/otelcol/config.yaml", *chosen]
 
 
 def test_compose_publishes_ports_on_loopback_only(compose: dict[str, Any]) -> None:
@@ -135,6 +152,16 @@ def test_each_service_of_compose_is_limited_and_comes_up_again(compose: dict[str
         once = name == "volume-permissions"
         assert service["restart"] == ("no" if once else "unless-stopped"), name
         assert service["logging"]["options"]["max-size"], name
+
+
+def test_fresh_volumes_are_given_to_their_user_before_he_starts(compose: dict[str, Any]) -> None:
+    """And `up --wait` takes the end of what does so for an error unless a service that stays depends on it."""
+    services = compose["services"]
+    [owned] = re.findall(r"chown -R 10001:10001 (.+)", services["volume-permissions"]["entrypoint"][-1])
+    given = {m["source"] for m in services["volume-permissions"]["volumes"] if m["target"] in owned.split()}
+    for name in ("otel-collector", "jaeger"):
+        assert services[name]["depends_on"]["volume-permissions"]["condition"] == "service_completed_successfully"
+        assert {m["source"] for m in services[name]["volumes"] if m["type"] == "volume"} <= given
 
 
 def test_compose_mounts_the_committed_configs_read_only(compose: dict[str, Any]) -> None:

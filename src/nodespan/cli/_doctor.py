@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from rich.text import Text
+
 from nodespan.errors import ConfigurationError, NodespanError, StoreError
 from nodespan.store import EXPORTED, MEMORY, open_store
 from nodespan.telemetry.settings import Settings
@@ -143,7 +145,7 @@ def show(console: Console, found: Findings) -> None:
     if not found.versions.get("llama-cpp-python"):
         console.print('         models in this process need: pip install "nodespan[llama-cpp]"', markup=False)
     for problem in found.problems:
-        console.print(f"[red]problem[/red]  {problem}")
+        console.print(Text.assemble(("problem", "red"), f"  {problem}"))
     console.print("[green]all is well[/green]" if not found.problems else f"{len(found.problems)} to look at")
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
+from rich.text import Text
 
 from nodespan.cli._tree import duration, render_tree
 from nodespan.errors import ConfigurationError
@@ -42,7 +43,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: b
         print_json([{**asdict(trace), "duration_s": (trace.end_ns - trace.start_ns) / 1e9} for trace in found])
         return
     if not found:
-        console.print(f"No such trace in {store_path()}. Make one: nodespan demo", soft_wrap=True)
+        console.print(f"No such trace in {store_path()}. Make one: nodespan demo", markup=False, soft_wrap=True)
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("trace", "started", "took", "spans", "errors", "service", "name"):
@@ -55,8 +56,8 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: b
             duration(trace.end_ns - trace.start_ns),
             str(trace.spans),
             f"[red]{trace.errors}[/red]" if trace.errors else "0",
-            trace.service,
-            trace.name,
+            Text(trace.service),
+            Text(trace.name),
         )
     console.print(table)
 
@@ -70,7 +71,7 @@ def show_trace(console: Console, prefix: str, *, as_json: bool) -> None:
         print_json([asdict(span) for span in spans])
         return
     console.print(f"trace {spans[0].trace_id}", style="dim")
-    for tree in render_tree(spans):
+    for tree in render_tree(spans, console.width):
         console.print(tree)
 
 

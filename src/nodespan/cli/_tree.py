@@ -15,36 +15,40 @@ if TYPE_CHECKING:
     from nodespan.otlp import SpanRecord
 
 _MS_PER_NS = 1e-6
+_GUIDE_WIDTH = 4
 
 
-def render_tree(spans: Sequence[SpanRecord]) -> list[Tree]:
-    """One tree per span whose parent is not among the spans (of another process, or lost)."""
+def render_tree(spans: Sequence[SpanRecord], width: int) -> list[Tree]:
+    """One tree per span whose parent is not among the spans (of another process, or lost).
+
+    Facts that do not fit beside a span's name, in lines of the given width, stand below it.
+    """
     known = {span.span_id for span in spans}
     children: dict[str, list[SpanRecord]] = {}
     for span in sorted(spans, key=lambda span: span.start_ns):
         parent = span.parent_span_id if span.parent_span_id in known else ""
         children.setdefault(parent, []).append(span)
-    trees = [Tree(_label(span)) for span in children.get("", [])]
+    trees = [Tree(_label(span, width)) for span in children.get("", [])]
     for tree, span in zip(trees, children.get("", []), strict=True):
-        _grow(tree, span, children)
+        _grow(tree, span, children, width - _GUIDE_WIDTH)
     return trees
 
 
-def _grow(tree: Tree, span: SpanRecord, children: Mapping[str, list[SpanRecord]]) -> None:
+def _grow(tree: Tree, span: SpanRecord, children: Mapping[str, list[SpanRecord]], width: int) -> None:
     for child in children.get(span.span_id, []):
-        _grow(tree.add(_label(child)), child, children)
+        _grow(tree.add(_label(child, width)), child, children, width - _GUIDE_WIDTH)
 
 
-def _label(span: SpanRecord) -> Text:
-    label = Text(span.name, style="bold")
-    label.append(f"  {duration(span.end_ns - span.start_ns)}", style="cyan")
+def _label(span: SpanRecord, width: int) -> Text:
+    label = Text.assemble((span.name, "bold"), (f"  {duration(span.end_ns - span.start_ns)}", "cyan"))
     status = span.attributes.get(semconv.STATUS)
     if span.status_code == "ERROR":
         label.append(f"  {span.attributes.get(semconv.ERROR_TYPE, 'error')}", style="bold red")
     elif status not in (None, "ok"):
         label.append(f"  {status}", style="yellow")
-    for fact in facts(span.attributes):
-        label.append(f"  {fact}", style="dim")
+    if beside := "  ".join(facts(span.attributes)):
+        fits = label.cell_len + 2 + len(beside) <= width
+        label.append(("  " if fits else "\n") + beside, style="dim")
     return label
 
 

@@ -70,6 +70,7 @@ class Seams:
         if not _has(target, seam.name):
             self._say_missing(seam)
             return False
+        # Asked of the class as a caller does: what a peer has put there may look at how it is reached (wrapt does).
         original = getattr(target, seam.name)
         wrapper = seam.wrap(original)
         setattr(target, seam.name, wrapper)

@@ -151,12 +151,10 @@ class StoreSpanProcessor(SpanProcessor):
             for shipper in filter(None, self._shippers.values()):
                 shipper.release()
         if waiting := self.report().waiting:
+            later = f"the next start sends them, or: nodespan flush. They wait in {self.store.path}."
+            what = "they were in memory, and end with this process." if self.store.path == MEMORY else later
             self._said.warn(
-                f"{self._destination} is down",
-                "%d spans have not reached %s; the next start sends them, or: nodespan flush. They wait in %s.",
-                waiting,
-                self._destination,
-                self.store.path,
+                f"{self._destination} is down", "%d spans have not reached %s; %s", waiting, self._destination, what
             )
         if self.store.path != MEMORY:  # what is in memory can still be read and counted
             self.store.close()

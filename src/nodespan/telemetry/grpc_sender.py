@@ -25,16 +25,24 @@ _TOO_LARGE: Final = "larger than max"
 """What gRPC's libraries say, under the code RESOURCE_EXHAUSTED, of a message that a side does not want to take."""
 
 
+def grpc_compression(name: str) -> grpc.Compression:
+    """What the SDK's exporters want to be given; left to read the variable, they do not know ``none``."""
+    return grpc.Compression.Gzip if name == "gzip" else grpc.Compression.NoCompression
+
+
 class GrpcSender:
     """OTLP over gRPC.
 
     Args:
         endpoint: ``None`` leaves it to the ``OTEL_*`` variables.
         headers: Sent along as metadata.
+        compression: ``none`` or ``gzip``.
     """
 
-    def __init__(self, endpoint: str | None, headers: Mapping[str, str]) -> None:
-        self._exporter = _BytesExporter(endpoint=endpoint, headers=dict(headers))
+    def __init__(self, endpoint: str | None, headers: Mapping[str, str], compression: str = "none") -> None:
+        self._exporter = _BytesExporter(
+            endpoint=endpoint, headers=dict(headers), compression=grpc_compression(compression)
+        )
         self.timeout_s: float = self._exporter._timeout  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     def send(self, data: bytes) -> Answer:

@@ -39,7 +39,13 @@ def make_meter_provider(settings: Settings, resource: Resource, said: SaidOnce) 
     elif settings.protocol_of("metrics") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        exporter = GrpcExporter(settings.exporter_endpoint("metrics"), headers=settings.headers_of("metrics"))
+        from nodespan.telemetry.grpc_sender import grpc_compression
+
+        exporter = GrpcExporter(
+            settings.exporter_endpoint("metrics"),
+            headers=settings.headers_of("metrics"),
+            compression=grpc_compression(settings.compression_of("metrics")),
+        )
     else:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
@@ -60,7 +66,13 @@ def make_logger_provider(settings: Settings, resource: Resource, said: SaidOnce)
     elif settings.protocol_of("logs") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
-        exporter = GrpcExporter(settings.exporter_endpoint("logs"), headers=settings.headers_of("logs"))
+        from nodespan.telemetry.grpc_sender import grpc_compression
+
+        exporter = GrpcExporter(
+            settings.exporter_endpoint("logs"),
+            headers=settings.headers_of("logs"),
+            compression=grpc_compression(settings.compression_of("logs")),
+        )
     else:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ Exporter = Literal["otlp", "console", "none", "local"]
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 HEADERS: Final = "OTEL_EXPORTER_OTLP_HEADERS"
+COMPRESSION: Final = "OTEL_EXPORTER_OTLP_COMPRESSION"
 _DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _EXPORTERS: Final = ("otlp", "console", "none")
@@ -72,6 +74,32 @@ class Settings:
         variable = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS") or os.environ.get(HEADERS, "")
         return {**given, **parse_env_headers(variable, liberal=True)}
 
+    def compression_of(self, signal: Signal) -> str:
+        """``none`` unless something else is asked for; with gRPC that can only be gzip.
+
+        Raises:
+            ConfigurationError: It is something else.
+        """
+        allowed = ("none", "gzip") if self.protocol_of(signal) == "grpc" else ("none", "gzip", "deflate")
+        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_COMPRESSION", COMPRESSION):
+            if value := os.environ.get(name, "").strip().lower():
+                return _one_of(value, allowed, name)
+        return "none"
+
+    def _check_exporter(self, signal: Signal) -> None:
+        """Looks at what only the SDK's exporters read, which would fail later, and in other words.
+
+        Raises:
+            ConfigurationError: A variable has a value that cannot work.
+        """
+        self.compression_of(signal)
+        for prefix in ("OTEL_EXPORTER_OTLP_", f"OTEL_EXPORTER_OTLP_{signal.upper()}_"):
+            positive_variable(f"{prefix}TIMEOUT", 10)
+            for what in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
+                path = os.environ.get(prefix + what, "").strip()
+                if path and not Path(path).is_file():
+                    raise ConfigurationError(f"{prefix}{what} is {path!r}, and there is no such file. Give a PEM file.")
+
     @property
     def write_interval_s(self) -> float:
         """How long an ended span waits for others before it is written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms.
@@ -112,6 +140,8 @@ class Settings:
         name = f"OTEL_{signal.upper()}_EXPORTER"
         has_endpoint = self.endpoint_of(signal) is not None
         chosen = _one_of(os.environ.get(name, "").strip() or "otlp", _EXPORTERS, name)
+        if chosen == "otlp" and has_endpoint:
+            self._check_exporter(signal)
         return "local" if chosen == "otlp" and not has_endpoint else chosen
 
 

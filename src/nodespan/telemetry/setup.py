@@ -196,7 +196,7 @@ def make_sender(settings: Settings) -> Sender:
     if settings.protocol_of("traces") == "grpc":
         from nodespan.telemetry.grpc_sender import GrpcSender
 
-        return GrpcSender(endpoint, headers)
+        return GrpcSender(endpoint, headers, settings.compression_of("traces"))
     from nodespan.telemetry.http_sender import HttpSender
 
     return HttpSender(endpoint, headers)

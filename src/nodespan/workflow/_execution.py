@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.trace import INVALID_SPAN
 
 from nodespan import semconv
-from nodespan.instrumentation.langgraph import NodeOwner, WorkflowOwner, field_of, new_node_id, section
+from nodespan.instrumentation.langgraph import NodeOwner, WorkflowOwner, field_of, new_node_id, section, told_owner
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.owner import Attached, current_owner
@@ -63,7 +63,8 @@ class NodeExecution:
         else:
             name = langgraph_name or node_name or "PipelineNode"
             attributes = {semconv.OPERATION_NAME: semconv.INVOKE_NODE, semconv.NODE: name}
-            self.owner = NodeOwner(tracer, name, node_name or name, attributes, instruments)
+            told = told_owner(config, node_name)
+            self.owner = told or NodeOwner(tracer, name, node_name or name, attributes, instruments)
             self._attached = self.owner.attached()
         directory = self.owner.directory
         self.streams = streams and (directory is None or directory.streams is not False)

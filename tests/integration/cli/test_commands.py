@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 from google.protobuf.json_format import Parse
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.trace import Link, Status, StatusCode
 
 from nodespan import semconv
-from nodespan.cli import main
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
-
-
-class Cli:
-    """``cli("traces", "--json")`` runs a command; what it left is in ``code``, ``out`` and ``err``."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-        self.code: object = None
-        self.out = self.err = ""
-
-    def __call__(self, *arguments: str) -> Cli:
-        self._monkeypatch.setattr(sys, "argv", ["nodespan", *arguments])
-        self._capsys.readouterr()
-        try:
-            main()
-            self.code = 0
-        except SystemExit as left:
-            self.code = left.code or 0
-        self.out, self.err = self._capsys.readouterr()
-        return self
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    return Cli(monkeypatch, capsys)
 
 
 def make_run(name: str, service: str = "app", *, failed: bool = False, seconds: float = 1.0, at_ns: int = 0) -> str:
@@ -85,7 +52,7 @@ def make_run(name: str, service: str = "app", *, failed: bool = False, seconds: 
     return format(run.get_span_context().trace_id, "032x")
 
 
-def found(cli: Cli, *options: str) -> list[str]:
+def found(cli, *options: str) -> list[str]:
     assert cli("traces", "--json", *options).code == 0, cli.err
     return [entry["trace_id"] for entry in cli.json]
 

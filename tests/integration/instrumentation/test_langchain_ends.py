@@ -56,7 +56,7 @@ async def test_wait_for_around_a_piece_of_a_streamed_answer_ends_its_span(export
 
 def test_a_reader_that_breaks_ends_the_span_with_what_was_there(exporter):
     for piece in Talker(words=LONG).stream("hi"):
-        assert piece.text == "a"
+        assert piece.content == "a"
         break
     gc.collect()
     span = only(exporter, "gen_ai.response.*")

@@ -118,6 +118,33 @@ def test_an_interrupt_in_a_tool_is_no_error_of_the_tool_the_node_or_the_run(expo
 
 
 @pytest.mark.usefixtures("traced_all")
+def test_a_model_s_error_is_recorded_where_it_was_raised_and_marks_node_and_run(run, exporter):
+    error = ConnectionError("the server is down")
+
+    def asks_a_model(state):
+        return {"messages": [Talker(error=error).invoke("hi")]}
+
+    graph = StateGraph(MessagesState).add_node("asks", asks_a_model).add_edge(START, "asks").compile(name="Main")
+    with pytest.raises(ConnectionError) as raised:
+        run(graph, QUESTION)
+    assert raised.value is error
+    failed = {"status": "ERROR", "attributes": {"error.type": "ConnectionError"}}
+    assert span_tree(exporter, "error.type") == [
+        {
+            "name": "invoke_workflow Main",
+            **failed,
+            "children": [
+                {
+                    "name": "invoke_node asks",
+                    **failed,
+                    "children": [{"name": "chat talker-1", **failed, "events": ["exception"]}],
+                }
+            ],
+        }
+    ]
+
+
+@pytest.mark.usefixtures("traced_all")
 async def test_a_model_that_times_out_in_a_node_ends_under_its_node(exporter):
     async def impatient(state):
         try:

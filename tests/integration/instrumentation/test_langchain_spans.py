@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 
 from nodespan.spans.owner import SpanOwner, get_tracer
 from nodespan.testing import span_tree
-from talker import Remote, Talker
+from talker import Remote, Talker, ways
 
 pytestmark = [
     pytest.mark.usefixtures("traced_langchain"),
@@ -32,29 +32,29 @@ pytestmark = [
 
 
 def _events_v3(model: Any) -> str:
-    return model.stream_events("hi", version="v3").output.text
+    return model.stream_events("hi", version="v3").output.content[0]["text"]
 
 
 async def _aevents_v3(model: Any) -> str:
-    return (await (await model.astream_events("hi", version="v3")).output).text
+    return (await (await model.astream_events("hi", version="v3")).output).content[0]["text"]
 
 
 async def _astream(model: Any) -> str:
-    return "".join([chunk.text async for chunk in model.astream("hi")])
+    return "".join([chunk.content async for chunk in model.astream("hi")])
 
 
 async def _aevents_v2(model: Any) -> str:
     events = [event async for event in model.astream_events("hi", version="v2")]
-    return events[-1]["data"]["output"].text
+    return events[-1]["data"]["output"].content
 
 
 WAYS = {
-    "invoke": lambda model: model.invoke("hi").text,
-    "ainvoke": lambda model: asyncio.run(model.ainvoke("hi")).text,
-    "stream": lambda model: "".join(chunk.text for chunk in model.stream("hi")),
+    "invoke": lambda model: model.invoke("hi").content,
+    "ainvoke": lambda model: asyncio.run(model.ainvoke("hi")).content,
+    "stream": lambda model: "".join(chunk.content for chunk in model.stream("hi")),
     "astream": lambda model: asyncio.run(_astream(model)),
-    "batch": lambda model: model.batch(["hi"])[0].text,
-    "abatch": lambda model: asyncio.run(model.abatch(["hi"]))[0].text,
+    "batch": lambda model: model.batch(["hi"])[0].content,
+    "abatch": lambda model: asyncio.run(model.abatch(["hi"]))[0].content,
     "events-v2": lambda model: asyncio.run(_aevents_v2(model)),
     "events-v3": _events_v3,
     "aevents-v3": lambda model: asyncio.run(_aevents_v3(model)),
@@ -62,7 +62,7 @@ WAYS = {
 STREAMED = {"stream", "astream", "events-v2", "events-v3", "aevents-v3"}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ways(WAYS))
 def test_a_chat_is_one_span_with_what_it_used_in_every_way_to_call_it(exporter, way):
     model = Talker()
     assert WAYS[way](model) == "good day"
@@ -91,6 +91,20 @@ def test_a_chat_is_one_span_with_what_it_used_in_every_way_to_call_it(exporter, 
             "nodespan.status": "ok",
         }
     )
+
+
+@pytest.mark.parametrize("way", ways(WAYS))
+def test_the_request_of_a_traced_http_client_stands_under_the_model_s_span(exporter, tracer, way):
+    class Requesting(Talker):
+        def _see(self):
+            with tracer.start_as_current_span("POST"):
+                pass
+
+    WAYS[way](Requesting())
+    [chat] = [span for span in exporter.get_finished_spans() if span.name == "chat talker-1"]
+    requests = [span for span in exporter.get_finished_spans() if span.name == "POST"]
+    assert requests
+    assert {span.parent.span_id for span in requests} == {chat.context.span_id}
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -207,6 +221,7 @@ def test_an_llm_that_cannot_stream_has_one_span_when_asked_to(exporter):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_retriever_and_the_embedding_below_it(exporter, asynchronous):
+    pytest.importorskip("numpy")
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=5))
     store.add_texts(["a"])
     retriever = store.as_retriever()

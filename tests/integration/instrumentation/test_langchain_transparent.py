@@ -60,9 +60,9 @@ def test_uninstrument_restores_every_seam_and_both_may_come_twice(switch, export
 def test_a_stream_begun_before_uninstrument_goes_on_and_ends_its_span(switch, exporter):
     switch()
     pieces = Talker().stream("hi")
-    read = [next(pieces).text]
+    read = [next(pieces).content]
     uninstrument()
-    assert "".join(read + [piece.text for piece in pieces]) == "good day"
+    assert "".join(read + [piece.content for piece in pieces]) == "good day"
     assert len(exporter.get_finished_spans()) == 1
 
 
@@ -75,7 +75,7 @@ def test_a_seam_that_is_missing_is_said_once_with_what_is_lost(switch, exporter,
     [said] = [record.getMessage() for record in caplog.records]
     assert "There is no langchain_core.language_models.chat_models.BaseChatModel._agenerate_with_cache here" in said
     assert "goes on without spans of several chats asked at once" in said
-    assert Talker().invoke("hi").text == "good day"
+    assert Talker().invoke("hi").content == "good day"
     assert len(exporter.get_finished_spans()) == 1
 
 
@@ -99,9 +99,9 @@ def doubles(n: int) -> int:
 def test_without_a_real_provider_everything_works_and_nothing_is_current_afterwards(switch):
     switch(NoOpTracerProvider())
     before = context.get_current()
-    assert Talker().invoke("hi").text == "good day"
+    assert Talker().invoke("hi").content == "good day"
     assert len(list(Talker().stream("hi"))) >= 2
-    assert asyncio.run(Talker().ainvoke("hi")).text == "good day"
+    assert asyncio.run(Talker().ainvoke("hi")).content == "good day"
     assert doubles.invoke({"n": 1}) == 2
     assert context.get_current() == before
 

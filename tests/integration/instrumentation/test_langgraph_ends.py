@@ -72,6 +72,36 @@ async def test_an_async_consumer_that_breaks_ends_the_run(exporter):
     assert root_of(exporter)["attributes"] == CANCELLED
 
 
+async def test_closing_an_async_stream_stops_what_still_runs_before_it_returns(exporter):
+    stopped = []
+
+    async def hangs(state):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append("hangs")
+
+    steps = fan(astep, hangs).astream({"seen": []})
+    await anext(steps)
+    await steps.aclose()
+    assert stopped == ["hangs"]
+    assert root_of(exporter)["attributes"] == CANCELLED
+    assert {"name": "invoke_node hangs", "attributes": CANCELLED} in root_of(exporter)["children"]
+
+
+def test_closing_a_sync_stream_ends_the_run_before_it_returns_even_where_it_is_remembered(exporter):
+    owners = []
+
+    def remembers(state):
+        owners.append(current_owner().parent)
+        return {}
+
+    steps = long_chain(remembers).stream({"seen": []})
+    next(steps)
+    steps.close()
+    assert root_of(exporter)["attributes"] == CANCELLED
+
+
 async def test_a_consumer_that_leaves_an_event_stream_ends_the_run(exporter):
     blocked = asyncio.Event()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import traceback
 
 import pytest
@@ -17,8 +16,9 @@ from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContex
 
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
+from nodespan.spans.owner import current_owner
 from nodespan.testing import span_tree
-from small_graphs import chain
+from small_graphs import chain, without_ids
 
 SEAMS = [
     (Pregel, "stream"),
@@ -55,13 +55,6 @@ def switch(tracer_provider):
     uninstrument()
 
 
-def _without_ids(value):
-    """What came out, as text, without the ids and times that differ from run to run."""
-    text = repr(value)
-    text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID", text)
-    return re.sub(r"('timestamp': )\d+", r"\1T", text)
-
-
 def graphs():
     from langgraph.graph import START, StateGraph
 
@@ -80,7 +73,7 @@ def test_results_and_events_are_those_of_the_program_without_instrumentation(run
     graph = graphs()
     plain = run(graph, {"seen": []})
     switch()
-    assert _without_ids(run(graph, {"seen": []})) == _without_ids(plain)
+    assert without_ids(run(graph, {"seen": []})) == without_ids(plain)
     assert exporter.get_finished_spans()
 
 
@@ -165,10 +158,11 @@ def test_instrument_comes_back_after_somebody_wrapped_our_wrapper(switch, export
 
 
 def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
-    seen = []
+    seen, owners = [], set()
 
     def looks(state):
         seen.append(trace.get_current_span().get_span_context().span_id)
+        owners.add(current_owner())
         return {}
 
     instrument(tracer_provider=NoOpTracerProvider(), langchain=False, llama_cpp=False)
@@ -181,6 +175,7 @@ def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
     finally:
         uninstrument()
     assert seen == [0, 8, 8]
+    assert owners == {None}
 
 
 def test_an_unsampled_parent_is_passed_on_unsampled(run):

@@ -290,26 +290,33 @@ def test_embed_gives_what_it_is_asked_for_and_its_span_has_the_count(embedder, e
     assert [span.attributes["gen_ai.usage.input_tokens"] for span in spans] == [4, 4, 4]
 
 
-def test_a_pipelines_call_has_one_span_whenever_it_was_loaded(smollm2, tracer_provider, exporter, traced_llama_cpp):
+def test_a_pipelines_call_is_measured_once_whenever_it_was_loaded(smollm2, tracer_provider, exporter, traced_llama_cpp):
     profile = ModelProfile(model_path=smollm2, n_ctx=N_CTX, options=ONE_THREAD)
+    chatted, completed = chat("What is the sea?", max_tokens=3, seed=5), raw(STORY, max_tokens=3, seed=5)
 
     def ask(runner):
-        list(runner.stream_pipeline(chat("What is the sea?", max_tokens=3, seed=5)))
-        list(runner.stream_pipeline(raw(STORY, max_tokens=3, seed=5)))
-        return [span["name"].split()[0] for span in span_tree(exporter)]
+        exporter.clear()
+        list(runner.stream_pipeline(chatted))
+        list(runner.stream_pipeline(completed))
+        names = [
+            (span["name"].split()[0], [child["name"] for child in span["children"]]) for span in span_tree(exporter)
+        ]
+        return names, [numbers(span) for span in exporter.get_finished_spans() if "SmolLM2" in span.name]
 
+    below = ["pipeline.queue", "llama_cpp.prefill", "llama_cpp.decode"]
+    first = ["pipeline.queue", "pipeline.load", "llama_cpp.prefill", "llama_cpp.decode"]
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         runner = Runner(factory, tracer_provider=tracer_provider)
-        assert ask(runner) == ["chat", "text_completion"]
-        counts = [numbers(span) for span in exporter.get_finished_spans() if "SmolLM2" in span.name]
-        LlamaCppInstrumentor().uninstrument()
-        assert ask(runner)[2:] == ["chat", "text_completion"]
-        LlamaCppInstrumentor().instrument(tracer_provider=tracer_provider)
-        exporter.clear()
-        assert ask(runner) == ["chat", "text_completion"]
-    assert [numbers(span)["output"] for span in exporter.get_finished_spans() if "SmolLM2" in span.name] == [
-        count["output"] for count in counts
-    ]
+        names, counts = ask(runner)
+        assert names == [("chat", first), ("text_completion", below)]
+        for switch in (
+            LlamaCppInstrumentor().uninstrument,
+            lambda: LlamaCppInstrumentor().instrument(tracer_provider=tracer_provider),
+        ):
+            switch()
+            names, counts_now = ask(runner)
+            assert names == [("chat", below), ("text_completion", below)]
+            assert [count["output"] for count in counts_now] == [count["output"] for count in counts] == [3, 3]
 
 
 def test_the_span_says_what_a_pipelines_span_says(smollm2, llama, tracer_provider, exporter):

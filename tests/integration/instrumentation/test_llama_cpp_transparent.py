@@ -231,7 +231,7 @@ def test_an_error_of_our_own_does_not_reach_the_program(llama, switch_llama_cpp,
     def breaks(*args, **kwargs):
         raise ZeroDivisionError("ours")
 
-    for name in ("request", "finish_reason", "total"):
+    for name in ("request", "choice", "total"):
         llama.reset()
         with monkeypatch.context() as patch:
             patch.setattr(f"nodespan.instrumentation.llama_cpp._convert.{name}", breaks)

@@ -136,10 +136,10 @@ def test_a_store_of_another_version_is_left_as_it_is(path):
 
 MOUNTS = r"""sysfs /sys sysfs rw 0 0
 /dev/vda / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-tmpfs /home/local tmpfs rw 0 0
+server:/x /net nfs4 rw 0 0
+tmpfs /net/local tmpfs rw 0 0
 //nas/a\040b /media/a\040b cifs rw 0 0
-me@host: /home/me/remote fuse.sshfs rw 0 0
+me@host: /net/me/remote fuse.sshfs rw 0 0
 overlay /srv nfs rw 0 0
 overlay /srv overlay rw 0 0
 """
@@ -148,10 +148,10 @@ overlay /srv overlay rw 0 0
 @pytest.mark.parametrize(
     ("place", "kind"),
     [
-        ("/home/me/spans.db", "nfs4"),
-        ("/home/local/spans.db", None),
+        ("/net/me/spans.db", "nfs4"),
+        ("/net/local/spans.db", None),
         ("/media/a b/deep/spans.db", "cifs"),
-        ("/home/me/remote/spans.db", "fuse.sshfs"),
+        ("/net/me/remote/spans.db", "fuse.sshfs"),
         ("/srv/spans.db", None),
         ("/var/spans.db", None),
     ],

@@ -155,6 +155,9 @@ def test_an_existing_provider_is_respected_and_said_so(caplog):
     existing.shutdown()
 
 
+HERE = {"endpoint": "http://localhost:1"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "says"),
     [
@@ -163,6 +166,12 @@ def test_an_existing_provider_is_respected_and_said_so(caplog):
         ({"protocol": "thrift", "endpoint": "http://localhost:1"}, {}, "http/protobuf, grpc"),
         ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "nonsense"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ({}, {"OTEL_TRACES_EXPORTER": "zipkin"}, "otlp, console, none"),
+        (HERE, {"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}, "none, gzip, deflate"),
+        (HERE | {"protocol": "grpc"}, {"OTEL_EXPORTER_OTLP_COMPRESSION": "deflate"}, "none, gzip"),
+        (HERE, {"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "number above 0"),
+        (HERE, {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere.pem"}, "no such file"),
+        (HERE, {"OTEL_BSP_SCHEDULE_DELAY": "0"}, "number above 0"),
+        ({}, {"NODESPAN_STORE_MAX_BYTES": "-1"}, "number above 0"),
     ],
 )
 def test_what_cannot_work_is_an_error_at_once(arguments, variables, says, monkeypatch):

@@ -148,8 +148,9 @@ def test_headers_of_the_variable_go_before_those_of_the_argument(protocol, make_
         assert (request["x-key"], request["x-other"]) == ("variable", "argument")
 
 
-def test_gzip_is_used_over_grpc_too(make_spans, monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_everything_arrives_over_grpc_compressed_or_not(compression, make_spans, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
     with OtlpReceiver("grpc") as receiver, configure(endpoint=receiver.endpoint, protocol="grpc") as telemetry:
         make_spans(100, text="x" * 1000)
         assert telemetry.force_flush(PATIENCE_S)

@@ -201,17 +201,17 @@ print(sum(codes), bool(report), made)
 """
 
 
-@pytest.mark.parametrize("has_endpoint", [False, True])
-def test_forks_before_after_and_during_writes_lose_nothing(has_endpoint, run_python, figures):
-    with OtlpReceiver() as receiver:
-        done = run_python(FORKING, receiver.endpoint if has_endpoint else "")
+@pytest.mark.parametrize("protocol", ["", "http/protobuf"])
+def test_forks_before_after_and_during_writes_lose_nothing(protocol, run_python, figures):
+    with OtlpReceiver(protocol or "http/protobuf") as receiver:
+        done = run_python(FORKING, receiver.endpoint if protocol else "", OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
         failed, is_whole, made = done.stdout.split()
         assert (failed, is_whole) == ("0", "True"), done.stderr
         children = ["before", "unused", *(f"during {number}" for number in range(16)), "after"]
         names = [f"{child} {index}" for child in children for index in range(20)]
         names += [f"parent {index}" for index in range(int(made))]
         assert set(stored()) == set(names)
-        if has_endpoint:
+        if protocol:
             assert figures(names, receiver.spans, forks=19)["lost"] == 0
 
 

@@ -16,10 +16,8 @@ from opentelemetry import baggage, context, trace
 
 from nodespan.errors import ConfigurationError
 from nodespan.testing import span_tree
-from nodespan.types import ModelProfileType, PipelinePriority
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState, _enrich
 from workflow_graphs import (
-    assert_state_and_spans_agree,
     collect,
     echo_factory,
     node_ids,
@@ -318,33 +316,6 @@ class PlainState(TypedDict):
 def test_bad_arguments_are_refused_at_the_call(composer, arguments, says):
     with pytest.raises(ConfigurationError, match=says):
         composer.execute_workflow(*arguments)
-
-
-async def test_the_figures_of_the_designs_origin(composer, tracer_provider, exporter):
-    node = PipelineNode(
-        pipeline_factory=echo_factory(),
-        profile_type=ModelProfileType.Primary,
-        stream=True,
-        node_name="TestMetadataNode",
-        priority=PipelinePriority.MEDIUM,
-        tracer_provider=tracer_provider,
-    )
-    state = WorkflowState.from_prompt("one two", user_id="test-user-metadata", conversation_id=12345)
-    events = await collect(composer, one_node(node), state)
-    ended = next(event for event in events if event["event"] == "on_chain_end" and event["name"] == "analyse")
-    ((node_id, entry),) = ended["data"]["node_metadata"].items()
-    assert re.fullmatch(r"[0-9a-f]{8}", node_id)
-    assert entry["node_name"] == "TestMetadataNode"
-    assert entry["priority"] == 5
-    assert entry["profile_type"] == 0
-    assert entry["streaming"] is True
-    assert entry["user_id"] == "test-user-metadata"
-    assert entry["conversation_id"] == 12345
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", entry["execution_time"])
-    assert events[-1]["data"]["node_metadata"] == {node_id: entry}
-    assert_state_and_spans_agree({node_id: entry}, exporter)
-    starts = [event for event in events if event["name"] == "analyse"]
-    assert {event["metadata"]["node_name"] for event in starts} == {"TestMetadataNode"}
 
 
 async def test_commands_updates_and_per_node_chunks_show_their_entries(composer, tracer_provider):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from langgraph.graph import START, StateGraph
 
 from nodespan.runner import PipelineFactory
 from nodespan.testing import span_tree
-from nodespan.types import ModelProfile, ModelProfileType, Sampling
+from nodespan.types import ModelProfile, ModelProfileType, PipelinePriority, Sampling
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
 from workflow_graphs import assert_state_and_spans_agree, collect, mirror_of, one_node
 
@@ -50,6 +51,34 @@ def plain_answer(smollm2):
     answer = llama.create_chat_completion([{"role": "user", "content": PROMPT}], max_tokens=12, temperature=0.0, seed=1)
     llama.close()
     return answer
+
+
+async def test_the_figures_of_the_designs_origin(factory, composer, tracer_provider, exporter):
+    node = PipelineNode(
+        pipeline_factory=factory,
+        profile_type=ModelProfileType.Primary,
+        stream=True,
+        node_name="TestMetadataNode",
+        priority=PipelinePriority.MEDIUM,
+        tracer_provider=tracer_provider,
+    )
+    state = WorkflowState.from_prompt(PROMPT, user_id="test-user-metadata", conversation_id=12345)
+    events = await collect(composer, one_node(node), state)
+    ended = next(event for event in events if event["event"] == "on_chain_end" and event["name"] == "analyse")
+    ((node_id, entry),) = ended["data"]["node_metadata"].items()
+    assert re.fullmatch(r"[0-9a-f]{8}", node_id)
+    assert entry["node_name"] == "TestMetadataNode"
+    assert entry["priority"] == 5
+    assert entry["profile_type"] == 0
+    assert entry["model_provider"] == "LLAMA_CPP"
+    assert entry["streaming"] is True
+    assert entry["user_id"] == "test-user-metadata"
+    assert entry["conversation_id"] == 12345
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", entry["execution_time"])
+    assert events[-1]["data"]["node_metadata"] == {node_id: entry}
+    assert_state_and_spans_agree({node_id: entry}, exporter)
+    starts = [event for event in events if event["name"] == "analyse"]
+    assert {event["metadata"]["node_name"] for event in starts} == {"TestMetadataNode"}
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])

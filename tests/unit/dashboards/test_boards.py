@@ -10,9 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
 import pytest
+from inline_snapshot import snapshot
 from promql_parser import AggregateExpr, MatrixSelector, VectorSelector
 
-from boards import BOARDS, FOLDER, VARIABLE, Asked, asked, panels
+from boards import BOARDS, FOLDER, VARIABLE, Asked, asked, panels, substituted
 from dashboards.generate import files
 from nodespan.semconv import NAMES
 
@@ -128,6 +129,28 @@ def test_a_panel_says_what_it_answers(uid: str, panel: dict[str, Any]) -> None:
     assert len(set(refs)) == len(refs)
 
 
+def test_a_panel_with_a_good_and_a_bad_says_where_the_bad_begins() -> None:
+    limits = {panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for _, panel in PANELS}
+    judged = {title: [step["color"] for step in steps] for title, steps in limits.items() if len(steps) > 1}
+    assert judged == snapshot(
+        {
+            "How long until the first token?": ["green", "orange", "red"],
+            "How full does the context get?": ["green", "orange", "red"],
+            "How long do requests wait for the model?": ["green", "orange", "red"],
+            "Are Collector, Jaeger and Prometheus up?": ["red", "green"],
+            "How many spans wait to be sent?": ["green", "orange", "red"],
+            "For how long has the oldest waited?": ["green", "orange", "red"],
+            "Has a metric too many label values?": ["green", "red"],
+            "Which spans were dropped, and why?": ["green", "red"],
+            "Does nodespan itself make errors?": ["green", "red"],
+            "How full are the Collector's queues?": ["green", "orange", "red"],
+            "Does the Collector refuse or lose spans?": ["green", "red"],
+            "What part of the runs failed?": ["green", "orange", "red"],
+            "Which nodes fail?": ["green", "orange", "red"],
+        }
+    )
+
+
 def test_no_two_panels_ask_the_same() -> None:
     titles = [panel["title"] for _, panel in PANELS]
     assert len(set(titles)) == len(titles)
@@ -217,11 +240,14 @@ def test_a_variable_is_read_from_a_metric_and_label_that_are_emitted(uid: str) -
     for variable in queries:
         found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
         assert found is not None
-        (selector,) = selectors(found[1].replace("$service", "s").replace("$workflow", "w"))
-        assert selector.name in METRICS
-        assert {found[2], *(matcher.name for matcher in selector.matchers.matchers)} <= (
-            METRICS[selector.name] | ON_EVERY_SERIES
-        )
+        (selector,) = selectors(substituted(found[1], {"service": "s"}))
+        matched = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+        if variable["name"] == "service":  # whoever has emitted anything of ours
+            assert (found[2], list(matched)) == ("service_name", ["__name__"])
+            ours = re.compile(matched["__name__"])
+            assert [name for name in emitted() if not ours.fullmatch(name) and not name.startswith("otel_sdk_")] == []
+        else:
+            assert {found[2], *matched} <= METRICS[selector.name] | ON_EVERY_SERIES
 
 
 def test_the_docs_say_how_to_read_each_panel() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import stack_binaries
+import stack_images
 import stack_local
 from stack_binaries import PARTS, BuildError, Part
 
@@ -71,7 +72,7 @@ def test_a_kept_part_that_has_been_damaged_is_made_anew(tmp_path: Path) -> None:
 
 def test_without_go_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BuildError, match=r"go is not installed.*1\.26 or newer"):
+    with pytest.raises(BuildError, match=r"neither go nor a docker engine.*1\.26 or newer"):
         stack_binaries.installed_go()
 
 
@@ -99,6 +100,48 @@ def test_the_versions_stand_in_the_manifests() -> None:
     assert stack_binaries.find(r"^  version: (\S+)$", folder / "collector" / "builder.yaml")
     with pytest.raises(BuildError, match=r"go.mod has no line like"):
         stack_binaries.find(r"^nothing (\S+)$", folder / "jaeger" / "go.mod")
+
+
+# Stands for docker on this machine, which has no engine: a container is a folder with a program at its entry point.
+DOCKER = """#!/bin/sh
+case "$1" in
+  version) echo 28.0 ;;
+  create) echo "container-of-$2" ;;
+  inspect) echo /the/entry-point ;;
+  cp) [ -z "$BROKEN" ] || { echo no such file >&2; exit 1; }
+    printf '#!/bin/sh\\necho %s\\n' "$2" > "$3"; chmod +x "$3" ;;
+  rm) echo "$2" >> "$REMOVED" ;;
+esac
+"""
+
+
+def test_without_go_the_programs_come_out_of_the_pinned_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    for tool in ("sh", "chmod"):
+        (docker.parent / tool).symlink_to(str(shutil.which(tool)))
+    monkeypatch.setenv("PATH", str(docker.parent))
+    monkeypatch.setenv("NODESPAN_STACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REMOVED", str(tmp_path / "removed"))
+    pins = stack_images.pins()
+
+    found = stack_binaries.binaries()
+    said = {name: stack_binaries.says_version(path, "--version") for name, path in found.items()}
+    assert said == {
+        "otelcol": f"container-of-{pins['COLLECTOR_IMAGE']}:/the/entry-point",
+        "jaeger": f"container-of-{pins['JAEGER_IMAGE']}:/the/entry-point",
+        "prometheus": f"container-of-{pins['PROMETHEUS_IMAGE']}:/the/entry-point",
+        "promtool": f"container-of-{pins['PROMETHEUS_IMAGE']}:/bin/promtool",
+    }
+    assert len((tmp_path / "removed").read_text().split()) == 4
+
+    monkeypatch.setenv("BROKEN", "1")
+    assert stack_binaries.binaries() == found  # from the cache: docker is not asked for them again
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(BuildError, match=r"`docker cp .*` failed: no such file"):
+        stack_binaries.binaries()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import threading
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider
 
 from nodespan import semconv
@@ -136,3 +138,18 @@ def test_children_of_an_owner_whose_tracer_fails_still_run(monkeypatch, tracer):
     with owner.attached():
         assert current_owner() is owner
     assert owner.finish()
+
+
+def test_what_an_unsampled_span_is_given_is_not_even_looked_at():
+    looked_at = []
+
+    class Costly:
+        def __repr__(self):
+            looked_at.append(self)
+            return "costly"
+
+    owner = SpanOwner(get_tracer(TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)), "work")
+    owner.set({"value": Costly()})
+    owner.event("happened", {"value": Costly()})
+    owner.finish()
+    assert looked_at == []

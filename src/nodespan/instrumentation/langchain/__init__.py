@@ -25,7 +25,7 @@ class LangChainInstrumentor(BaseInstrumentor):
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The versions whose seams were tried."""
-        return ("langchain-core >= 1.0",)
+        return ("langchain-core >= 0.3",)
 
     def _instrument(self, **kwargs: Any) -> None:
         Active.tracer = get_tracer(kwargs.get("tracer_provider"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nodespan import semconv
 from nodespan.instrumentation._arguments import call_arguments, with_config
@@ -80,8 +80,8 @@ def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     given: object = None
     if capture().on_spans:
         given = args[0] if args else kwargs["tool_input"]
-        if isinstance(given, dict):  # without what LangChain puts in: the graph's state, its store, its runtime
-            given = target._filter_injected_args(given)  # noqa: SLF001 as ``run`` itself does for callbacks
+        if isinstance(given, dict):
+            given = _convert.arguments_of(target, cast("dict[str, Any]", given))
     return _with_run_id(ToolCall(tracer, target.name, kwargs.get("tool_call_id"), given), kwargs)
 
 

@@ -190,3 +190,12 @@ def retriever_name(retriever: Any) -> str:
     """What is searched: the vector store, else the retriever by the name that LangChain gives it."""
     known: Mapping[str, Any] = retriever._get_ls_params()  # noqa: SLF001 as above
     return known.get("ls_vector_store_provider") or known.get("ls_retriever_name") or type(retriever).__name__
+
+
+def arguments_of(tool: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a model gave a tool, without what LangChain puts in: the graph's state, its store, its runtime."""
+    if hasattr(tool, "_filter_injected_args"):
+        return tool._filter_injected_args(given)  # noqa: SLF001 as LangChain does for its callbacks
+    schema: Any = tool.tool_call_schema  # langchain-core before 1.1
+    known: Iterable[str] = schema.model_fields if hasattr(schema, "model_fields") else schema.get("properties", ())
+    return {name: given[name] for name in known if name in given}

@@ -29,7 +29,7 @@ def _async(open_call: Open) -> Wrap:
 
 
 SEAMS: Final = Seams(
-    "a langchain-core that nodespan supports (1.0 to 1.8)",
+    "a langchain-core that nodespan supports (0.3 to 1.8)",
     (
         Seam(*_CHAT, "generate", _sync(_calls.chat), "spans of chat models"),
         Seam(*_CHAT, "agenerate", _async(_calls.chat), "spans of chat models in async programs"),

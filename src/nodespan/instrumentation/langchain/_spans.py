@@ -229,21 +229,21 @@ class ToolCall(SpanOwner):
                 with _DESCRIBING:
                     self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
                     self.span.set_status(StatusCode.ERROR)
-            self._record("error", _HANDLED)
             self.finish("error")
+            self._record("error", _HANDLED)
         else:
             self.leave()
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the call ended."""
         outcome = outcome_of(error)
-        self._record(outcome, error_type(error) if outcome == "error" and error is not None else None)
         end_span(self, error)
+        self._record(outcome, error_type(error) if outcome == "error" and error is not None else None)
 
     def _record(self, outcome: Outcome, kind: str | None) -> None:
         get_instruments(Active.meter_provider).record(
             semconv.TOOL_DURATION,
-            self.duration_s,
+            self.took_s,
             {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
             exemplar_context(self.span),
         )

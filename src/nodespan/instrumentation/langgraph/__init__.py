@@ -7,20 +7,30 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from nodespan.instrumentation.langgraph._convert import field_of, section
+from nodespan.instrumentation.langgraph._fallback import told_owner
 from nodespan.instrumentation.langgraph._run import Claim
-from nodespan.instrumentation.langgraph._seam import SEAMS
+from nodespan.instrumentation.langgraph._seam import SEAMS, install
 from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, new_node_id
 from nodespan.spans.owner import get_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["LangGraphInstrumentor", "NodeOwner", "WorkflowOwner", "field_of", "install_seams", "new_node_id", "section"]
+__all__ = [
+    "LangGraphInstrumentor",
+    "NodeOwner",
+    "WorkflowOwner",
+    "field_of",
+    "install_seams",
+    "new_node_id",
+    "section",
+    "told_owner",
+]
 
 
 def install_seams(claimant: object) -> None:
     """Makes node spans possible for the runs of a claimant that opens the run's span itself, while it lives."""
-    SEAMS.install(claimant)
+    install(claimant)
 
 
 class LangGraphInstrumentor(BaseInstrumentor):
@@ -33,7 +43,7 @@ class LangGraphInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
         Claim.meter_provider = kwargs.get("meter_provider")
-        SEAMS.install(self)
+        install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         Claim.tracer = Claim.meter_provider = None

@@ -70,6 +70,20 @@ def node_attributes(task: Task, workflow_name: str | None) -> dict[str, Any]:
     }
 
 
+def told_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
+    """The same of a node that a callback tells of, from the metadata that LangGraph gives along."""
+    return {
+        semconv.OPERATION_NAME: semconv.INVOKE_NODE,
+        semconv.NODE: metadata["langgraph_node"],
+        semconv.WORKFLOW_NAME: workflow_name,
+        semconv.LANGGRAPH_NODE: metadata["langgraph_node"],
+        semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
+        semconv.LANGGRAPH_CHECKPOINT_NS: metadata.get("langgraph_checkpoint_ns"),
+        semconv.LANGGRAPH_TRIGGERS: list(metadata.get("langgraph_triggers") or ()),
+        semconv.LANGGRAPH_PATH: "/".join(map(str, metadata.get("langgraph_path") or ())),
+    }
+
+
 def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
     """Checkpoint that the task's step began from; there is one only where somebody keeps checkpoints."""
     if not configurable.get(_CHECKPOINTER):

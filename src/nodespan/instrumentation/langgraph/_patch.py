@@ -16,6 +16,7 @@ from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_i
 from nodespan.instrumentation.langgraph._run import Claim, opening
 from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, open_node
 from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.owner import current_owner, own_context
 
 if TYPE_CHECKING:
@@ -101,10 +102,12 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _open_node(task: Task, context: Context) -> NodeOwner | None:
     parent = current_owner(context)
-    if parent is None:
-        return None
-    with _OPENING:
-        return open_node(task, parent, context)
+    if parent is not None:
+        with _OPENING:
+            return open_node(task, parent.tracer, parent.instruments, parent, context)
+    elif Claim.lacks_runs and Claim.tracer is not None:
+        with _OPENING:
+            return open_node(task, Claim.tracer, get_instruments(Claim.meter_provider), None, context)
     return None
 
 

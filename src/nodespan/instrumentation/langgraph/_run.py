@@ -26,10 +26,17 @@ _OPENING = Guard("open a LangGraph span")
 
 
 class Claim:
-    """Whether every run is claimed, with which tracer, and where the runs count."""
+    """Whether every run is claimed, with which tracer, and where the runs count.
+
+    Attributes:
+        lacks_runs: LangGraph lacks a seam around runs, so that a node may be claimed which has no run around it.
+        lacks_nodes: It lacks one around nodes, so that callbacks have to tell of them.
+    """
 
     tracer: Tracer | None = None
     meter_provider: MeterProvider | None = None
+    lacks_runs = False
+    lacks_nodes = False
 
 
 def opening(

@@ -1,4 +1,4 @@
-"""The seams of LangGraph: where the wrappers go, and what is lost in a version that does not have one of them."""
+"""The seams of LangGraph: where the wrappers go, what is lost without one of them, and what serves instead."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Final
 
 from nodespan.instrumentation._seams import Seam, Seams
 from nodespan.instrumentation.langgraph import _patch
+from nodespan.instrumentation.langgraph._fallback import listen
+from nodespan.instrumentation.langgraph._run import Claim
 
 _RUNNER: Final = "langgraph.pregel._runner"
 _RETRY: Final = "langgraph.pregel._retry"
 _LOOP: Final = "langgraph.pregel._loop"
 
 RUNS: Final = (
-    Seam("langgraph.pregel", "Pregel", "stream", _patch.stream, "current spans in sync runs"),
-    Seam("langgraph.pregel", "Pregel", "astream", _patch.astream, "current spans in async runs"),
+    Seam("langgraph.pregel", "Pregel", "stream", _patch.stream, "spans of sync runs: their nodes stand alone"),
+    Seam("langgraph.pregel", "Pregel", "astream", _patch.astream, "spans of async runs: their nodes stand alone"),
 )
 NODES: Final = (
     Seam(_RUNNER, "", "run_with_retry", _patch.run_with_retry, "current spans in sync nodes"),
@@ -30,3 +32,12 @@ SEAMS: Final = Seams(
         Seam(_LOOP, "PregelLoop", "_first", _patch.first, "links from resumed runs"),
     ),
 )
+
+
+def install(claimant: object) -> None:
+    """Wraps LangGraph for as long as the claimant lives; where a seam is missing that has a substitute, that serves."""
+    missing = SEAMS.install(claimant)
+    Claim.lacks_runs = not set(RUNS).isdisjoint(missing)
+    Claim.lacks_nodes = not set(NODES).isdisjoint(missing)
+    if Claim.lacks_nodes:
+        listen()

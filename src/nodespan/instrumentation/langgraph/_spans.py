@@ -20,6 +20,7 @@ from nodespan.spans.owner import SpanOwner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Tracer
@@ -35,9 +36,13 @@ class WorkflowOwner(SpanOwner):
 
     Args:
         offered: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
+
+    Attributes:
+        channels: Of the graph.
+        told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
 
-    __slots__ = ("_adoptable", "_interrupted", "_offered", "channels", "workflow_name")
+    __slots__ = ("_adoptable", "_interrupted", "_offered", "channels", "told", "workflow_name")
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class WorkflowOwner(SpanOwner):
         self._offered = self._adoptable = offered
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
+        self.told: dict[UUID, NodeOwner] = {}
         self._interrupted = False
         instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
         attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
@@ -111,6 +117,8 @@ class WorkflowOwner(SpanOwner):
 
     @override
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+        while self.told:  # nobody has told of their ends
+            self.told.popitem()[1].finish("cancelled")
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
@@ -250,16 +258,18 @@ class NodeOwner(SpanOwner):
         return {semconv.WORKFLOW_NAME: known.get(semconv.WORKFLOW_NAME), semconv.NODE: known.get(semconv.NODE)}
 
 
-def open_node(task: _convert.Task, parent: SpanOwner, context: Context) -> NodeOwner | None:
+def open_node(
+    task: _convert.Task, tracer: Tracer, instruments: Instruments, parent: SpanOwner | None, context: Context
+) -> NodeOwner | None:
     """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
     return NodeOwner(
-        parent.tracer,
+        tracer,
         task.name,
         _convert.display_name(task),
         _convert.node_attributes(task, _workflow_name(parent)),
-        parent.instruments,
+        instruments,
         parent=context,
     )
 

@@ -39,10 +39,11 @@ class LlamaCppInstrumentor(BaseInstrumentor):
 
         Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
         Claim.meter_provider = kwargs.get("meter_provider")
+        Claim.logger_provider = kwargs.get("logger_provider")
         SEAMS.install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         from nodespan.instrumentation.llama_cpp._seam import SEAMS
 
-        Claim.tracer = None
+        Claim.tracer = Claim.meter_provider = Claim.logger_provider = None
         SEAMS.release(self)

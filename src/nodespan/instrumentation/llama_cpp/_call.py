@@ -11,6 +11,7 @@ from opentelemetry import trace
 
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation.llama_cpp import _convert
+from nodespan.instrumentation.llama_cpp._messages import Answer
 from nodespan.runner.generation_metrics import record_engine, record_generation
 from nodespan.runner.generation_span import GenerationOwner, describe, engine_phases
 from nodespan.runner.pipeline import GenerationResult
@@ -24,10 +25,12 @@ from nodespan.types import ModelProfile
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
     import llama_cpp
+    from nodespan.spans.content import Message
     from nodespan.spans.owner import Outcome
 
 _CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
@@ -37,10 +40,11 @@ _MEASURING: Final = Guard("say what a llama.cpp call took")
 
 
 class Claim:
-    """Whether calls are claimed, and where their spans and metrics go."""
+    """Whether calls are claimed, and where their spans, metrics and events go."""
 
     tracer: Tracer | None = None
     meter_provider: MeterProvider | None = None
+    logger_provider: LoggerProvider | None = None
 
 
 def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
@@ -49,11 +53,22 @@ def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
     return call if isinstance(call, LlamaCall) and call.llama is llama else None
 
 
-def open_call(llama: llama_cpp.Llama, operation: str, request: Callable[[], Mapping[str, Any]]) -> LlamaCall | None:
+def open_call(
+    llama: llama_cpp.Llama,
+    operation: str,
+    request: Callable[[], Mapping[str, Any]],
+    questions: Callable[[], list[Message]] | None = None,
+) -> LlamaCall | None:
     """What to enclose a call of the model in; ``None`` where it is enclosed already, or nobody would see it.
 
     A model call of LangChain's around it has the span, and gets what is measured here. A Runner's is measured by its
     pipeline. Another model's (one that a logits processor asks) is a call of its own.
+
+    Args:
+        llama: The model.
+        operation: One of the table's operations.
+        request: Says what was asked for, as attributes.
+        questions: Says what the model was asked; ``None`` where that is no text.
     """
     if Claim.tracer is None or current_call(llama) is not None:
         return None
@@ -64,6 +79,8 @@ def open_call(llama: llama_cpp.Llama, operation: str, request: Callable[[], Mapp
         around = current_owner()
         tracer = around.tracer if around is not None else Claim.tracer  # all spans of a run are made by one
         call = LlamaCall(llama, tracer, operation, request(), outer)
+        if questions is not None:
+            call.asks(questions)
         if call.is_real or call.instruments.are_live:
             return call
     return None
@@ -78,7 +95,7 @@ class LlamaCall:
     """
 
     __slots__ = (
-        "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner", "_results", "_started_at",
+        "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner", "_results", "_started_at",
         "_started_ns", "instruments", "llama",
     )  # fmt: skip
 
@@ -95,6 +112,7 @@ class LlamaCall:
         self._started_at = time.perf_counter()
         self._started_ns = time.time_ns()
         self._results: list[GenerationResult] = []
+        self._answer: Answer | None = None
         self._finish_reason: str | None = None
         self._chunks = 0
         self._first_chunk_at: float | None = None
@@ -107,6 +125,7 @@ class LlamaCall:
             profile.model_name,
             request,
             start_time_ns=self._started_ns,
+            logger_provider=Claim.logger_provider,
         )
 
     @property
@@ -127,10 +146,21 @@ class LlamaCall:
         self._results.append(result)
         return result
 
+    def asks(self, questions: Callable[[], list[Message]]) -> None:
+        """Keeps what is asked and answered, if the user has switched content on and the span is this call's own."""
+        if self._is_own and self._owner.content is not None:
+            self._answer = Answer()
+            with _READING:
+                self._owner.content.asked(questions())
+
     def answered(self, answer: object) -> None:
         """Looks at a whole answer, or at a piece of one."""
         with _READING:
-            self._finish_reason = _convert.finish_reason(answer) or self._finish_reason
+            choice = _convert.choice(answer)
+            if choice is not None:
+                self._finish_reason = choice.get("finish_reason") or self._finish_reason
+                if self._answer is not None:
+                    self._answer.add(choice)
 
     def saw(self, item: object) -> None:
         """Looks at a piece of a streamed answer."""
@@ -161,6 +191,8 @@ class LlamaCall:
         facts["model_name"] = owner.model
         facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
         facts["error_type"] = failure
+        if self._answer is not None and owner.content is not None:
+            owner.content.said(self._answer.messages(facts["finish_reason"]))
         first_chunk_s = None if self._first_chunk_at is None else self._first_chunk_at - started_at
         duration_s = time.perf_counter() - started_at
         record_generation(

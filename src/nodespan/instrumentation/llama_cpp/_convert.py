@@ -41,12 +41,10 @@ def request(given: Mapping[str, Any]) -> dict[str, Any]:
     return request_attributes(sampling, streams=bool(given.get("stream")))
 
 
-def finish_reason(answer: object) -> str | None:
-    """Why an answer ended; ``None`` in all its pieces but the last, and for embeddings."""
-    if not isinstance(answer, Mapping):
-        return None
-    choices: Sequence[Mapping[str, Any]] = cast("Mapping[str, Any]", answer).get("choices") or ()
-    return choices[0].get("finish_reason") if choices else None
+def choice(answer: object) -> Mapping[str, Any] | None:
+    """What the model chose to say: of a whole answer or of a piece; ``None`` for tokens and embeddings."""
+    choices = cast("Mapping[str, Any]", answer).get("choices") if isinstance(answer, Mapping) else None
+    return cast("Sequence[Mapping[str, Any]]", choices)[0] if choices else None
 
 
 def total(results: Sequence[GenerationResult]) -> GenerationResult:

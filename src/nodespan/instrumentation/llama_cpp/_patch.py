@@ -14,6 +14,7 @@ from nodespan import semconv
 from nodespan.instrumentation._steps import in_steps
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._call import LlamaCall, current_call, open_call
+from nodespan.instrumentation.llama_cpp._messages import questions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,12 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
         @functools.wraps(original)
         def wrapper(self: llama_cpp.Llama, *args: Any, **kwargs: Any) -> Any:
-            call = open_call(self, operation, lambda: _convert.request(_convert.arguments(signature, args, kwargs)))
+            call = open_call(
+                self,
+                operation,
+                lambda: _convert.request(_convert.arguments(signature, args, kwargs)),
+                lambda: questions(self, _convert.arguments(signature, args, kwargs)),
+            )
             if call is None:
                 return original(self, *args, **kwargs)
             answer = _enclosed(call, original, self, *args, **kwargs)

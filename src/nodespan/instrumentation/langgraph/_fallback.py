@@ -1,0 +1,106 @@
+"""Node spans from LangChain's callbacks, for a LangGraph without the seam that encloses a node's execution.
+
+Callbacks are public, and say that a node begins and that it ends. No frame lies around the two, so that nothing can be
+made current safely: what runs inside a node stands beside it under the run, and each attempt is a span of its own.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tracers.context import register_configure_hook
+from langgraph.constants import TAG_HIDDEN
+from typing_extensions import override
+
+from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation.langgraph._run import Claim
+from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner
+from nodespan.spans.guard import Guard
+from nodespan.spans.owner import current_owner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+_OPENING: Final = Guard("open a LangGraph span")
+_NODE_TAG: Final = "graph:step:"
+"""LangGraph tags the run of a node with this and the step, and nothing else."""
+
+
+class NodeCallbacks(BaseCallbackHandler):
+    """Opens and ends the spans of nodes that no seam has opened one for, in the runs that are claimed.
+
+    A run's owner holds those that are open; when it ends, they end with it.
+    """
+
+    run_inline = True  # in an executor it would see another context than the node's
+
+    @property
+    @override
+    def ignore_chain(self) -> bool:
+        return not Claim.lacks_nodes
+
+    @override
+    def on_chain_start(
+        self,
+        serialized: Mapping[str, Any],
+        inputs: object,
+        *,
+        run_id: UUID,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        run = current_owner()
+        tags = tags or ()
+        if not isinstance(run, WorkflowOwner) or TAG_HIDDEN in tags or not metadata:
+            return
+        if any(tag.startswith(_NODE_TAG) for tag in tags):
+            with _OPENING:
+                run.told[run_id] = NodeOwner(
+                    run.tracer,
+                    metadata["langgraph_node"],
+                    metadata["langgraph_node"],
+                    _convert.told_attributes(metadata, run.workflow_name),
+                    run.instruments,
+                )
+
+    @override
+    def on_chain_end(self, outputs: object, *, run_id: UUID, **kwargs: Any) -> None:
+        self._leave(run_id, None)
+
+    @override
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._leave(run_id, error)
+
+    @staticmethod
+    def _leave(run_id: UUID, error: BaseException | None) -> None:
+        run = current_owner()
+        if isinstance(run, WorkflowOwner) and (owner := run.told.pop(run_id, None)) is not None:
+            owner.leave(error)
+
+
+_listening: Final[ContextVar[NodeCallbacks | None]] = ContextVar(
+    "nodespan_node_callbacks",
+    default=NodeCallbacks(),  # noqa: B039 it has no state of its own, and so serves every context
+)
+_registered: Final[list[bool]] = []
+
+
+def listen() -> None:
+    """Has LangChain tell of every node from now on; it is not heard while LangGraph has its seams."""
+    if not _registered:
+        _registered.append(True)
+        register_configure_hook(_listening, inheritable=True)
+
+
+def told_owner(config: Mapping[str, Any], shown_name: str | None) -> NodeOwner | None:
+    """The span that a callback has opened for the node which runs with this config; now it has the name it wants."""
+    run, manager = current_owner(), config.get("callbacks")
+    run_id: UUID | None = getattr(manager, "parent_run_id", None)
+    owner = run.told.get(run_id) if isinstance(run, WorkflowOwner) and run_id is not None else None
+    if owner is not None and shown_name is not None:
+        owner.node_name = shown_name
+    return owner

@@ -1,0 +1,68 @@
+"""A trace as a tree, on terminals wide and narrow."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from nodespan import semconv
+from nodespan.cli._tree import duration, render_tree
+from nodespan.otlp import SpanRecord
+
+
+def record(span_id, parent, name, start_ms, end_ms, status="UNSET", attributes=None):
+    times = start_ms * 10**6, end_ms * 10**6
+    return SpanRecord("t" * 32, span_id, parent, name, "INTERNAL", *times, status, "", attributes or {}, {}, "test")
+
+
+USAGE = {
+    semconv.USAGE_INPUT_TOKENS: 44,
+    semconv.USAGE_CACHE_READ: 24,
+    semconv.USAGE_OUTPUT_TOKENS: 20,
+    semconv.MIRROR_KEYS["tokens_per_s"]: 12.34,
+    semconv.MIRROR_KEYS["time_to_first_token_s"]: 0.94,
+    semconv.MIRROR_KEYS["queue_s"]: 0.0007,
+}
+SPANS = [
+    record("a", "", "invoke_workflow demo", 0, 2500),
+    record("b", "a", "invoke_node [odd]", 1, 1200),
+    record("c", "b", "chat SmolLM2", 2, 1100, attributes=USAGE),
+    record("d", "a", "invoke_node broken", 1300, 1301, "ERROR", {semconv.ERROR_TYPE: "ValueError"}),
+    record("e", "a", "invoke_node left", 1302, 1303, attributes={semconv.STATUS: "cancelled"}),
+    record("f", "in another process", "invoke_node lost", 1302, 63_000),
+]
+
+
+def shown(width):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    for tree in render_tree(SPANS, width):
+        console.print(tree)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_facts_stand_beside_the_name_where_they_fit():
+    assert shown(120) == [
+        "invoke_workflow demo  2.5 s",
+        "├── invoke_node [odd]  1.2 s",
+        "│   └── chat SmolLM2  1.1 s  in 44  cached 24  out 20  12.3 tokens/s  first token 940 ms  queue 0.7 ms",
+        "├── invoke_node broken  1.0 ms  ValueError",
+        "└── invoke_node left  1.0 ms  cancelled",
+        "invoke_node lost  1 min 2 s",
+    ]
+
+
+def test_and_below_it_where_they_do_not():
+    assert shown(90)[2:4] == [
+        "│   └── chat SmolLM2  1.1 s",
+        "│       in 44  cached 24  out 20  12.3 tokens/s  first token 940 ms  queue 0.7 ms",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ns", "words"),
+    [(0, "0.0 ms"), (9_940_000, "9.9 ms"), (812e6, "812 ms"), (2.44e9, "2.4 s"), (200e9, "3 min 20 s")],
+)
+def test_durations_are_for_people(ns, words):
+    assert duration(ns) == words
