@@ -92,6 +92,23 @@ def test_pages_that_were_overwritten_are_found_while_the_store_is_open(path, cap
     other.close()
 
 
+def test_of_two_that_find_the_damage_at_once_the_second_leaves_the_new_file_alone(path):
+    """Both have seen the broken file; the first has put it aside when the second comes to do so."""
+    first, second = fill(path), SqliteStore(path)
+    append(second)
+    second.close()
+    path.write_bytes(b"broken" * 10_000)
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    second.database._file = database._identity(path)
+    append(first, spans=5)
+    assert second.database._put_aside(error)
+    assert second.look().spans == 5
+    assert len(damaged(path)) == 1
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize("length", [0, 100, 4096, 20_000])
 def test_a_file_that_was_cut_off_costs_what_was_cut_and_no_more(path, length, caplog):
     fill(path)

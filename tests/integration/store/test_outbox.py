@@ -201,22 +201,30 @@ def test_a_lease_runs_out_and_a_clock_that_was_set_back_does_not_prolong_it(stor
     assert store.take_lease("c", 10)
 
 
-def test_of_many_that_want_the_lease_at_once_one_gets_it(path):
-    stores = [SqliteStore(path) for _ in range(8)]
-    got: list[int] = []
-    start = threading.Barrier(8)
+def test_of_several_that_want_the_lease_at_once_one_gets_it(path, monkeypatch):
+    """Each has time to read that nobody has it before it takes it."""
+    read = outbox_module._fact
+
+    def read_slowly(connection: sqlite3.Connection, name: str) -> str | None:
+        found = read(connection, name)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(outbox_module, "_fact", read_slowly)
+    stores = [SqliteStore(path) for _ in range(4)]
+    got: list[bool] = []
+    start = threading.Barrier(4)
 
     def want(number: int) -> None:
         start.wait()
-        if stores[number].take_lease(str(number), 60):
-            got.append(number)
+        got.append(stores[number].take_lease(str(number), 60))
 
-    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(got) == 1
+    assert sorted(got) == [False, False, False, True]
     for store in stores:
         store.close()
 
