@@ -44,7 +44,7 @@ def main() -> None:
             print(report.as_text({theme: result}), file=sys.stderr, flush=True)
     print(json.dumps(results, indent=1, ensure_ascii=False))
     if options.keep:
-        report.keep(results)
+        report.keep(results, THEMES)
     if failed := set(options.themes or THEMES) - set(results):
         sys.exit(f"failed: {', '.join(sorted(failed))}")
 

@@ -55,7 +55,7 @@ def per_chunk(loop: asyncio.AbstractEventLoop, rounds: int) -> list[Figure]:
             "async": instrumented(lambda: loop.run_until_complete(read_async())),
         }
         columns = interleaved({name: us_per(WORDS, read) for name, read in variants.items()}, rounds)
-    of = f"{rounds} rounds of {WORDS} chunks"
+    of = f"{WORDS} chunks"
     return [
         figure("bare EchoPipeline", "µs/chunk", columns, median("bare"), of=of),
         *(
@@ -96,8 +96,8 @@ def tokens_per_s(loop: asyncio.AbstractEventLoop, rounds: int, tokens: int) -> l
         columns = interleaved(
             {name: lambda measure=measure: 1e6 / measure() for name, measure in s_per_token.items()}, rounds
         )
-        lags = {"lag": [loop.run_until_complete(lags_ms(read_runner)) for _ in range(rounds)]}
-    of = f"{rounds} rounds of {tokens} tokens of SmolLM2-135M, which are the same text"
+        lags = {"lag": [loop.run_until_complete(lags_ms(read_runner)) for _ in range(len(columns["bare"]))]}
+    of = f"{tokens} tokens of SmolLM2-135M, the same text for all"
     return [
         figure("bare llama-cpp-python", "tokens/s", columns, median("bare"), of=of),
         figure("Runner / bare", "x", columns, ratio_of_rounds("runner", "bare"), ">= 0.99", of),

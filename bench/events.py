@@ -65,7 +65,7 @@ def figures(name: str, loop: asyncio.AbstractEventLoop, graph: Any, given: Any, 
         },
         rounds,
     )
-    of = f"{rounds} rounds of {runs} runs"
+    of = f"{runs} runs"
     over_spans, over_all = f"added to the same with spans, {name}", f"added with all spans, {name}"
     return [
         figure(f"astream_events alone, {name}", "µs/event", columns, median("bare"), of=of),

@@ -38,7 +38,7 @@ def run(size: Size) -> list[Figure]:
             }
             columns = interleaved(variants, ROUNDS[size])
         sdk.shutdown()
-    of = f"{ROUNDS[size]} rounds of {SPANS} spans with {len(ATTRIBUTES)} attributes, all received"
+    of = f"{SPANS} spans with {len(ATTRIBUTES)} attributes, all received"
     return [
         figure("nodespan: store and OTLP", "µs CPU/span", columns, median("nodespan"), of=of),
         figure("SDK: batch processor and OTLP", "µs CPU/span", columns, median("sdk"), of=of),

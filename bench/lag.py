@@ -41,7 +41,7 @@ def run(size: Size) -> list[Figure]:
     assert len(lags_ms) == spans, f"{len(lags_ms)} of {spans} spans were stored"
     # A round is a second's spans: those that are written together have their lags in common.
     rounds = {"lag": [lags_ms[i : i + SPANS_PER_S] for i in range(0, spans, SPANS_PER_S)]}
-    of = f"{spans} spans at {SPANS_PER_S}/s; the write interval is {WRITE_INTERVAL_S * 1e3:.0f} ms"
+    of = f"a second with {SPANS_PER_S} spans; the write interval is {WRITE_INTERVAL_S * 1e3:.0f} ms"
 
     def lag(percent: float) -> Any:
         return lambda columns: percentile([each for second in columns["lag"] for each in second], percent)

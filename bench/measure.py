@@ -6,6 +6,7 @@ import gc
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ Statistic = Callable[[Columns], float]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+LIMIT_S = 100.0
+ROUNDS_MIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,10 @@ class Figure:
 def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warmups: int = 2) -> dict[str, list[Any]]:
     """Calls each variant once a round, in an order that changes from round to round.
 
-    What slows the machine down for a while then hits all of them, and who comes after whom is left to chance.
+    What slows the machine down for a while then hits all of them, and who comes after whom is left to chance. On a
+    machine that is slow as a whole there are fewer rounds, and wider intervals.
     """
+    until = time.monotonic() + LIMIT_S
     for _ in range(warmups):
         for measure in variants.values():
             measure()
@@ -61,7 +66,9 @@ def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warmu
     gc.freeze()  # so that collecting before each measurement costs little
     columns: dict[str, list[Any]] = {name: [] for name in variants}
     order = random.Random(0)
-    for _ in range(rounds):
+    for i in range(rounds):
+        if i >= ROUNDS_MIN and time.monotonic() > until:
+            break
         names = list(variants)
         order.shuffle(names)
         for name in names:
@@ -106,6 +113,5 @@ def figure(name: str, unit: str, columns: Columns, statistic: Statistic, goal: s
         picked = [chance.randrange(rounds) for _ in range(rounds)]
         resampled.append(statistic({key: [column[i] for i in picked] for key, column in columns.items()}))
     tail = (1 - CONFIDENCE) / 2 * 100
-    return Figure(
-        name, statistic(columns), unit, goal, percentile(resampled, tail), percentile(resampled, 100 - tail), of
-    )
+    low, high = percentile(resampled, tail), percentile(resampled, 100 - tail)
+    return Figure(name, statistic(columns), unit, goal, low, high, f"{rounds} rounds of {of}")

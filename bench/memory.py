@@ -70,7 +70,7 @@ def run(size: Size) -> list[Figure]:
     spans = runs * (NODES + 1) - runs // CANCELLED_EVERY * (NODES - 4)
     assert received == spans, f"{received} of {spans} spans were received"
     growth = {name: [b - a for a, b in itertools.pairwise(kept)] for name, kept in samples.items()}
-    of = f"{runs} runs, every {CANCELLED_EVERY}th cancelled, {spans} spans, all received; without the first 30 %"
+    of = f"{runs // WINDOWS} of {runs} runs, every {CANCELLED_EVERY}th cancelled, {spans} spans, all received"
     return [
         *(Figure(f"resident at the end, {name}", kept[-1] / 2**20, "MiB", of=of) for name, kept in samples.items()),
         figure("growth, uninstrumented", "bytes/run", growth, per_run("bare", runs), of=of),

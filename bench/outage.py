@@ -43,7 +43,7 @@ def run(size: Size) -> list[Figure]:
             "down": application("http://127.0.0.1:9", requests),  # the discard port, where nobody listens
         }
         columns = interleaved(variants, rounds, warmups=0)
-    of = f"{rounds} rounds of new processes, {requests} requests each, of a graph of {NODES} trivial nodes"
+    of = f"a new process with {requests} requests of {NODES} trivial nodes"
     return [
         *(figure(f"p99, collector {name}", "ms", columns, p99(name), of=of) for name in variants),
         figure("p99, down / up", "x", columns, ratio(p99("down"), p99("up")), "<= 1.2", of),

@@ -75,7 +75,7 @@ def figures(mode: str, ours: Process, theirs: dict[str, tuple[Process, Process]]
         variants[f"without {peer}"] = without.measure(mode, "bare", has_spans=False)
         variants[peer] = with_peer.measure(mode, "on", has_spans=True)
     columns = interleaved(variants, rounds)
-    of = f"{NODES} trivial nodes, {rounds} rounds of {RUNS} runs"
+    of = f"{RUNS} runs of {NODES} trivial nodes"
     return [
         figure(f"uninstrumented, {mode}", "µs/node", columns, median("bare"), of=of),
         *beside_floor(mode, columns, "spans", of),

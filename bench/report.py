@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,12 @@ def as_text(results: Results) -> str:
     return "\n".join(lines)
 
 
-def keep(results: Results) -> None:
+def keep(results: Results, order: Sequence[str]) -> None:
     """Puts the figures in the place of the earlier ones, and writes the page anew."""
     kept: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, **results}, indent=1, ensure_ascii=False) + "\n")
+    kept |= results
+    ordered = {theme: kept[theme] for theme in order if theme in kept}
+    RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
 
 
@@ -58,17 +61,25 @@ def page() -> str:
 
 
 def as_markdown(results: Results) -> str:
-    """A table for each theme."""
-    parts: list[str] = []
+    """What has a goal, in one table; what is behind it, theme by theme."""
+    parts = ["| figure | value | 95 % interval | goal | reached |\n| --- | ---: | ---: | ---: | --- |"]
+    for result in results.values():
+        parts.append(f"| *{result['title']}* | | | | |")
+        parts.extend(_row(figure, *_cells(figure)) for figure in result["figures"] if figure["goal"])
     for theme, result in results.items():
         versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-        parts.append(f"### {result['title']}\n")
-        parts.append("| figure | value | 95 % interval | goal | reached |\n| --- | ---: | ---: | ---: | --- |")
-        parts.extend(f"| {' | '.join([figure['name'], *_cells(figure)])} |" for figure in result["figures"])
+        parts.append(f"\n### {result['title']}\n")
+        if behind := [figure for figure in result["figures"] if not figure["goal"]]:
+            parts.append("| figure | value | 95 % interval |\n| --- | ---: | ---: |")
+            parts.extend(_row(figure, *_cells(figure)[:2]) for figure in behind)
         notes = dict.fromkeys(figure["of"] for figure in result["figures"] if figure["of"])
         parts.append(f"\n{'; '.join(notes)}. `make bench ARGS={theme}`, {result['size']} size, {result['seconds']} s,")
-        parts.append(f"{result['when']}, commit {result['commit']}; {result['machine']}; {versions}.\n")
-    return "\n".join(parts)
+        parts.append(f"{result['when']}, commit {result['commit']}; {result['machine']}; {versions}.")
+    return "\n".join(parts) + "\n"
+
+
+def _row(figure: dict[str, Any], *cells: str) -> str:
+    return f"| {' | '.join([figure['name'], *cells])} |"
 
 
 def _cells(figure: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ ROUNDS = {"quick": 2, "normal": 40, "full": 150}
 def run(size: Size) -> list[Figure]:
     variants = {"bare": ms_of("pass"), "nodespan": ms_of("import nodespan")}
     columns = interleaved(variants, ROUNDS[size])
-    of = f"{ROUNDS[size]} rounds of new processes"
+    of = "new processes"
     return [
         figure("python -c pass", "ms", columns, median("bare"), of=of),
         figure("import nodespan, over it", "ms", columns, added("nodespan", "bare"), "<= 20", of),

@@ -50,7 +50,7 @@ def run(size: Size) -> list[Figure]:
             variants[f"{way} {name}"] = us_per_node(loop, with_nodespan, graph, state, instrumented=True)
             variants[f"{way} {name} bare"] = us_per_node(loop, without, graph, state, instrumented=False)
     columns = interleaved(variants, ROUNDS[size])
-    of = f"{NODES} trivial nodes, {ROUNDS[size]} rounds of {RUNS} runs"
+    of = f"{RUNS} runs of {NODES} trivial nodes"
     return [each for way in ("ainvoke", "execute_workflow") for each in figures(way, columns, of)]
 
 

@@ -63,6 +63,8 @@ def test_every_shell_command_exists() -> None:
             case "nodespan":
                 ran = run("-c", "from nodespan.cli import main; main()", subject, "--help", cwd=ROOT)
                 assert ran.returncode == 0, ran.stderr
+            case "export":
+                assert subject.partition("=")[0] in (ROOT / "docs" / "configuration.md").read_text()
             case _:
                 pytest.fail(f"README shows {program!r}, which this test cannot check yet")
 

@@ -76,7 +76,7 @@ def current_owner(context: Context | None = None) -> SpanOwner | None:
 
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
-    context = context_api.get_current()
+    context = _RUNTIME_CONTEXT.get_current()
     owner = context.get(_OWNER_KEY)
     if owner is _innermost.get() and (not isinstance(owner, SpanOwner) or context.get(_SPAN_KEY) is owner.span):
         return context  # nobody has put anything over it: the usual case, looked at first
@@ -197,7 +197,7 @@ class SpanOwner:
 
     def step(self) -> Attached:
         """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
-        base = context_api.get_current()
+        base = _RUNTIME_CONTEXT.get_current()
         if self._step is None or base is not self._step_base:
             self._step_base, self._step = base, self.attached(base)
         return self._step

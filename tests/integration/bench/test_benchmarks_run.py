@@ -19,6 +19,7 @@ def test_there_is_a_benchmark_of_each_theme_that_the_issue_names() -> None:
     } == THEMES  # fmt: skip
 
 
+@pytest.mark.timeout(400)  # seconds each, but several processes; on a machine that is busy it may take long
 @pytest.mark.parametrize("theme", sorted(THEMES))
 def test_a_benchmark_gives_figures_with_their_goals_and_circumstances(theme: str) -> None:
     command = [sys.executable, "-m", "bench", theme, "--quick"]

@@ -11,7 +11,7 @@ from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowOwner
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import Attached, SpanOwner, current_owner, own_context
+from nodespan.spans.owner import SpanOwner, current_owner, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,15 +104,12 @@ def _is_real(owner: WorkflowOwner, context: Context) -> bool:
 class Run:
     """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
 
-    __slots__ = ("_adopted", "_owner")
+    __slots__ = ("_adopted", "_owner", "step")
 
     def __init__(self, owner: WorkflowOwner, *, adopted: bool) -> None:
         self._owner = owner
         self._adopted = adopted
-
-    def step(self) -> Attached:
-        """Makes the run's span current."""
-        return self._owner.step()
+        self.step = owner.step
 
     def saw(self, item: object) -> None:
         """Nothing: what a graph streams is its own."""
