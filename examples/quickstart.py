@@ -23,4 +23,6 @@ async def main(model_path: str, prompt: str) -> None:
     print(f"\nnodespan trace {event['metadata']['trace_id']}")
 
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 asyncio.run(main(sys.argv[1], sys.argv[2]))

@@ -36,6 +36,7 @@ class OtlpReceiver:
         arrivals: When each request arrived, on the monotonic clock.
         delay_s: How long it takes for an answer.
         max_bytes: It refuses a request that is larger.
+        poison: It breaks at a request that holds this.
 
     Args:
         certificate: Paths of a key and of a certificate chain: it speaks TLS.
@@ -48,6 +49,7 @@ class OtlpReceiver:
         self.certificate = certificate
         self.delay_s = 0.0
         self.max_bytes: int | None = None
+        self.poison: bytes | None = None
         self.arrivals: list[float] = []
         self.spans: list[SpanRecord] = []
         self.metrics: list[Any] = []
@@ -97,6 +99,15 @@ class OtlpReceiver:
                     self.log_records.extend(of_scope.log_records)
             return logs_service_pb2.ExportLogsServiceResponse().SerializeToString()
 
+    def _answer(self, path: str, body: bytes) -> Answer:
+        if self.answers:
+            return self.answers.popleft()
+        if self.poison is not None and self.poison in body:
+            return 500, {}, b"panic"
+        if self.max_bytes is not None and len(body) > self.max_bytes:
+            return 413, {}, b""
+        return 200, {}, self.accept(path, body)
+
     def _serve_http(self) -> None:
         receiver = self
 
@@ -114,12 +125,7 @@ class OtlpReceiver:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 receiver.requests.append({":path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
-                if receiver.answers:
-                    status, headers, answer = receiver.answers.popleft()
-                elif receiver.max_bytes is not None and len(body) > receiver.max_bytes:
-                    status, headers, answer = 413, {}, b""
-                else:
-                    status, headers, answer = 200, {}, receiver.accept(self.path, body)
+                status, headers, answer = receiver._answer(self.path, body)
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/x-protobuf", **headers}.items():
                     self.send_header(name, value)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack_local import PROMETHEUS_FEATURES
+from stack_local import PROMETHEUS_FEATURES, LocalStack, Ports
 
 from nodespan.semconv import NAMES
 
@@ -85,6 +85,28 @@ SCALED_OUT = {
 @pytest.mark.parametrize(("program", "files"), SCALED_OUT.values(), ids=SCALED_OUT)
 def test_what_scales_out_is_accepted(programs: dict[str, Path], program: str, files: list[str]) -> None:
     run(programs[program], "validate", *(f"--config=collector/{name}" for name in files))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "variable", "address"),
+    [
+        ("jaeger-opensearch", "OPENSEARCH_URL", "http://127.0.0.1:1"),
+        ("jaeger-clickhouse", "CLICKHOUSE_ADDRESS", "127.0.0.1:1"),
+    ],
+)
+def test_a_scaled_out_jaeger_uses_its_data_base_and_not_its_disk(
+    programs: dict[str, Path], tmp_path: Path, overlay: str, variable: str, address: str
+) -> None:
+    """Shown by where it stops when there is none: a config can be accepted and still do something else."""
+    jaeger = LocalStack(programs, tmp_path, Ports.free())._programs["jaeger"]
+    ran = subprocess.run(
+        [*jaeger.command, f"--config={CONFIGS / 'scale-out' / overlay}.yaml"],
+        env={**jaeger.environment, variable: address, "CLICKHOUSE_PASSWORD": "none"},
+        check=False, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert ran.returncode != 0
+    assert re.search(r"failed to initialize storage 'shared': .* 127\.0\.0\.1:1: connect", ran.stderr)
+    assert not (tmp_path / "jaeger").exists()
 
 
 def test_prometheus_with_a_remote_store_is_accepted(programs: dict[str, Path], tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ And when Jaeger stays away until the collector's queue is full, the collector sa
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from stack_local import LocalStack, Ports
+from stack_local import CONFIGS, STOP_S, LocalStack, Ports
 
 from nodespan.telemetry import Telemetry, configure
 from stack_backends import Jaeger, Prometheus, eventually
@@ -90,13 +91,52 @@ def test_after_a_kill_every_delivered_span_is_in_jaeger(pair: LocalStack, victim
 
     assert (report.waiting, report.dropped) == (0, {})
     assert report.exported == report.ended == sum(len(ids) for ids in load.ended.values()) > KILLS * STEP
-    jaeger = Jaeger(pair.jaeger)
+    nothing_missing(pair, load)
+
+
+def nothing_missing(stack: LocalStack, load: Load) -> None:
+    """Jaeger has, or soon has, every span of the load."""
+    jaeger = Jaeger(stack.jaeger)
 
     def missing() -> dict[str, set[str]]:
         seen = {trace_id: {span.span_id for span in jaeger.trace(trace_id)} for trace_id in load.ended}
         return {trace_id: left for trace_id, ids in load.ended.items() if (left := ids - seen[trace_id])}
 
     eventually(missing, lambda left: not left, "delivered spans that Jaeger does not have", patience_s=DELIVERY_S)
+
+
+@pytest.fixture
+def agent(programs: dict[str, Path], pair: LocalStack, tmp_path: Path) -> Iterator[str]:
+    """A collector as on a host of its own, for which the pair's is the gateway; the address it listens at."""
+    ports = Ports.free()
+    environment = {
+        "GATEWAY_OTLP_ENDPOINT": f"127.0.0.1:{pair.ports.otlp_grpc}",
+        "GATEWAY_INSECURE": "true",
+        "OTELCOL_STATE_DIR": str(tmp_path / "agent"),
+        "OTELCOL_GRPC_PORT": str(ports.otlp_grpc),
+        "OTELCOL_HTTP_PORT": str(ports.otlp_http),
+        "OTELCOL_HEALTH_PORT": str(ports.collector_health),
+        "OTELCOL_METRICS_PORT": str(ports.collector_metrics),
+    }
+    command = [programs["otelcol"], f"--config={CONFIGS / 'scale-out' / 'agent.yaml'}"]
+    with (tmp_path / "agent.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield f"http://127.0.0.1:{ports.otlp_http}"
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
+
+
+def test_an_agent_keeps_spans_while_the_gateway_is_away(pair: LocalStack, agent: str) -> None:
+    pair.kill("collector")
+    with configure(service_name="agent", endpoint=agent) as telemetry:
+        with Load() as load:
+            eventually(lambda: telemetry.force_flush(0).ended, lambda ended: ended >= STEP, "load")
+        report = telemetry.force_flush(DELIVERY_S)  # to the agent
+    assert (report.exported, report.waiting, report.dropped) == (report.ended, 0, {})
+    pair.start("collector")
+    nothing_missing(pair, load)
 
 
 @pytest.fixture

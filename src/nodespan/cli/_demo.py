@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -15,8 +18,6 @@ from nodespan.telemetry import configure
 from nodespan.workflow import ComposerService, WorkflowState
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
 JAEGER_UI_PORT: Final = 16686
@@ -38,7 +39,7 @@ def show_demo(console: Console, prompt: str | None, model: Path | None, otlp: st
         console.print()
         for tree in render_tree(StoreReader(telemetry.store).get_trace(trace_id), console.width):
             console.print(tree)
-        console.print(f"\nSee it again: nodespan trace {trace_id[:SHORT_ID]}")
+        console.print(f"\nSee it again: {command()} trace {trace_id[:SHORT_ID]}", markup=False, soft_wrap=True)
         if (destination := telemetry.settings.endpoint_of("traces")) is None:
             return
         if report:
@@ -82,6 +83,11 @@ async def _stream(console: Console, workflow: Any, prompt: str) -> str | None:
         console.print(event["data"]["content"], end="", markup=False, highlight=False, soft_wrap=True)
     console.print()
     return trace_id
+
+
+def command() -> str:
+    """How this command is typed here: its environment may not be on the PATH, as after ``make demo``."""
+    return Path(sys.argv[0]).name if shutil.which(Path(sys.argv[0]).name) else sys.argv[0]
 
 
 def jaeger_address(endpoint: str, trace_id: str) -> str:

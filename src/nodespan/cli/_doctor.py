@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ _PACKAGES: Final = (
     "pydantic",
 )
 _REACH_TIMEOUT_S: Final = 2.0
+_LOAD_TIMEOUT_S: Final = 30.0
+_FEATURES: Final = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
+_REBUILD: Final = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+_WITHOUT_AMX: Final = "-DGGML_NATIVE=OFF " + " ".join(
+    f"-DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16")
+)
 
 
 @dataclass(slots=True)
@@ -38,11 +45,13 @@ class Findings:
 
     Attributes:
         problems: In words, each with what to do; empty when all is well.
+        hints: What may become a problem.
         signals: Where traces, metrics and logs go.
         variables: The ``OTEL_*`` and ``NODESPAN_*`` variables that are set; headers are not shown.
     """
 
     problems: list[str] = field(default_factory=list[str])
+    hints: list[str] = field(default_factory=list[str])
     signals: dict[str, str] = field(default_factory=dict[str, str])
     destination: str | None = None
     reachable: bool | None = None
@@ -69,7 +78,23 @@ def examine() -> Findings:
         found.problems.append(str(error))
     except StoreError as error:
         found.problems.append(f"{error} Meanwhile a program keeps its spans in memory, until it ends.")
+    if found.versions["llama-cpp-python"]:
+        _examine_llama_cpp(found)
     return found
+
+
+def _examine_llama_cpp(found: Findings) -> None:
+    """Loads it in a process of its own, because an instruction that the processor does not have would kill this one."""
+    command = [sys.executable, "-c", _FEATURES]
+    loaded = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S)  # noqa: S603 our own words
+    if loaded.returncode != 0:
+        reason = (loaded.stderr.strip().splitlines() or [f"it ends with {loaded.returncode}"])[-1]
+        found.problems.append(f"llama-cpp-python cannot be loaded: {reason}. Build it for this machine: {_REBUILD}")
+    elif "AMX_INT8 = 1" in loaded.stdout:
+        found.hints.append(
+            "llama.cpp is built with AMX here. With some compilers it then crashes at the first prompt; "
+            f'if it does: CMAKE_ARGS="{_WITHOUT_AMX}" {_REBUILD}'
+        )
 
 
 def _examine_export(found: Findings, settings: Settings) -> None:
@@ -144,8 +169,10 @@ def show(console: Console, found: Findings) -> None:
         console.print(f"{'version':<8} {name} {installed or '(not installed)'}")
     if not found.versions.get("llama-cpp-python"):
         console.print('         models in this process need: pip install "nodespan[llama-cpp]"', markup=False)
+    for hint in found.hints:
+        console.print(Text.assemble(("hint", "yellow"), f"     {hint}"), soft_wrap=True)
     for problem in found.problems:
-        console.print(Text.assemble(("problem", "red"), f"  {problem}"))
+        console.print(Text.assemble(("problem", "red"), f"  {problem}"), soft_wrap=True)
     console.print("[green]all is well[/green]" if not found.problems else f"{len(found.problems)} to look at")
 
 

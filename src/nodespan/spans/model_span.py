@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
+    from nodespan.spans.instruments import Instruments
     from nodespan.spans.owner import Outcome
 
 
@@ -63,6 +64,7 @@ class ModelCallOwner(SpanOwner):
         kind: SpanKind = SpanKind.INTERNAL,
         parent: Context | None = None,
         start_time_ns: int | None = None,
+        instruments: Instruments | None = None,
         logger_provider: LoggerProvider | None = None,
     ) -> None:
         self.operation = operation
@@ -79,7 +81,15 @@ class ModelCallOwner(SpanOwner):
         if self.content is not None:
             self.content.facts.update(clean(attributes))
         name = operation if model is None else f"{operation} {model}"
-        super().__init__(tracer, name, attributes, kind=kind, parent=parent, start_time_ns=start_time_ns)
+        super().__init__(
+            tracer,
+            name,
+            attributes,
+            kind=kind,
+            parent=parent,
+            start_time_ns=start_time_ns,
+            instruments=instruments,
+        )
 
     @override
     def set(self, attributes: Mapping[str, Any]) -> None:

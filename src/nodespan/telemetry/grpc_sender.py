@@ -21,6 +21,7 @@ _BAD_BATCH: Final = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}
 )
 """Codes that speak of the batch; all others speak of the address, the key or the moment."""
+_BROKEN: Final = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
 _TOO_LARGE: Final = "larger than max"
 """What gRPC's libraries say, under the code RESOURCE_EXHAUSTED, of a message that a side does not want to take."""
 
@@ -61,6 +62,8 @@ class GrpcSender:
             return Answer("too_large", code.name, text)
         if code in _BAD_BATCH:
             return Answer("refused", code.name, text)
+        if code in _BROKEN:
+            return Answer("failing", code.name, text)
         return Answer("waiting", code.name, text, wait_s=_retry_delay_s(heard))
 
     def close(self) -> None:

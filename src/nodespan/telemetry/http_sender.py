@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.exporter.http.transport._base import BaseHTTPResult
 
 _TOO_LARGE: Final = 413
+_RETRYABLE: Final = (502, 503, 504)
+"""Of the 5xx those that the OTLP specification has tried again as they are."""
 _FOR_NOW: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
 """Statuses that speak of the address, the key or the moment: another batch would fare no better, a later try may."""
 
@@ -52,6 +54,8 @@ class HttpSender:
         text = short(f"{status} {_body_of(last)}")
         if status == _TOO_LARGE:
             return Answer("too_large", str(status), text)
+        if status >= 500 and status not in _RETRYABLE:
+            return Answer("failing", str(status), text)
         if status in _FOR_NOW or not 400 <= status < 500:
             return Answer("waiting", str(status), text, wait_s=_extract_retry_after(last) or 0.0)
         return Answer("refused", str(status), text)

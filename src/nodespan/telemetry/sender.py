@@ -23,14 +23,14 @@ class Answer:
 
     Attributes:
         kind: ``refused``: it will never take these bytes. ``too_large``: it may take the halves. ``waiting``: it takes
-            nothing now.
+            nothing now. ``failing``: something in it broke, over these bytes or over all.
         reason: A word for the metrics: the status, or ``rejected`` for a part of what it took.
         text: In its own words.
         rejected: Of the spans in an accepted request, those that it threw away.
         wait_s: How long it asks to be left alone.
     """
 
-    kind: Literal["accepted", "refused", "too_large", "waiting"]
+    kind: Literal["accepted", "refused", "too_large", "waiting", "failing"]
     reason: str = ""
     text: str = ""
     rejected: int = 0

@@ -83,13 +83,39 @@ class Shipper:
                 if not self._take_lease():
                     return None
                 continue  # whoever had it may have sent these meanwhile
-            for together in _together(batches):
-                if self._is_stopped():
-                    return None
-                if (answer := self._send(together)) is not None:
-                    return answer
-                self._after = together[-1].id
+            if (answer := self._send_all(batches, on_sent)) is not None:
+                return answer
+        return None
+
+    def _send_all(self, batches: Sequence[Batch], on_sent: Callable[[int], None]) -> Answer | None:
+        failed: Answer | None = None
+        left: list[Batch] = []
+        for together in _together(batches):
+            if self._is_stopped():
+                return None
+            answer = self._send(together)
+            if answer is None:
                 on_sent(sum(batch.spans for batch in together))
+            elif answer.kind == "failing":
+                failed = answer
+                left += together
+            else:
+                return answer
+        if len(left) == len(batches) and (len(left) == 1 or self._send([left.pop()]) is not None):
+            return failed  # it fails at whatever it is given, the newest batch alone too
+        self._after = batches[-1].id
+        return self._retry_apart(left)
+
+    def _retry_apart(self, batches: Iterable[Batch]) -> Answer | None:
+        """Once more those that a destination failed at while it took others; one that it fails at again is at fault."""
+        for batch in batches:
+            answer = self._send([batch])
+            if answer is not None and answer.kind == "failing":
+                self._say_lost(batch.spans, answer)
+                self._settle([batch], Counter({answer.reason: batch.spans}))
+            elif answer is not None:
+                self._after = 0  # it is still there
+                return answer
         return None
 
     def release(self) -> None:
@@ -110,14 +136,17 @@ class Shipper:
         if self._error_may_stand:
             self._error_may_stand = False
             self.store.say_error(None)
+        self._settle(batches, outcomes)
+        return None
+
+    def _settle(self, batches: Sequence[Batch], outcomes: Counter[str]) -> None:
         self.store.settle(batches, outcomes)
         self.outcomes += outcomes
-        return None
 
     def _deliver(self, data: bytes, spans: int, *, is_whole: bool) -> Counter[str] | Answer | None:
         """What became of the spans; the answer if it is to be tried again; nothing if it is to be tried in parts."""
         answer = self._try(data)
-        if answer.kind == "waiting":
+        if answer.kind in {"waiting", "failing"}:
             self._say_unreachable(answer.text)
             return answer
         if answer.kind == "accepted":

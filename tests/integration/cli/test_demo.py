@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nodespan.cli import _workflow
+from nodespan.cli import _demo, _workflow
 from nodespan.types import Sampling
 from otlp_receiver import OtlpReceiver
 
@@ -68,6 +68,14 @@ def test_it_shows_the_answers_and_the_tree_and_keeps_the_trace(cli, smollm2):
     (prefix,) = re.findall(r"nodespan trace ([0-9a-f]{8})$", shown, re.MULTILINE)
     tree = shown[shown.index("invoke_workflow demo") : shown.index("\nSee it again")]
     assert tree.strip() in cli("trace", prefix).out
+
+
+def test_it_says_how_it_is_typed_here(monkeypatch):
+    monkeypatch.setattr("sys.argv", [".venv/bin/nodespan", "demo"])
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert _demo.command() == ".venv/bin/nodespan"
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert _demo.command() == "nodespan"
 
 
 def test_without_the_small_model_it_says_what_to_install(cli, monkeypatch):

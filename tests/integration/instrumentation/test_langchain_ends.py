@@ -12,9 +12,11 @@ import pytest
 from langchain_core.tools import tool
 from opentelemetry import baggage, context, trace
 
+from measured import Measured
+from nodespan.instrumentation.langchain import LangChainInstrumentor
 from nodespan.spans.owner import current_owner
 from nodespan.testing import span_tree
-from talker import Talker
+from talker import Talker, ways
 
 pytestmark = pytest.mark.usefixtures("traced_langchain")
 
@@ -244,14 +246,26 @@ async def test_a_thousand_cancelled_calls_leave_nothing_behind(exporter, open_sp
     assert len(exporter.get_finished_spans()) == 1000
 
 
-def test_a_model_and_a_tool_are_measured_once_with_the_facts_of_their_spans(tracer_provider):
-    from measured import Measured
-    from nodespan.instrumentation.langchain import LangChainInstrumentor
-
+@pytest.fixture
+def measured(tracer_provider):
+    """LangChain's instrumentation with a meter provider."""
     LangChainInstrumentor().uninstrument()
     measured = Measured()
     LangChainInstrumentor().instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
+    return measured
 
+
+@pytest.mark.filterwarnings("ignore:.*is in beta")
+@pytest.mark.parametrize("way", ways(["events-v3"]))
+async def test_an_event_stream_that_is_read_to_its_end_is_measured_once(measured, exporter, way):
+    stream = await Talker().astream_events("hi", version="v3")
+    await stream.output
+    await stream._producer_task
+    assert [count for _, count in measured.of("gen_ai.client.operation.duration").values()] == [1]
+    assert len(exporter.get_finished_spans()) == 1
+
+
+def test_a_model_and_a_tool_are_measured_once_with_the_facts_of_their_spans(measured):
     @tool
     def adds(a: int) -> int:
         """Adds."""

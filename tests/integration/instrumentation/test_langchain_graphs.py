@@ -184,6 +184,9 @@ async def test_every_event_of_a_model_or_tool_has_the_id_of_its_span(exporter, t
     )
     ids = [event["metadata"]["span_id"] for event in events if event["event"] == "on_chat_model_start"]
     assert len(set(ids)) == 2  # each of the two answers has its own
+    chats = [span.attributes for span in exporter.get_finished_spans() if span.name == "chat talker-1"]
+    # LangChain streams for the event stream's sake what the program asks for as a whole
+    assert all(chat["gen_ai.response.time_to_first_chunk"] > 0 for chat in chats)
 
 
 @pytest.mark.usefixtures("traced_all")

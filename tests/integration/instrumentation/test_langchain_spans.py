@@ -18,9 +18,12 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import ToolException, tool
 from langchain_core.vectorstores import InMemoryVectorStore
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, Field
 
+from measured import Measured
+from nodespan.spans.instruments import get_instruments
 from nodespan.spans.owner import SpanOwner, get_tracer
 from nodespan.testing import span_tree
 from talker import Remote, Talker, ways
@@ -354,11 +357,17 @@ def test_an_error_that_langchain_makes_an_answer_of_is_the_tool_s_all_the_same(e
     ]
 
 
-def test_spans_are_made_by_the_tracer_of_what_runs_around_them(exporter, tracer_provider):
-    from opentelemetry.sdk.trace import TracerProvider
-
-    outer = SpanOwner(get_tracer(TracerProvider(shutdown_on_exit=False)), "somebody else's provider")
+def test_spans_and_metrics_are_made_by_the_providers_of_what_runs_around_them(exporter):
+    measured = Measured()
+    outer = SpanOwner(
+        get_tracer(TracerProvider(shutdown_on_exit=False)),
+        "a run of somebody else's provider",
+        instruments=get_instruments(measured.provider),
+    )
     with outer.attached():
         Talker().invoke("hi")
+        look_up.invoke({"word": "day"})
     outer.finish()
     assert exporter.get_finished_spans() == ()
+    assert [count for _, count in measured.of("gen_ai.client.operation.duration").values()] == [1]
+    assert [count for _, count in measured.of("gen_ai.execute_tool.duration").values()] == [1]

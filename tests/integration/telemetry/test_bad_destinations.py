@@ -169,6 +169,18 @@ def test_of_batches_that_go_together_only_the_bad_one_is_dropped(make_spans, fig
         assert figures(names, receiver.spans)["lost"] == 1
 
 
+def test_a_batch_at_which_the_destination_breaks_each_time_holds_nothing_up(make_spans, figures, caplog):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.poison = b"poison"
+        names = make_spans(3, "poison")
+        assert telemetry.force_flush(1).waiting == 3  # nothing else went, so it may be broken altogether
+        names += make_spans(10, "good")
+        report = telemetry.force_flush(PATIENCE_S)
+        assert (report.exported, report.waiting, report.dropped) == (10, 0, {"500": 3})
+        assert figures(names, receiver.spans, dropped=report.dropped)["lost"] == 3
+    assert "500 panic" in caplog.text
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_what_is_too_large_is_split_and_only_a_single_span_that_is_too_large_is_dropped(protocol, make_spans, figures):
     receiver = OtlpReceiver(protocol)

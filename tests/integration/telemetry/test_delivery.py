@@ -88,7 +88,7 @@ def test_an_endpoint_that_does_not_answer_is_said_once_and_nothing_is_lost(caplo
         report = telemetry.force_flush(1.0)
         assert not report
         assert report.waiting == 20
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15  # and not as long as it may take if it is not told, or for ever
         with OtlpReceiver(port=receiver._port) as again:
             make_spans(5, "later")
             again.wait_for(lambda r: len(r.spans) == 25, 30)

@@ -16,7 +16,7 @@ from nodespan.instrumentation.langchain._spans import (
     ToolCall,
     choose_run_ids,
     new_run_id,
-    tracer_here,
+    providers_here,
 )
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
@@ -75,22 +75,22 @@ def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseTool.run(tool_input, ..., run_id=..., tool_call_id=...)``."""
-    if (tracer := tracer_here()) is None:
+    if (providers := providers_here()) is None:
         return None
     given: object = None
     if capture().on_spans:
         given = args[0] if args else kwargs["tool_input"]
         if isinstance(given, dict):
             given = _convert.arguments_of(target, cast("dict[str, Any]", given))
-    return _with_run_id(ToolCall(tracer, target.name, kwargs.get("tool_call_id"), given), kwargs)
+    return _with_run_id(ToolCall(providers, target.name, kwargs.get("tool_call_id"), given), kwargs)
 
 
 def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseRetriever.invoke(query, config, run_id=...)``."""
-    if (tracer := tracer_here()) is None:
+    if (providers := providers_here()) is None:
         return None
     query, _ = call_arguments(args, kwargs)
-    return _with_run_id(Retrieval(tracer, target, query), kwargs)
+    return _with_run_id(Retrieval(providers, target, query), kwargs)
 
 
 class Streaming:
@@ -161,15 +161,15 @@ class EventStream:
 def _model_call(
     operation: str, model: Any, kwargs: Mapping[str, Any], parent: Context | None = None
 ) -> ModelCall | None:
-    tracer = tracer_here(parent)
-    if tracer is None or current_model_call(parent) is not None:
+    providers = providers_here(parent)
+    if providers is None or current_model_call(parent) is not None:
         return None
     asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
     identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
     if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
         return None
-    return ModelCall(tracer, operation, model, identity, asked, parent=parent)
+    return ModelCall(providers, operation, model, identity, asked, parent=parent)
 
 
 def _ask(call: ModelCall | None, messages: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
+    from nodespan.spans.instruments import Instruments
     from nodespan.spans.owner import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
@@ -50,16 +51,25 @@ class Active:
     logger_provider: ClassVar[LoggerProvider | None] = None
 
 
-def tracer_here(context: Context | None = None) -> Tracer | None:
-    """The tracer of what runs around, so that a run's spans are all made by one; else the instrumentor's.
+class Providers(NamedTuple):
+    """Who makes a call's span and its metrics."""
+
+    tracer: Tracer
+    instruments: Instruments
+
+
+def providers_here(context: Context | None = None) -> Providers | None:
+    """Those of what runs around, so that a run is told of in one place; else the instrumentor's.
 
     ``None`` where LangChain is not traced, or nothing would come of it: no span and no metric.
     """
     if Active.tracer is None:
         return None
-    outer = current_owner(context)
-    tracer = outer.tracer if outer is not None else Active.tracer
-    return tracer if makes_spans(tracer) or get_instruments(Active.meter_provider).are_live else None
+    if (outer := current_owner(context)) is not None:
+        here = Providers(outer.tracer, outer.instruments)
+    else:
+        here = Providers(Active.tracer, get_instruments(Active.meter_provider))
+    return here if makes_spans(here.tracer) or here.instruments.are_live else None
 
 
 def choose_run_ids(owner: SpanOwner, given: object, count: int = 1) -> list[UUID] | None:
@@ -88,7 +98,7 @@ class ModelCall(ModelCallOwner):
 
     def __init__(
         self,
-        tracer: Tracer,
+        providers: Providers,
         operation: str,
         model: object,
         identity: _convert.Identity,
@@ -102,12 +112,13 @@ class ModelCall(ModelCallOwner):
         self._facts: dict[str, Any] = {}
         self._first_chunk_s: float | None = None
         super().__init__(
-            tracer,
+            providers.tracer,
             operation,
             identity.provider,
             identity.model,
             kind=_convert.kind_of(model),
             parent=parent,
+            instruments=providers.instruments,
             logger_provider=Active.logger_provider,
         )
         if self.span.is_recording():
@@ -170,7 +181,7 @@ class ModelCall(ModelCallOwner):
         facts = {**self._facts, **self.measured}
         [reason] = (facts.get(semconv.RESPONSE_FINISH_REASONS) or [None])[:1]
         record_model_call(
-            get_instruments(Active.meter_provider),
+            self.instruments,
             self.span,
             operation=self.operation,
             provider=self.provider or "unknown",
@@ -202,10 +213,10 @@ class ToolCall(SpanOwner):
 
     __slots__ = ("_name",)
 
-    def __init__(self, tracer: Tracer, name: str, call_id: str | None, arguments: object) -> None:
+    def __init__(self, providers: Providers, name: str, call_id: str | None, arguments: object) -> None:
         self._name = name
         super().__init__(
-            tracer,
+            providers.tracer,
             f"{semconv.EXECUTE_TOOL} {name}",
             {
                 semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
@@ -213,6 +224,7 @@ class ToolCall(SpanOwner):
                 semconv.TOOL_TYPE: "function",
                 semconv.TOOL_CALL_ID: call_id,
             },
+            instruments=providers.instruments,
         )
         set_content(self.span, {semconv.TOOL_CALL_ARGUMENTS: arguments})
 
@@ -241,7 +253,7 @@ class ToolCall(SpanOwner):
         self._record(outcome, error_type(error) if outcome == "error" and error is not None else None)
 
     def _record(self, outcome: Outcome, kind: str | None) -> None:
-        get_instruments(Active.meter_provider).record(
+        self.instruments.record(
             semconv.TOOL_DURATION,
             self.took_s,
             {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
@@ -254,14 +266,15 @@ class Retrieval(SpanOwner):
 
     __slots__ = ()
 
-    def __init__(self, tracer: Tracer, retriever: object, query: object) -> None:
+    def __init__(self, providers: Providers, retriever: object, query: object) -> None:
         name = _convert.retriever_name(retriever)
         kind = _convert.kind_of(retriever)
         super().__init__(
-            tracer,
+            providers.tracer,
             f"{semconv.RETRIEVAL} {name}",
             {semconv.OPERATION_NAME: semconv.RETRIEVAL, semconv.DATA_SOURCE_ID: name},
             kind=kind,
+            instruments=providers.instruments,
         )
         if kind is SpanKind.CLIENT:
             self.set(_convert.server_of(retriever))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
-from opentelemetry import trace
 
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation.llama_cpp import _convert
@@ -19,7 +18,7 @@ from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_span import ModelCallOwner, current_model_call
-from nodespan.spans.owner import Attached, current_owner
+from nodespan.spans.owner import Attached, current_owner, makes_spans
 from nodespan.types import ModelProfile
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     import llama_cpp
     from nodespan.spans.content import Message
+    from nodespan.spans.instruments import Instruments
     from nodespan.spans.owner import Outcome
 
 _CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
@@ -74,15 +74,15 @@ def open_call(
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
-        if isinstance(outer, GenerationOwner):
+        around = current_owner()  # all spans of a run are made by one tracer, and count in one place
+        tracer = around.tracer if around is not None else Claim.tracer
+        instruments = around.instruments if around is not None else get_instruments(Claim.meter_provider)
+        if isinstance(outer, GenerationOwner) or not (makes_spans(tracer) or instruments.are_live):
             return None
-        around = current_owner()
-        tracer = around.tracer if around is not None else Claim.tracer  # all spans of a run are made by one
-        call = LlamaCall(llama, tracer, operation, request(), outer)
+        call = LlamaCall(llama, tracer, instruments, operation, request(), outer)
         if questions is not None:
             call.asks(questions)
-        if call.is_real or call.instruments.are_live:
-            return call
+        return call
     return None
 
 
@@ -91,24 +91,24 @@ class LlamaCall:
 
     Attributes:
         llama: The model.
-        instruments: Where its metrics go.
     """
 
     __slots__ = (
-        "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner", "_results", "_started_at",
-        "_started_ns", "instruments", "llama",
+        "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_instruments", "_is_own", "_owner", "_results",
+        "_started_at", "_started_ns", "llama",
     )  # fmt: skip
 
     def __init__(
         self,
         llama: llama_cpp.Llama,
         tracer: Tracer,
+        instruments: Instruments,
         operation: str,
         request: Mapping[str, Any],
         outer: ModelCallOwner | None,
     ) -> None:
         self.llama = llama
-        self.instruments = get_instruments(Claim.meter_provider)
+        self._instruments = instruments
         self._started_at = time.perf_counter()
         self._started_ns = time.time_ns()
         self._results: list[GenerationResult] = []
@@ -126,14 +126,6 @@ class LlamaCall:
             request,
             start_time_ns=self._started_ns,
             logger_provider=Claim.logger_provider,
-        )
-
-    @property
-    def is_real(self) -> bool:
-        """Whether a provider stands behind the span: without one the tracer hands the parent on, or nothing."""
-        made = self._owner.span.get_span_context()
-        return made.is_valid and (
-            not self._is_own or made.span_id != trace.get_current_span().get_span_context().span_id
         )
 
     def step(self) -> Attached:
@@ -185,7 +177,7 @@ class LlamaCall:
         facts = _convert.total(results).facts(started_at)
         phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
         if not self._is_own:
-            record_engine(self.instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
+            record_engine(self._instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
             describe(owner, _convert.added(facts, owner.measured), phases)
             return
         facts["model_name"] = owner.model
@@ -196,7 +188,7 @@ class LlamaCall:
         first_chunk_s = None if self._first_chunk_at is None else self._first_chunk_at - started_at
         duration_s = time.perf_counter() - started_at
         record_generation(
-            self.instruments, owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s
+            self._instruments, owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s
         )
         describe(owner, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
 

@@ -1,0 +1,67 @@
+"""`nodespan doctor`: what it says of llama-cpp-python and of what is configured."""
+
+from __future__ import annotations
+
+import pytest
+
+from otlp_receiver import OtlpReceiver
+
+
+def pretend(monkeypatch, tmp_path, code):
+    """Puts a llama-cpp-python of our own before the installed one, for programs that are started."""
+    (tmp_path / "llama_cpp.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_on_a_good_machine_all_is_well(cli):
+    assert cli("doctor").code == 0, cli.out
+    assert "traces   to the local store\n" in cli.out
+    assert "metrics  not recorded: no endpoint is set\n" in cli.out
+    assert cli.out.endswith("all is well\n")
+    assert "(mode 0600)" in cli.out
+    found = cli("doctor", "--json").json
+    assert found["problems"] == []
+    assert found["signals"]["traces"] == "to the local store"
+    assert found["versions"]["llama-cpp-python"]
+
+
+def test_amx_is_a_hint_with_what_to_type(cli, monkeypatch, tmp_path):
+    pretend(monkeypatch, tmp_path, 'def llama_print_system_info():\n    return b"CPU : AVX512 = 1 | AMX_INT8 = 1 |"\n')
+    assert cli("doctor").code == 0
+    assert 'if it does: CMAKE_ARGS="-DGGML_NATIVE=OFF' in cli.out
+    assert "--no-binary llama-cpp-python" in cli.out
+    (hint,) = cli("doctor", "--json").json["hints"]
+    assert "AMX" in hint
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ('raise OSError("libllama.so: cannot open")\n', "cannot be loaded: OSError: libllama.so: cannot open"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n", "cannot be loaded: it ends with -4"),
+    ],
+)
+def test_a_llama_cpp_that_cannot_be_loaded_is_a_problem(cli, monkeypatch, tmp_path, code, says):
+    pretend(monkeypatch, tmp_path, code)
+    assert cli("doctor").code == 1
+    assert says in cli.out
+    assert "pip install --force-reinstall" in cli.out
+
+
+def test_a_destination_is_looked_for_and_headers_are_not_shown(cli, monkeypatch):
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
+        assert cli("doctor").code == 0, cli.out
+        assert f"traces   http/protobuf to {receiver.endpoint}\n" in cli.out
+        assert "the destination answers" in cli.out
+        assert "OTEL_EXPORTER_OTLP_HEADERS=(set)" in cli.out
+        assert "secret" not in cli.out
+    assert cli("doctor").code == 1
+    assert f"Nothing answers at {receiver.endpoint}" in cli.out
+
+
+def test_a_variable_that_cannot_work_is_a_problem(cli, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318")
+    assert cli("doctor").code == 1
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is 'localhost:4318', which is no address" in cli.out
