@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 _TABLE: Final = Path("/proc/self/mounts")
-_NETWORK: Final = re.compile(r"nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|9p|fuse\.(sshfs|glusterfs|s3fs|rclone)")
+_NETWORK: Final = re.compile(r"nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse\.(sshfs|glusterfs|s3fs|rclone)")
 
 
 def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
