@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,16 +17,15 @@ from nodespan.errors import ConfigurationError
 from nodespan.store import StoreReader, open_store, store_path
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nodespan.store import TraceFilter
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SHORT_ID: Final = 8
 
 
-def open_reader(console: Console) -> StoreReader:
+def open_reader() -> StoreReader:
     """A reader on the local store, which shows how far a long first fill of the index is."""
+    console = Console(stderr=True)
 
     def progress(done: int, total: int) -> None:
         if console.is_terminal and total > done:
@@ -36,7 +36,7 @@ def open_reader(console: Console) -> StoreReader:
 
 def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: bool) -> None:
     """Prints the newest traces that fit."""
-    found = open_reader(console).find_traces(wanted, limit)
+    found = open_reader().find_traces(wanted, limit)
     if as_json:
         from nodespan.cli._app import print_json
 
@@ -64,7 +64,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: b
 
 def show_trace(console: Console, prefix: str, *, as_json: bool) -> None:
     """Prints one trace as a tree."""
-    spans = open_reader(console).get_trace(prefix)
+    spans = open_reader().get_trace(prefix)
     if as_json:
         from nodespan.cli._app import print_json
 
