@@ -18,7 +18,7 @@ Statistic = Callable[[Columns], float]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-LIMIT_S = 100.0
+LIMIT_S = 60.0
 ROUNDS_MIN = 5
 
 

@@ -6,7 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
@@ -47,7 +47,8 @@ class _GarbageCollection:
         cls.runs = phase == "start"
 
 
-_known: Final[WeakKeyDictionary[MeterProvider, Instruments]] = WeakKeyDictionary()
+_known: Final[dict[int, tuple[ref[MeterProvider], Instruments]]] = {}
+"""By the provider's identity: some providers, being dataclasses, are equal to others and have no hash."""
 
 
 def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
@@ -56,13 +57,14 @@ def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
     To be asked anew for each piece of work, so that a provider which is set later counts from then on.
     """
     provider = meter_provider if meter_provider is not None else metrics.get_meter_provider()
-    found = _known.get(provider)
+    key = id(provider)
+    found = _known.get(key)
     if found is None:
         made = Instruments(provider)
-        found = _known.setdefault(provider, made)
-        if found is made:  # of two threads that come here one alone registers
+        found = _known.setdefault(key, (ref(provider, lambda _: _known.pop(key, None)), made))
+        if found[1] is made:  # of two threads that come here one alone registers
             made.register_observables()
-    return found
+    return found[1]
 
 
 class Instruments:

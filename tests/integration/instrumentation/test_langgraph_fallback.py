@@ -13,6 +13,7 @@ from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation import langgraph as room
 from nodespan.instrumentation._seams import Seams
 from nodespan.instrumentation.langgraph import _seam
+from nodespan.instrumentation.langgraph._fallback import NodeCallbacks
 from nodespan.runner import PipelineFactory
 from nodespan.testing import EchoPipeline, span_tree
 from nodespan.types import ModelProfile, ModelProfileType
@@ -156,6 +157,15 @@ async def test_such_nodes_end_when_their_run_is_left(lacking, exporter, open_spa
         await task
     assert open_spans.open == {}
     assert {span.attributes["nodespan.status"] for span in exporter.get_finished_spans()} == {"cancelled"}
+
+
+def test_such_a_node_whose_end_nobody_tells_ends_with_its_run(run, lacking, exporter, open_spans, monkeypatch):
+    lacking(*NODES)
+    monkeypatch.setattr(NodeCallbacks, "_leave", lambda *_: None)
+    run(chain(step), {"seen": []})
+    assert open_spans.open == {}
+    (root,) = span_tree(exporter, "nodespan.status")
+    assert root["children"] == [{"name": "invoke_node step", "attributes": {"nodespan.status": "cancelled"}}]
 
 
 @pytest.mark.parametrize("name", NODES)

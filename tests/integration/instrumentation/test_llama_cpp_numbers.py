@@ -187,20 +187,22 @@ def test_generate_that_goes_on_from_where_it_was_evaluates_all_that_it_is_given(
 def test_what_is_sent_to_generate_reaches_it(smollm2, tracer_provider, exporter):
     """As a speculative decoder does: what it sends is evaluated along with the last token."""
 
-    def take(llama, prompt):
+    def take(llama, prompt, draft):
         llama.reset()
         with closing(llama.generate(prompt, temp=0.0)) as tokens:
-            return [next(tokens), tokens.send([prompt[0]]), next(tokens)], llama.n_tokens
+            return [next(tokens), tokens.send(draft)], llama.n_tokens
 
     with closing(llama_cpp.Llama(str(smollm2), n_ctx=64, logits_all=True, verbose=False)) as llama:
         prompt = llama.tokenize(STORY.encode())
-        bare_tokens = take(llama, prompt)
+        (_, second), evaluated_alone = take(llama, prompt, None)
+        bare_tokens, evaluated_with_draft = take(llama, prompt, [second])
+        assert evaluated_with_draft == evaluated_alone + 1
         instrument(tracer_provider=tracer_provider, langgraph=False, langchain=False)
         try:
-            assert take(llama, prompt) == bare_tokens
+            assert take(llama, prompt, [second]) == (bare_tokens, evaluated_with_draft)
         finally:
             uninstrument()
-    assert numbers(the_call(exporter))["output"] == 3
+    assert numbers(the_call(exporter))["output"] == 2
 
 
 @pytest.mark.parametrize("pieces_read", [1, 2, 7])

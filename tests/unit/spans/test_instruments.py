@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 import weakref
+from dataclasses import dataclass
 
 import pytest
 from opentelemetry import metrics
@@ -79,6 +80,26 @@ def test_names_as_they_arrive_in_prometheus():
 def test_there_is_one_for_each_provider(measured):
     assert get_instruments(measured.provider) is get_instruments(measured.provider)
     assert get_instruments(measured.provider) is not get_instruments(NoOpMeterProvider())
+
+
+def test_a_provider_that_has_no_hash_serves_as_well():
+    @dataclass
+    class Equal(NoOpMeterProvider):
+        pass
+
+    one, other = Equal(), Equal()
+    assert one == other
+    assert get_instruments(one) is get_instruments(one)
+    assert get_instruments(one) is not get_instruments(other)
+
+
+def test_the_instruments_of_a_provider_go_with_it():
+    provider = NoOpMeterProvider()
+    instruments = weakref.ref(get_instruments(provider))
+    assert instruments() is not None
+    del provider
+    gc.collect()
+    assert instruments() is None
 
 
 def test_threads_that_ask_at_once_get_the_same_one(measured, caplog):
