@@ -81,7 +81,9 @@ class Generation:
         self.owner = GenerationOwner(tracer, request, profile, self._entered_ns)
         self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
-        self._deadline = None if deadline_s is None else self._start_deadline(deadline_s)
+        self._deadline = None if deadline_s is None else self._make_deadline(deadline_s)
+        if self._deadline is not None:
+            self._deadline.start()  # the last of all: from now on it may be stopped
 
     @property
     def is_unwanted(self) -> bool:
@@ -250,11 +252,10 @@ class Generation:
     def _unix_ns(self, at: float) -> int:
         return self._entered_ns + round((at - self._entered_at) * 1e9)
 
-    def _start_deadline(self, deadline_s: float) -> threading.Timer:
+    def _make_deadline(self, deadline_s: float) -> threading.Timer:
         expired = DeadlineExceededError(
             f"The generation was stopped: deadline_s={deadline_s} passed before it ended, waiting and loading included."
         )
         timer = threading.Timer(deadline_s, self.stop, (expired,))
         timer.daemon = True
-        timer.start()
         return timer

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+from langchain_core.language_models import FakeListLLM
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from nodespan.instrumentation import instrument, uninstrument
@@ -68,6 +69,19 @@ def test_without_a_seam_the_program_works_and_what_is_lost_is_said_once(run, lac
     assert said.levelno == logging.WARNING
     assert f"{name}_of_old here: nodespan goes on without {lost}." in said.getMessage()
     assert not [record for record in caplog.records if "Error in" in record.getMessage()]
+
+
+async def test_whoever_listens_to_an_llm_hears_the_same_as_without_us(lacking):
+    async def asks(state, config):
+        return {"seen": [await FakeListLLM(responses=["x"]).ainvoke("a", config)]}
+
+    async def heard():
+        return [event["event"] async for event in chain(asks).astream_events({"seen": []}, version="v2")]
+
+    plain = await heard()
+    assert {"on_llm_start", "on_llm_end"} <= set(plain)
+    lacking(*NODES)
+    assert await heard() == plain
 
 
 def test_without_the_seam_around_nodes_each_still_has_its_span(run, lacking, exporter):

@@ -304,6 +304,12 @@ class TestDeadline:
         assert [chunk.content for chunk in ask("b")] == ["b"]
         assert stage.log == ["load m", "begin b", "end b"]
 
+    def test_it_may_pass_before_anything_else_happens(self, stage: Stage, ask: Ask) -> None:
+        stage.free = False
+        for _ in range(200):
+            with pytest.raises(DeadlineExceededError):
+                next(ask("a", deadline_s=1e-9))
+
     def test_one_that_is_kept_changes_nothing(self, ask: Ask) -> None:
         stream = ask("a", deadline_s=60)
         assert [chunk.content for chunk in stream] == ["a"]

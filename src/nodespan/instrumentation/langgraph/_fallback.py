@@ -6,8 +6,7 @@ made current safely: what runs inside a node stands beside it under the run, and
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
@@ -22,6 +21,7 @@ from nodespan.spans.owner import current_owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextvars import ContextVar
     from uuid import UUID
 
 _OPENING: Final = Guard("open a LangGraph span")
@@ -32,15 +32,10 @@ _NODE_TAG: Final = "graph:step:"
 class NodeCallbacks(BaseCallbackHandler):
     """Opens and ends the spans of nodes that no seam has opened one for, in the runs that are claimed.
 
-    A run's owner holds those that are open; when it ends, they end with it.
+    A run's owner holds those that are open; when it ends, they end with it. In async graphs this runs in an executor,
+    with a copy of the node's context: run inline, it would keep the start of an LLM from all other async handlers
+    (langchain-core 1.8, ``AsyncCallbackManager.on_llm_start``).
     """
-
-    run_inline = True  # in an executor it would see another context than the node's
-
-    @property
-    @override
-    def ignore_chain(self) -> bool:
-        return not Claim.lacks_nodes
 
     @override
     def on_chain_start(
@@ -82,18 +77,25 @@ class NodeCallbacks(BaseCallbackHandler):
             owner.leave(error)
 
 
-_listening: Final[ContextVar[NodeCallbacks | None]] = ContextVar(
-    "nodespan_node_callbacks",
-    default=NodeCallbacks(),  # noqa: B039 it has no state of its own, and so serves every context
-)
+class _Listening:
+    """What LangChain asks for the handler of a run; there is none while LangGraph has its seams."""
+
+    handler: Final = NodeCallbacks()
+
+    def get(self) -> NodeCallbacks | None:
+        """As of a ``ContextVar``; which seams there are is the same in every context."""
+        return self.handler if Claim.lacks_nodes else None
+
+
+_listening: Final = _Listening()
 _registered: Final[list[bool]] = []
 
 
 def listen() -> None:
-    """Has LangChain tell of every node from now on; it is not heard while LangGraph has its seams."""
+    """Has LangChain tell of every node from now on."""
     if not _registered:
         _registered.append(True)
-        register_configure_hook(_listening, inheritable=True)
+        register_configure_hook(cast("ContextVar[NodeCallbacks | None]", _listening), inheritable=True)
 
 
 def told_owner(config: Mapping[str, Any], shown_name: str | None) -> NodeOwner | None:
