@@ -252,16 +252,29 @@ def test_an_interrupt_in_the_middle_of_a_read_stops_the_model(stage: Stage, ask:
     wait_for(lambda: "begin a" in stage.log)
     main = threading.main_thread().ident
     assert main is not None
+    interrupted = threading.Event()
+
+    def once(_number: int, _frame: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
 
     def interrupt() -> None:
-        wait_for(lambda: stream._pieces._readers)  # sooner it would interrupt pytest
-        signal.pthread_kill(main, signal.SIGINT)
+        """Again and again: a signal that comes just before the read blocks is seen only when it is over."""
+        wait_for(lambda: stream._pieces._readers)
+        while not interrupted.wait(0.05):
+            signal.pthread_kill(main, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, once)
     thread = threading.Thread(target=interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    try:
         thread.start()
-        next(stream)
-    thread.join()
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    finally:
+        interrupted.set()
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     wait_for(lambda: has_stopped(stage, "a"))
 
 
