@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nodespan.otlp.decode import SpanEvent, SpanLink, SpanRecord, decode_batch
-from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans
+from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans, join_batches
 from nodespan.otlp.split import split_batch
 from nodespan.otlp.summary import ERROR, TraceSlice, summarise
 from nodespan.otlp.to_json import to_json
@@ -18,6 +18,7 @@ __all__ = [
     "TraceSlice",
     "decode_batch",
     "encode_spans",
+    "join_batches",
     "split_batch",
     "summarise",
     "to_json",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.exporter.otlp.proto.common import trace_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -45,3 +45,19 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> list[Encoded]:
             return [Encoded(data, len(spans))]
     half = len(spans) // 2
     return encode_spans(spans[:half]) + encode_spans(spans[half:])
+
+
+def join_batches(batches: Iterable[Encoded]) -> list[Encoded]:
+    """The same spans in fewer batches, none larger than one may be; messages of protobuf are joined by their bytes."""
+    groups: list[list[Encoded]] = []
+    size = 0
+    for batch in batches:
+        if not groups or size + len(batch.data) > MAX_BATCH_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(batch)
+        size += len(batch.data)
+    return [
+        Encoded(b"".join(one.data for one in group), sum(one.spans for one in group)) if len(group) > 1 else group[0]
+        for group in groups
+    ]

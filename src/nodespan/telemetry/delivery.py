@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from nodespan import semconv
 from nodespan.errors import StoreBusyError, StoreError
-from nodespan.otlp import Encoded, encode_spans
+from nodespan.otlp import Encoded, encode_spans, join_batches
 from nodespan.spans.guard import Guard
 from nodespan.spans.ledger import DeliveryReport, Ledger
 from nodespan.store import EXPORTED, MEMORY, SqliteStore
@@ -35,6 +35,7 @@ QUEUE_MAX: Final = 65_536
 WRITE_INTERVAL_S: Final = 0.2
 _SLICE: Final = 64
 """Spans encoded at once, about 2 ms: an event loop in another thread waits no longer than that for the GIL."""
+_BATCH_SPANS: Final = 1024
 _IDLE_S: Final = 1.0
 """How often a process looks whether other processes have left something to send."""
 _RETRY_MAX_S: Final = 30.0
@@ -156,8 +157,9 @@ class StoreSpanProcessor(SpanProcessor):
             self._said.warn(
                 f"{self._destination} is down", "%d spans have not reached %s; %s", waiting, self._destination, what
             )
-        if self.store.path != MEMORY:  # what is in memory can still be read and counted
-            self.store.close()
+        for store in (self.store, *self._shippers):
+            if store.path != MEMORY:  # what is in memory can still be read and counted
+                store.close()
 
     def _start(self) -> None:
         with self._starting:
@@ -196,10 +198,15 @@ class StoreSpanProcessor(SpanProcessor):
                 self._news.set()
 
     def _encode(self) -> None:
-        spans = [self._queue.popleft() for _ in range(min(_SLICE, len(self._queue)))]
-        batches = encode_spans(spans)
-        self._unwritten.extend(batches)
-        self.ledger.dropped(len(spans) - sum(batch.spans for batch in batches), "not_encodable")
+        """Makes one batch of many slices: each call of SQLite waits for the GIL, long beside a busy event loop."""
+        made: list[Encoded] = []
+        taken = 0
+        while self._queue and taken < _BATCH_SPANS:
+            spans = [self._queue.popleft() for _ in range(min(_SLICE, len(self._queue)))]
+            taken += len(spans)
+            made += encode_spans(spans)
+        self._unwritten.extend(join_batches(made))
+        self.ledger.dropped(taken - sum(batch.spans for batch in made), "not_encodable")
 
     def _append(self, batch: Encoded) -> None:
         try:
@@ -215,8 +222,10 @@ class StoreSpanProcessor(SpanProcessor):
             self.store.append(batch, self._destination, self._writer)
 
     def _ship_from(self, store: SqliteStore) -> None:
-        self._shippers[store] = (
-            Shipper(store, self._destination, self._get_sender, self._said, self._stopped.is_set)
+        # By a connection of its own: beside a busy event loop a read takes long, and the writer would wait for it.
+        outlet = store if store.path == MEMORY else SqliteStore(store.path)
+        self._shippers[outlet] = (
+            Shipper(outlet, self._destination, self._get_sender, self._said, self._stopped.is_set)
             if self._destination is not None
             else None
         )
@@ -245,7 +254,7 @@ class StoreSpanProcessor(SpanProcessor):
         except StoreBusyError:
             pass
         except StoreError:
-            if store is self.store:
+            if store.path == self.store.path:
                 raise
             self._shippers.pop(store, None)
 
