@@ -35,7 +35,8 @@ QUEUE_MAX: Final = 65_536
 WRITE_INTERVAL_S: Final = 0.2
 _SLICE: Final = 64
 """Spans encoded at once, about 2 ms: an event loop in another thread waits no longer than that for the GIL."""
-_BATCH_SPANS: Final = 1024
+_BATCH_SPANS: Final = 512
+"""As many as the SDK exports at once: so many are lost with one that a destination will never take."""
 _IDLE_S: Final = 1.0
 """How often a process looks whether other processes have left something to send."""
 _RETRY_MAX_S: Final = 30.0
