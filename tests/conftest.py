@@ -16,6 +16,7 @@ from opentelemetry.util._once import Once
 
 from leaks import Leaks
 from measured import Measured
+from nodespan.spans import redaction
 
 pytest_plugins = ["pytester"]
 
@@ -31,6 +32,12 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "1")
     monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / "store.db"))
+
+
+@pytest.fixture(autouse=True)
+def no_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test redacts is its own: the hook stays in force when what ``configure()`` set up is shut down."""
+    monkeypatch.setattr(redaction, "_rules", redaction._Rules())
 
 
 @pytest.fixture(autouse=True)
