@@ -36,6 +36,8 @@ from nodespan import (
 )
 
 SERVICE = "nodespan-seeded"
+STANDS_S = 1.0
+"""How long the last value of a gauge stands before the next: the boards' tests look every 0.2 s."""
 MODELS = {ModelProfileType.Primary: "small", ModelProfileType.Secondary: "second"}
 ROUNDS = 2
 SUMMED = ("input_tokens", "cached_input_tokens", "output_tokens", "queue_s", "load_s", "prompt_eval_s", "decode_s")
@@ -237,7 +239,8 @@ def main(model: Path) -> None:
         with seeded.factory:
             asyncio.run(do_all(seeded))
             facts = seeded.facts()
-            _export_metrics()  # once with the last model still loaded
+            _export_metrics()  # once with the last model still loaded,
+            time.sleep(STANDS_S)  # and for long enough to be seen
         report = telemetry.force_flush(PATIENCE_S)
     delivery = {"ended": report.ended, "exported": report.exported, "waiting": report.waiting}
     facts |= {"started_at": started, "ended_at": time.time(), "delivery": delivery}
