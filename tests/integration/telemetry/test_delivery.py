@@ -84,11 +84,14 @@ def test_an_endpoint_that_does_not_answer_is_said_once_and_nothing_is_lost(caplo
         pass  # its port is free again
     with configure(endpoint=receiver.endpoint) as telemetry:
         make_spans(20)
-        started = time.monotonic()
-        report = telemetry.force_flush(1.0)
-        assert not report
-        assert report.waiting == 20
-        assert time.monotonic() - started < 15  # and not as long as it may take if it is not told, or for ever
+        took_s: list[float] = []
+        for _ in range(3):  # the machine may have other things to do: the quickest counts
+            started = time.monotonic()
+            report = telemetry.force_flush(1.0)
+            took_s.append(time.monotonic() - started)
+            assert not report
+            assert report.waiting == 20
+        assert min(took_s) < 3  # and not as long as it may take if it is not told, or for ever
         with OtlpReceiver(port=receiver._port) as again:
             make_spans(5, "later")
             again.wait_for(lambda r: len(r.spans) == 25, 30)

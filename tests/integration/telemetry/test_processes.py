@@ -44,6 +44,9 @@ def closed_port():
     return receiver
 
 
+LEAVES_S = 4
+"""Two seconds for what waits, and the end of the process."""
+
 WORKING = """
 import sys, time
 from opentelemetry import trace
@@ -60,21 +63,28 @@ print(time.time(), flush=True)
 
 @pytest.mark.parametrize("is_mute", [False, True])
 def test_leaving_while_offline_takes_two_seconds_and_everything_goes_out_later(
-    is_mute, closed_port, run_python, figures
+    is_mute, closed_port, run_python, figures, tmp_path
 ):
     """Nobody listens; or somebody takes the connection and never answers. Metrics and logs wait for him too.
 
-    The SDK alone would try for as long as OTEL_EXPORTER_OTLP_TIMEOUT; the machine may have other things to do.
+    The SDK alone would try for as long as OTEL_EXPORTER_OTLP_TIMEOUT. The machine may have other things to do, so that
+    the quickest of three counts; the end of the process itself is in it.
     """
     names = [f"left {index}" for index in range(3_000)]
     with socket.create_server(("127.0.0.1", 0)) as mute:
         endpoint = f"http://127.0.0.1:{mute.getsockname()[1]}" if is_mute else closed_port.endpoint
-        done = run_python(WORKING, endpoint, "3000", "left", OTEL_EXPORTER_OTLP_TIMEOUT="30")
-        took_s = time.time() - float(done.stdout)
+
+        def leave(**more):
+            done = run_python(WORKING, endpoint, "3000", "left", OTEL_EXPORTER_OTLP_TIMEOUT="30", **more)
+            return done, time.time() - float(done.stdout)
+
+        done, took_s = leave()
+        again = (leave(NODESPAN_STORE=str(tmp_path / f"again{number}.db"))[1] for number in range(2))
+        took_s = took_s if took_s < LEAVES_S else min(took_s, *again)
     assert done.returncode == 0, done.stderr
     assert len([line for line in done.stderr.splitlines() if "Said once" in line]) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert took_s < 10
+    assert took_s < LEAVES_S
     port = int(endpoint.rpartition(":")[2])
     with OtlpReceiver(port=port) as receiver:
         assert flush(endpoint)
