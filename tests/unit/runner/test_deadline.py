@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from nodespan.errors import ConfigurationError, DeadlineExceededError
-from nodespan.runner import PipelineFactory, PipelineStream, Runner
+from nodespan.runner import PipelineStream
 from nodespan.runner.chunk_queue import CAPACITY
-from nodespan.types import ModelProfile, ModelProfileType
-from pipelines import Stage, raw, wait_for
+from pipelines import Stage, wait_for
 
 Ask = Callable[..., PipelineStream]
 
 DEADLINE_S = 1.0  # time enough to begin, on a busy machine too
-
-
-@pytest.fixture
-def stage() -> Stage:
-    return Stage()
-
-
-@pytest.fixture
-def ask(stage: Stage) -> Iterator[Ask]:
-    with PipelineFactory({ModelProfileType.Primary: ModelProfile(name="m")}, create=stage.create) as factory:
-        yield lambda prompt, **options: Runner(factory).stream_pipeline(raw(prompt), **options)
 
 
 def test_in_the_middle_it_stops_the_model_and_raises_after_the_chunks_before(stage: Stage, ask: Ask) -> None:

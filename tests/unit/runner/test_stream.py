@@ -10,28 +10,17 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from nodespan.runner import PipelineFactory, PipelineStream, Runner
+from nodespan.runner import PipelineStream
 from nodespan.runner.chunk_queue import CAPACITY
-from nodespan.types import Chunk, ModelProfile, ModelProfileType
-from pipelines import PATIENCE_S, Stage, raw, wait_for
+from nodespan.types import Chunk
+from pipelines import PATIENCE_S, Stage, wait_for
 
 Ask = Callable[..., PipelineStream]
-
-
-@pytest.fixture
-def stage() -> Stage:
-    return Stage()
-
-
-@pytest.fixture
-def ask(stage: Stage) -> Iterator[Ask]:
-    with PipelineFactory({ModelProfileType.Primary: ModelProfile(name="m")}, create=stage.create) as factory:
-        yield lambda prompt, **options: Runner(factory).stream_pipeline(raw(prompt), **options)
 
 
 def has_stopped(stage: Stage, prompt: str) -> bool:
