@@ -9,9 +9,9 @@ from opentelemetry import trace
 
 import nodespan
 from bench.measure import Figure, Size, figure, percentile
+from nodespan.delivery.processor import WRITE_INTERVAL_S
 from nodespan.otlp import decode_batch
 from nodespan.store import SqliteStore
-from nodespan.telemetry.delivery import WRITE_INTERVAL_S
 
 TITLE = "From a span's end to the store"
 SECONDS = {"quick": 2, "normal": 15, "full": 60}

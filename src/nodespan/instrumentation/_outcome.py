@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 
 if TYPE_CHECKING:
-    from nodespan.spans.owner import Outcome, SpanOwner
+    from nodespan.spans.scope import Outcome, SpanScope
 
 _CANCELLED: Final = (
     asyncio.CancelledError,
@@ -30,7 +30,7 @@ def outcome_of(error: BaseException | None) -> Outcome:
     return "cancelled" if isinstance(error, _CANCELLED) else "error"
 
 
-def end_span(owner: SpanOwner, error: BaseException | None) -> None:
+def end_span(owner: SpanScope, error: BaseException | None) -> None:
     """Ends the span of a call that left with this exception, or returned."""
     outcome = outcome_of(error)
     if outcome == "error" and error is not None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
 from nodespan.errors import ConfigurationError, UnknownProfileError
 from nodespan.runner.lane import Lane
-from nodespan.runner.llama_cpp_pipeline import LlamaCppPipeline
 from nodespan.runner.pool import Pool
 from nodespan.runner.pool_metrics import READINGS
 from nodespan.spans.instruments import get_instruments
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
 
+    from nodespan.engine.contract import Pipeline
     from nodespan.runner.generation import Generation
-    from nodespan.runner.pipeline import Pipeline
 
 _EXIT_PATIENCE_S: Final = 2.0
 """Models are freed in milliseconds once their last token is out; the rest of this is for slow tokens."""

@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 from nodespan import semconv
+from nodespan.engine.contract import Cancellation, GenerationResult
+from nodespan.engine.measurement import Phase, describe, engine_phases, record_generation
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_queue import ChunkQueue
-from nodespan.runner.generation_metrics import record_generation
-from nodespan.runner.generation_span import GenerationOwner, Phase, describe, engine_phases
-from nodespan.runner.pipeline import Cancellation, GenerationResult
+from nodespan.runner.generation_span import GenerationSpan
 from nodespan.spans.content import message, text_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.model_call import exemplar_context
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
-    from nodespan.runner.pipeline import Pipeline
+    from nodespan.engine.contract import Pipeline
     from nodespan.spans.instruments import Instruments
     from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
 
@@ -78,7 +78,7 @@ class Generation:
         self._load_s: float | None = None
         self._first_piece_at: float | None = None
         self._pieces_put = 0
-        self.owner = GenerationOwner(tracer, request, profile, self._entered_ns)
+        self.owner = GenerationSpan(tracer, request, profile, self._entered_ns)
         self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
         self._deadline = None if deadline_s is None else self._make_deadline(deadline_s)

@@ -13,8 +13,8 @@ from nodespan.spans.instruments import get_instruments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nodespan.engine.contract import Pipeline
     from nodespan.runner.generation import Generation
-    from nodespan.runner.pipeline import Pipeline
     from nodespan.runner.pool import Pool
     from nodespan.types import ModelProfile
 

@@ -8,7 +8,7 @@ from nodespan.errors import ConfigurationError
 from nodespan.runner.generation import Generation
 from nodespan.runner.stream import PipelineStream
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import get_tracer
+from nodespan.spans.scope import get_tracer
 from nodespan.types import ModelProfileType, PipelinePriority
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing_extensions import override
 from nodespan import semconv
 from nodespan.spans.content import ModelContent
 from nodespan.spans.exceptions import error_type
-from nodespan.spans.owner import SpanOwner, current_owner
+from nodespan.spans.scope import SpanScope, current_scope
 from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.spans.instruments import Instruments
-    from nodespan.spans.owner import Outcome
+    from nodespan.spans.scope import Outcome
 
 
-def current_model_call(context: Context | None = None) -> ModelCallOwner | None:
+def current_model_call(context: Context | None = None) -> ModelCallSpan | None:
     """The model call that is under way right here, if there is one.
 
     Whoever instruments a model library asks this first: the call has its span, and a second one would count its tokens
     twice. A tool or a graph in between begins something new, so only the innermost owner counts.
     """
-    owner = current_owner(context)
-    return owner if isinstance(owner, ModelCallOwner) and owner.is_open else None
+    owner = current_scope(context)
+    return owner if isinstance(owner, ModelCallSpan) and owner.is_open else None
 
 
-class ModelCallOwner(SpanOwner):
+class ModelCallSpan(SpanScope):
     """Owns ``chat {model}``, ``text_completion {model}`` or ``embeddings {model}``: one call of a model.
 
     The outermost library makes it (LangChain's ``ChatLlamaCpp``), and the engine inside (llama-cpp-python) finds it by

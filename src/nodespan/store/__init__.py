@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nodespan.store.database import MEMORY
 from nodespan.store.location import default_path, open_store, store_path
-from nodespan.store.reader import StoreReader, TraceFilter, TraceSummary
-from nodespan.store.sqlite import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits
+from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits
+from nodespan.store.traces import StoreReader, TraceFilter, TraceSummary
 
 __all__ = [
     "EXPORTED",

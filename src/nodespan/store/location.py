@@ -9,7 +9,7 @@ from typing import Final
 from platformdirs import user_data_path
 
 from nodespan.errors import ConfigurationError
-from nodespan.store.sqlite import SqliteStore, StoreLimits
+from nodespan.store.outbox import SqliteStore, StoreLimits
 
 STORE: Final = "NODESPAN_STORE"
 MAX_BYTES: Final = "NODESPAN_STORE_MAX_BYTES"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodespan.spans.ledger import DeliveryReport
+from nodespan.delivery.ledger import DeliveryReport
 from nodespan.telemetry.setup import Telemetry, configure
 
 __all__ = ["DeliveryReport", "Telemetry", "configure"]

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from nodespan.delivery.outage_log import SaidOnce
+from nodespan.delivery.outbox_sender import Shipper
 from nodespan.errors import ConfigurationError
 from nodespan.store import EXPORTED, open_store
-from nodespan.telemetry.said_once import SaidOnce
 from nodespan.telemetry.setup import make_sender
-from nodespan.telemetry.shipper import Shipper
 
 if TYPE_CHECKING:
     from collections.abc import Callable

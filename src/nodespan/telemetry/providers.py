@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
-from nodespan.telemetry.said_once import SaidOnce, exporting
+from nodespan.delivery.outage_log import SaidOnce, exporting
 
 if TYPE_CHECKING:
     from nodespan.telemetry.settings import Settings, Signal
@@ -39,7 +39,7 @@ def make_meter_provider(settings: Settings, resource: Resource, said: SaidOnce) 
     elif settings.protocol_of("metrics") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        from nodespan.telemetry.grpc_sender import grpc_compression
+        from nodespan.delivery.senders.otlp_grpc import grpc_compression
 
         exporter = GrpcExporter(
             settings.exporter_endpoint("metrics"),
@@ -66,7 +66,7 @@ def make_logger_provider(settings: Settings, resource: Resource, said: SaidOnce)
     elif settings.protocol_of("logs") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
-        from nodespan.telemetry.grpc_sender import grpc_compression
+        from nodespan.delivery.senders.otlp_grpc import grpc_compression
 
         exporter = GrpcExporter(
             settings.exporter_endpoint("logs"),

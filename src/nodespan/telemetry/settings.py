@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
+from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.errors import ConfigurationError
 from nodespan.store.location import positive_variable
-from nodespan.telemetry.delivery import QUEUE_MAX, WRITE_INTERVAL_S
 
 Signal = Literal["traces", "metrics", "logs"]
 Protocol = Literal["http/protobuf", "grpc"]

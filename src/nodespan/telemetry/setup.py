@@ -13,16 +13,16 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
+from nodespan.delivery.ledger import DeliveryReport
+from nodespan.delivery.outage_log import SaidOnce
+from nodespan.delivery.processor import DESTINATION_READINGS, READINGS, StoreSpanProcessor
 from nodespan.errors import ConfigurationError
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.ledger import DeliveryReport
 from nodespan.spans.redaction import Redact, set_redaction
 from nodespan.store import SqliteStore, open_store
-from nodespan.telemetry.delivery import DESTINATION_READINGS, READINGS, StoreSpanProcessor
 from nodespan.telemetry.logs import OTelHandler
 from nodespan.telemetry.providers import Stop, make_logger_provider, make_meter_provider, make_resource
-from nodespan.telemetry.said_once import SaidOnce
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from nodespan.telemetry.sender import Sender
+    from nodespan.delivery.senders.answer import Sender
 
 EXIT_S: Final = 1.5
 """Longest time for the last spans, metrics and log records: with the interpreter's own end, leaving takes 2 s."""
@@ -194,10 +194,10 @@ def make_sender(settings: Settings) -> Sender:
     """Sends to the endpoint of traces."""
     endpoint, headers = settings.exporter_endpoint("traces"), settings.headers_of("traces")
     if settings.protocol_of("traces") == "grpc":
-        from nodespan.telemetry.grpc_sender import GrpcSender
+        from nodespan.delivery.senders.otlp_grpc import GrpcSender
 
         return GrpcSender(endpoint, headers, settings.compression_of("traces"))
-    from nodespan.telemetry.http_sender import HttpSender
+    from nodespan.delivery.senders.otlp_http import HttpSender
 
     return HttpSender(endpoint, headers)
 

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from langgraph.types import Command
 
 from nodespan import semconv
-from nodespan.instrumentation.langgraph import WorkflowOwner, field_of
+from nodespan.instrumentation.langgraph import WorkflowSpan, field_of
 from nodespan.spans.directory import NodeIds, span_id_of, trace_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
@@ -66,7 +66,7 @@ class EventEnricher:
         "_span_id",
     )
 
-    def __init__(self, owner: WorkflowOwner, *, keeps_own_key: bool) -> None:
+    def __init__(self, owner: WorkflowSpan, *, keeps_own_key: bool) -> None:
         assert owner.directory is not None
         self._directory = owner.directory
         self._keeps_own_key = keeps_own_key

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.trace import INVALID_SPAN
 
 from nodespan import semconv
-from nodespan.instrumentation.langgraph import NodeOwner, WorkflowOwner, field_of, new_node_id, section, told_owner
+from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, field_of, new_node_id, section, told_owner
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
-from nodespan.spans.owner import Attached, current_owner
+from nodespan.spans.scope import Attached, current_scope
 from nodespan.spans.values import holdable
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
 
@@ -57,14 +57,14 @@ class NodeExecution:
     ) -> None:
         self._attached: Attached | None = None
         langgraph_name = section(config, "metadata").get("langgraph_node")
-        found = current_owner()
-        if isinstance(found, NodeOwner) and found.adopt():
+        found = current_scope()
+        if isinstance(found, NodeSpan) and found.adopt():
             self.owner = found
         else:
             name = langgraph_name or node_name or "PipelineNode"
             attributes = {semconv.OPERATION_NAME: semconv.INVOKE_NODE, semconv.NODE: name}
             told = told_owner(config, node_name)
-            self.owner = told or NodeOwner(tracer, name, node_name or name, attributes, instruments)
+            self.owner = told or NodeSpan(tracer, name, node_name or name, attributes, instruments)
             self._attached = self.owner.attached()
         directory = self.owner.directory
         self.streams = streams and (directory is None or directory.streams is not False)
@@ -92,7 +92,7 @@ class NodeExecution:
     def channels(self) -> frozenset[str] | None:
         """Channels of the graph that runs this node, if that is known."""
         parent = self.owner.parent
-        return parent.channels if isinstance(parent, WorkflowOwner) and parent.channels else None
+        return parent.channels if isinstance(parent, WorkflowSpan) and parent.channels else None
 
     def watch(self, stream: Measured) -> None:
         """From now on the facts include what the generation has measured, whole or as far as it came."""
@@ -125,7 +125,7 @@ class NodeExecution:
 
 
 def start_facts(
-    owner: NodeOwner | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
+    owner: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
 ) -> dict[str, Any]:
     """What is known of an execution when it starts; without an owner it has a node id of its own and no span."""
     directory = owner.directory if owner is not None else None

@@ -9,10 +9,10 @@ from opentelemetry import context as context_api
 
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
-from nodespan.instrumentation.langgraph import WorkflowOwner, install_seams, section
+from nodespan.instrumentation.langgraph import WorkflowSpan, install_seams, section
 from nodespan.spans.directory import RunDirectory, traceparent_of
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import get_tracer
+from nodespan.spans.scope import get_tracer
 from nodespan.workflow._enrich import Event, EventEnricher, is_token_event
 from nodespan.workflow._resume import remember, resume_links
 
@@ -76,7 +76,7 @@ class ComposerService:
         config: Mapping[str, Any],
         context: Context,
     ) -> AsyncGenerator[Event, None]:
-        owner = WorkflowOwner(
+        owner = WorkflowSpan(
             get_tracer(self._tracer_provider),
             config.get("run_name") or workflow.get_name(),
             config,

@@ -14,10 +14,10 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from nodespan.errors import ConfigurationError
-from nodespan.instrumentation.langgraph import NodeOwner, section
+from nodespan.instrumentation.langgraph import NodeSpan, section
 from nodespan.runner import PipelineFactory, Runner
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import current_owner, get_tracer
+from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.types import ModelProfileType, NodeMetadata, PipelineExecutionMetadata, PipelinePriority, Sampling
 from nodespan.workflow._chunks import ChunkEvents
 from nodespan.workflow._execution import NodeExecution, start_facts
@@ -137,11 +137,11 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
             state: Where ``user_id`` and ``conversation_id`` are looked for.
             pipeline: What a generation took, to be included.
         """
-        owner = current_owner()
+        owner = current_scope()
         facts = {**(dict(pipeline) if pipeline is not None else {}), **self._facts()}
         return NodeMetadata(
             **start_facts(
-                owner if isinstance(owner, NodeOwner) else None,
+                owner if isinstance(owner, NodeSpan) else None,
                 facts,
                 state,
                 streams=self._stream,

@@ -14,7 +14,7 @@ from opentelemetry import baggage, context, trace
 
 from measured import Measured
 from nodespan.instrumentation.langchain import LangChainInstrumentor
-from nodespan.spans.owner import current_owner
+from nodespan.spans.scope import current_scope
 from nodespan.testing import span_tree
 from talker import Talker, ways
 
@@ -159,10 +159,10 @@ async def _read(pieces: Any) -> list[Any]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_model_s_error_is_recorded_once_where_it_was_raised_and_stays_what_it_was(exporter, tracer_provider, way):
-    from nodespan.spans.owner import SpanOwner, get_tracer
+    from nodespan.spans.scope import SpanScope, get_tracer
 
     error = ConnectionError("the server is down")
-    outer = SpanOwner(get_tracer(tracer_provider), "invoke_node outer")
+    outer = SpanScope(get_tracer(tracer_provider), "invoke_node outer")
     with pytest.raises(ConnectionError) as raised, outer.attached():
         WAYS[way](Talker(error=error, fails_at=1))
     outer.fail(raised.value)
@@ -218,13 +218,13 @@ async def test_a_thousand_cancelled_calls_leave_nothing_behind(exporter, open_sp
 
     class Remembered(Talker):
         async def _agenerate(self, messages, *args, **kwargs):
-            owners.add(current_owner())
+            owners.add(current_scope())
             await asyncio.Event().wait()
 
     @tool
     async def hangs(n: int) -> str:
         """Hangs."""
-        owners.add(current_owner())
+        owners.add(current_scope())
         await asyncio.Event().wait()
         return ""
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 
 from measured import Measured
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import SpanOwner, get_tracer
+from nodespan.spans.scope import SpanScope, get_tracer
 from nodespan.testing import span_tree
 from talker import Remote, Talker, ways
 
@@ -359,7 +359,7 @@ def test_an_error_that_langchain_makes_an_answer_of_is_the_tool_s_all_the_same(e
 
 def test_spans_and_metrics_are_made_by_the_providers_of_what_runs_around_them(exporter):
     measured = Measured()
-    outer = SpanOwner(
+    outer = SpanScope(
         get_tracer(TracerProvider(shutdown_on_exit=False)),
         "a run of somebody else's provider",
         instruments=get_instruments(measured.provider),

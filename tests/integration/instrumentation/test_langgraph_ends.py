@@ -15,7 +15,7 @@ from langgraph.errors import GraphRecursionError
 from langgraph.types import Command
 
 from nodespan.instrumentation.langgraph import _resume
-from nodespan.spans.owner import current_owner
+from nodespan.spans.scope import current_scope
 from nodespan.testing import span_tree
 from small_graphs import chain, fan
 
@@ -93,7 +93,7 @@ def test_closing_a_sync_stream_ends_the_run_before_it_returns_even_where_it_is_r
     owners = []
 
     def remembers(state):
-        owners.append(current_owner().parent)
+        owners.append(current_scope().parent)
         return {}
 
     steps = long_chain(remembers).stream({"seen": []})
@@ -270,7 +270,7 @@ async def test_a_thousand_cancelled_runs_leave_nothing_behind(exporter, open_spa
     owners = weakref.WeakSet()
 
     async def remembers(state):
-        owners.update((current_owner(), current_owner().parent))
+        owners.update((current_scope(), current_scope().parent))
         await hangs(state)
 
     graph = chain(remembers)

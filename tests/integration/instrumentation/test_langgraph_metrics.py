@@ -18,7 +18,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from nodespan import semconv
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import SpanOwner
+from nodespan.spans.scope import SpanScope
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
 from small_graphs import chain, fan, thread
 from workflow_graphs import echo_factory, one_node
@@ -271,7 +271,7 @@ def test_without_any_provider_no_run_is_opened_and_nothing_is_kept(run):
     found = []
 
     def looks(state):
-        owners = [thing for thing in gc.get_objects() if isinstance(thing, SpanOwner)]
+        owners = [thing for thing in gc.get_objects() if isinstance(thing, SpanScope)]
         found.extend(owner for owner in owners if owner.is_open)
         return {}
 

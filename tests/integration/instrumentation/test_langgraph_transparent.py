@@ -16,7 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContex
 
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
-from nodespan.spans.owner import current_owner
+from nodespan.spans.scope import current_scope
 from nodespan.testing import span_tree
 from small_graphs import chain, without_ids
 
@@ -162,7 +162,7 @@ def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
 
     def looks(state):
         seen.append(trace.get_current_span().get_span_context().span_id)
-        owners.add(current_owner())
+        owners.add(current_scope())
         return {}
 
     instrument(tracer_provider=NoOpTracerProvider(), langchain=False, llama_cpp=False)

@@ -20,8 +20,8 @@ from llama_calls import (
     too_long,
 )
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
-from nodespan.spans.model_span import ModelCallOwner
-from nodespan.spans.owner import get_tracer
+from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.scope import get_tracer
 from small_graphs import chain
 
 
@@ -57,7 +57,7 @@ def test_a_stream_that_is_dropped_in_another_thread_or_cycle_ends_its_span(llama
 def test_1000_streams_that_are_left_leave_nothing_behind(llama, traced_llama_cpp, exporter, open_spans):
     def owners():
         gc.collect()
-        return sum(isinstance(thing, ModelCallOwner) for thing in gc.get_objects())
+        return sum(isinstance(thing, ModelCallSpan) for thing in gc.get_objects())
 
     kept, before = [], owners()
 

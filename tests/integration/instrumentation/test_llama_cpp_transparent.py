@@ -33,8 +33,8 @@ from llama_cpp_cases import STORY
 from nodespan import semconv
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
-from nodespan.spans.model_span import ModelCallOwner
-from nodespan.spans.owner import current_owner, get_tracer
+from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.testing import span_tree
 
 
@@ -100,7 +100,7 @@ def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on(llama)
     seen = []
 
     def looks(input_ids, scores):
-        seen.append((trace.get_current_span().get_span_context().span_id, current_owner()))
+        seen.append((trace.get_current_span().get_span_context().span_id, current_scope()))
         return scores
 
     instrument(tracer_provider=NoOpTracerProvider(), langgraph=False, langchain=False)
@@ -170,7 +170,7 @@ def test_uninstrument_restores_everything_and_instrument_is_idempotent(llama, sw
 
 def test_a_model_call_around_it_has_the_span_and_gets_the_numbers(llama, traced_llama_cpp, tracer_provider, exporter):
     """As LangChain's ChatLlamaCpp and LlamaCpp do; the latter calls the model once for each prompt."""
-    outer = ModelCallOwner(get_tracer(tracer_provider), "chat", "another", "a-name")
+    outer = ModelCallSpan(get_tracer(tracer_provider), "chat", "another", "a-name")
     with outer.attached():
         first = whole(llama)["usage"]
         second = llama.create_completion("An apple is", max_tokens=2, seed=5)["usage"]

@@ -177,8 +177,8 @@ assert nodespan.configure() is telemetry
 nodespan.instrument()
 try:
     with trace.get_tracer("mine").start_as_current_span("work"):
-        from nodespan.spans.owner import SpanOwner, get_tracer
-        SpanOwner(get_tracer(), "failing").fail(ValueError("a secret"))
+        from nodespan.spans.scope import SpanScope, get_tracer
+        SpanScope(get_tracer(), "failing").fail(ValueError("a secret"))
 finally:
     print(bool(telemetry.force_flush()))
 """

@@ -12,7 +12,7 @@ import pytest
 from nodespan.errors import ConfigurationError, StoreBusyError
 from nodespan.otlp import Encoded
 from nodespan.store import EXPORTED, MEMORY, SqliteStore, StoreLimits, open_store
-from nodespan.store import sqlite as outbox_module
+from nodespan.store import outbox as outbox_module
 
 HERE = "http://here:4318"
 THERE = "http://there:4318"

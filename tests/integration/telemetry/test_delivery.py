@@ -253,9 +253,9 @@ def test_memory_can_be_chosen(monkeypatch, tmp_path):
 
 def test_redaction_given_to_configure_reaches_exceptions():
     with configure(redact=lambda text: text.replace("secret", "***")) as telemetry:
-        from nodespan.spans.owner import SpanOwner, get_tracer
+        from nodespan.spans.scope import SpanScope, get_tracer
 
-        owner = SpanOwner(get_tracer(), "work")
+        owner = SpanScope(get_tracer(), "work")
         owner.fail(ValueError("the secret"))
         telemetry.force_flush()
         assert telemetry.store is not None

@@ -107,7 +107,7 @@ def test_spans_of_a_process_that_sends_nothing_survive_its_end(run_python):
 KILLED_AGAIN_AND_AGAIN = """
 import os, random, signal, sys, time
 import nodespan
-import nodespan.telemetry.http_sender, requests  # so that a child has them
+import nodespan.delivery.senders.otlp_http, requests  # so that a child has them
 from opentelemetry import trace
 
 rounds, seed, endpoint = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -11,11 +11,11 @@ import weakref
 
 import pytest
 
-from nodespan.spans.ledger import DeliveryReport
+from nodespan.delivery import processor as delivery_module
+from nodespan.delivery.ledger import DeliveryReport
 from nodespan.store import MEMORY, SqliteStore, StoreReader, TraceFilter, store_path
 from nodespan.store import database as database_module
 from nodespan.telemetry import configure
-from nodespan.telemetry import delivery as delivery_module
 from otlp_receiver import OtlpReceiver
 
 PATIENCE_S = 60

@@ -10,9 +10,9 @@ from typing import Any
 import typer
 
 from nodespan.cli._app import app
+from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.semconv import NAMES
 from nodespan.store import StoreLimits
-from nodespan.telemetry.delivery import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.types import NodeMetadata
 
 ROOT = Path(__file__).parents[3]

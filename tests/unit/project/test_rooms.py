@@ -40,6 +40,6 @@ def test_a_room_that_makes_spans_cannot_import_the_sdk(room: str, statement: str
     assert "TID251" in lint(f"{room}/new.py", statement)
 
 
-@pytest.mark.parametrize("module", ["telemetry/new.py", "otlp/new.py", "testing.py"])
+@pytest.mark.parametrize("module", ["telemetry/new.py", "otlp/new.py", "delivery/new.py", "testing/new.py"])
 def test_a_room_that_knows_the_sdk_can_import_it(module: str) -> None:
     assert "TID251" not in lint(module, "from opentelemetry.sdk.trace import TracerProvider\n")

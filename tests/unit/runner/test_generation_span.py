@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner import Cancellation, GenerationResult, PipelineFactory, PipelineStream, Runner
-from nodespan.runner.generation_span import GenerationOwner
-from nodespan.spans.owner import SpanOwner, current_owner
+from nodespan.runner.generation_span import GenerationSpan
+from nodespan.spans.scope import SpanScope, current_scope
 from nodespan.testing import EchoPipeline, span_tree
 from nodespan.types import GenerationRequest, ModelProfile, ModelProfileType, Sampling
 from pipelines import Stage, chat, raw, wait_for
@@ -193,9 +193,9 @@ class _Looking:
 
     last: _Looking
 
-    def _look(self) -> tuple[str, SpanOwner | None]:
+    def _look(self) -> tuple[str, SpanScope | None]:
         logging.getLogger("a.library").warning("working")
-        return getattr(trace.get_current_span(), "name", ""), current_owner()
+        return getattr(trace.get_current_span(), "name", ""), current_scope()
 
     def generate(
         self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
@@ -214,13 +214,13 @@ def test_while_the_model_works_its_span_and_its_owner_are_current(tracer_provide
         list(Runner(factory, tracer_provider=tracer_provider).stream_pipeline(raw("a")))
     names, owners = zip(*_Looking.last.seen, strict=True)
     assert names == ("text_completion echo",) * 3
-    assert all(isinstance(owner, GenerationOwner) for owner in owners)
+    assert all(isinstance(owner, GenerationSpan) for owner in owners)
 
 
 def test_an_error_is_recorded_once_where_it_was_raised(
     play: Ask, tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
-    caller = SpanOwner(tracer_provider.get_tracer("test"), "caller")
+    caller = SpanScope(tracer_provider.get_tracer("test"), "caller")
     with pytest.raises(ValueError, match="own error") as raised, caller.attached():
         list(play(raw("a raise")))
     caller.fail(raised.value)
@@ -342,7 +342,7 @@ def test_a_thousand_cancelled_generations_leave_nothing_behind(play: Ask, export
     roots = [span for span in exporter.get_finished_spans() if span.parent is None]
     assert len(roots) == 1000
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, GenerationOwner) and thing.is_open]
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, GenerationSpan) and thing.is_open]
 
 
 @pytest.mark.parametrize("provider", [None, TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)])

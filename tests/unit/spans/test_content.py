@@ -10,8 +10,8 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 
 from nodespan.spans import content
 from nodespan.spans.content import capture, message, set_content, text_part, tool_call_part, tool_response_part
-from nodespan.spans.model_span import ModelCallOwner
-from nodespan.spans.owner import SpanOwner, get_tracer
+from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.scope import SpanScope, get_tracer
 
 VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 ASKED = [message("system", [text_part("Be short.")]), message("user", [text_part("Hello?")])]
@@ -36,7 +36,7 @@ def call(tracer_provider, logger_provider):
 
     def make():
         tracer = get_tracer(tracer_provider)
-        owner = ModelCallOwner(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
+        owner = ModelCallSpan(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
         if owner.content is not None:
             owner.content.asked(ASKED)
             owner.content.said(SAID)
@@ -117,7 +117,7 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
 
 def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
-    owner = ModelCallOwner(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
     owner.content.asked([ASKED[1], ASKED[0]])
     owner.finish()
     assert [one["role"] for one in messages_of(exporter)["gen_ai.input.messages"]] == ["user", "system"]
@@ -127,7 +127,7 @@ def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch
 def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter, tracer_provider, variable):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     monkeypatch.setenv(variable, "600")
-    owner = ModelCallOwner(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
     owner.content.asked([message("user", [tool_response_part("call_1", "x" * 5000)])])
     owner.finish()
     [span] = exporter.get_finished_spans()
@@ -145,7 +145,7 @@ def test_a_cap_that_is_no_number_is_said_and_the_default_holds(monkeypatch, capl
 
 
 def test_a_text_stays_a_text_and_anything_else_is_json(monkeypatch, exporter, tracer_provider):
-    owner = SpanOwner(get_tracer(tracer_provider), "execute_tool t")
+    owner = SpanScope(get_tracer(tracer_provider), "execute_tool t")
     set_content(owner.span, {"off": "by default"})
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     set_content(owner.span, {"text": 'a "text"', "value": {"b": [1]}})

@@ -18,7 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from nodespan import semconv
 from nodespan.spans import guard
 from nodespan.spans.instruments import Instruments, get_instruments
-from nodespan.spans.owner import SpanOwner
+from nodespan.spans.scope import SpanScope
 
 MODEL = {semconv.REQUEST_MODEL: "m"}
 METRICS = [name for name in semconv.NAMES.values() if name.kind == "metric"]
@@ -178,7 +178,7 @@ def test_a_value_put_off_is_there_at_the_next_collection_or_record(measured):
     assert measured.of(semconv.EVICTIONS) == {(): 2}
 
 
-class _Abandoned(SpanOwner):
+class _Abandoned(SpanScope):
     """Work in a reference cycle, as an abandoned generator is: only the garbage collector finds it."""
 
     __slots__ = ("me",)

@@ -6,18 +6,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from nodespan.spans.model_span import ModelCallOwner, current_model_call
-from nodespan.spans.owner import SpanOwner, get_tracer
+from nodespan.spans.model_span import ModelCallSpan, current_model_call
+from nodespan.spans.scope import SpanScope, get_tracer
 from nodespan.testing import span_tree
 
 
 def test_what_runs_inside_a_model_call_finds_it(tracer_provider: TracerProvider) -> None:
     tracer = get_tracer(tracer_provider)
-    call = ModelCallOwner(tracer, "chat", "llama_cpp", "small")
+    call = ModelCallSpan(tracer, "chat", "llama_cpp", "small")
     assert current_model_call() is None
     with call.attached():
         assert current_model_call() is call
-        tool = SpanOwner(tracer, "execute_tool t")
+        tool = SpanScope(tracer, "execute_tool t")
         with tool.attached():
             assert current_model_call() is None
         tool.finish()
@@ -28,7 +28,7 @@ def test_what_runs_inside_a_model_call_finds_it(tracer_provider: TracerProvider)
 def test_what_the_engine_has_measured_goes_over_what_the_outer_library_says(
     tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
-    call = ModelCallOwner(
+    call = ModelCallSpan(
         get_tracer(tracer_provider), "chat", "llama_cpp", "small", {"gen_ai.request.seed": 1}, kind=SpanKind.CLIENT
     )
     call.measured["gen_ai.usage.output_tokens"] = 7
@@ -53,7 +53,7 @@ def test_what_the_engine_has_measured_goes_over_what_the_outer_library_says(
 def test_a_model_without_a_name_is_called_by_its_operation(
     tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
-    ModelCallOwner(get_tracer(tracer_provider), "embeddings", None, None).finish()
+    ModelCallSpan(get_tracer(tracer_provider), "embeddings", None, None).finish()
     assert span_tree(exporter, "gen_ai.*") == [
         {"name": "embeddings", "attributes": {"gen_ai.operation.name": "embeddings"}}
     ]

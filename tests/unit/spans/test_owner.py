@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider
 
 from nodespan import semconv
-from nodespan.spans.owner import SpanOwner, current_owner, get_tracer
+from nodespan.spans.scope import SpanScope, current_scope, get_tracer
 from nodespan.testing import span_tree
 
 
@@ -23,20 +23,20 @@ def tracer(tracer_provider):
 
 
 def test_the_span_is_current_around_the_work_and_not_after_it(tracer, exporter):
-    owner = SpanOwner(tracer, "work")
+    owner = SpanScope(tracer, "work")
     with owner.attached():
         assert trace.get_current_span() is owner.span
-        assert current_owner() is owner
-    assert current_owner() is None
+        assert current_scope() is owner
+    assert current_scope() is None
     assert not trace.get_current_span().get_span_context().is_valid
     owner.finish()
     assert span_tree(exporter, semconv.STATUS) == [{"name": "work", "attributes": {semconv.STATUS: "ok"}}]
 
 
 def test_an_owner_started_inside_another_is_its_child_and_shares_its_directory(tracer, exporter):
-    outer = SpanOwner(tracer, "outer")
+    outer = SpanScope(tracer, "outer")
     with outer.attached():
-        inner = SpanOwner(tracer, "inner")
+        inner = SpanScope(tracer, "inner")
     assert inner.parent is outer
     assert inner.directory is outer.directory
     inner.finish()
@@ -45,7 +45,7 @@ def test_an_owner_started_inside_another_is_its_child_and_shares_its_directory(t
 
 
 def test_only_the_first_finish_ends_the_span(tracer, exporter, caplog):
-    owner = SpanOwner(tracer, "work")
+    owner = SpanScope(tracer, "work")
     results: list[bool] = []
     threads = [threading.Thread(target=lambda: results.append(owner.finish())) for _ in range(8)]
     for thread in threads:
@@ -58,9 +58,9 @@ def test_only_the_first_finish_ends_the_span(tracer, exporter, caplog):
 
 
 def test_an_error_is_recorded_on_the_innermost_span_and_marks_its_ancestors(tracer, exporter):
-    outer = SpanOwner(tracer, "outer")
+    outer = SpanScope(tracer, "outer")
     with outer.attached():
-        inner = SpanOwner(tracer, "inner")
+        inner = SpanScope(tracer, "inner")
     error = ValueError("broken")
     inner.fail(error)
     outer.fail(error)
@@ -82,23 +82,23 @@ def test_an_error_is_recorded_on_the_innermost_span_and_marks_its_ancestors(trac
 
 
 def test_an_error_raised_anew_by_the_parent_is_recorded_there_too(tracer, exporter):
-    outer = SpanOwner(tracer, "outer")
+    outer = SpanScope(tracer, "outer")
     with outer.attached():
-        inner = SpanOwner(tracer, "inner")
+        inner = SpanScope(tracer, "inner")
     inner.fail(ValueError("first"))
     outer.fail(RuntimeError("second"))
     assert [len(span.events) for span in exporter.get_finished_spans()] == [1, 1]
 
 
 def test_an_owner_that_is_dropped_ends_its_span_as_cancelled(tracer, exporter):
-    owner = SpanOwner(tracer, "abandoned")
+    owner = SpanScope(tracer, "abandoned")
     del owner
     gc.collect()
     assert span_tree(exporter, semconv.STATUS) == [{"name": "abandoned", "attributes": {semconv.STATUS: "cancelled"}}]
 
 
 def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the_log(tracer, caplog):
-    owner = SpanOwner(tracer, "work")
+    owner = SpanScope(tracer, "work")
 
     async def body() -> None:
         with owner.attached():
@@ -112,13 +112,13 @@ def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the
     del task
     gc.collect()
     owner.finish("cancelled")
-    assert current_owner() is None
+    assert current_scope() is None
     assert "Failed to detach" not in caplog.text
 
 
 @pytest.mark.parametrize("provider", [NoOpTracerProvider(), None], ids=["no-op", "none"])
 def test_without_a_real_provider_everything_works_and_nothing_is_made(provider, exporter):
-    owner = SpanOwner(get_tracer(provider), "nothing", {"a": 1})
+    owner = SpanScope(get_tracer(provider), "nothing", {"a": 1})
     with owner.attached():
         owner.set({"b": 2})
         owner.event("c", {})
@@ -134,9 +134,9 @@ def test_children_of_an_owner_whose_tracer_fails_still_run(monkeypatch, tracer):
         def start_span(self, *_args, **_kwargs):
             raise RuntimeError("no span for you")
 
-    owner = SpanOwner(Broken(), "work")  # pyright: ignore[reportArgumentType]
+    owner = SpanScope(Broken(), "work")  # pyright: ignore[reportArgumentType]
     with owner.attached():
-        assert current_owner() is owner
+        assert current_scope() is owner
     assert owner.finish()
 
 
@@ -148,7 +148,7 @@ def test_what_an_unsampled_span_is_given_is_not_even_looked_at():
             looked_at.append(self)
             return "costly"
 
-    owner = SpanOwner(get_tracer(TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)), "work")
+    owner = SpanScope(get_tracer(TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)), "work")
     owner.set({"value": Costly()})
     owner.event("happened", {"value": Costly()})
     owner.finish()

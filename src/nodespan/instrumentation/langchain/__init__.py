@@ -9,8 +9,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from nodespan.instrumentation.langchain._embeddings import EmbeddingSeams
 from nodespan.instrumentation.langchain._seam import EVENT_STREAMS, SEAMS
-from nodespan.instrumentation.langchain._spans import Active
-from nodespan.spans.owner import get_tracer
+from nodespan.instrumentation.langchain._spans import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,16 +27,14 @@ class LangChainInstrumentor(BaseInstrumentor):
         return ("langchain-core >= 0.3",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        Active.tracer = get_tracer(kwargs.get("tracer_provider"))
-        Active.meter_provider = kwargs.get("meter_provider")
-        Active.logger_provider = kwargs.get("logger_provider")
+        STATE.activate(kwargs)
         SEAMS.install(self)
         if hasattr(BaseChatModel, "_iter_v2_events"):
             EVENT_STREAMS.install(self)
         self._embeddings.install()
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        Active.tracer = Active.meter_provider = Active.logger_provider = None
+        STATE.deactivate()
         self._embeddings.release()
         EVENT_STREAMS.release(self)
         SEAMS.release(self)

@@ -21,7 +21,7 @@ from nodespan.instrumentation.langchain._spans import (
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import current_model_call
-from nodespan.spans.owner import current_owner, own_context
+from nodespan.spans.scope import current_scope, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +128,7 @@ def streaming(
     run_id = None
     model_input, config = call_arguments(args, kwargs)
     with _OPENING:
-        owner = current_owner()
+        owner = current_scope()
         if owner is not None and owner.directory is not None and owner.directory.runs is not None:
             run_id = config.get("run_id") or new_run_id()
             args, kwargs = with_config(args, kwargs, {**config, "run_id": run_id})

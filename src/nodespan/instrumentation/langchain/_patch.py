@@ -12,7 +12,7 @@ from typing import Any
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
 from nodespan.instrumentation.langchain import _calls
-from nodespan.instrumentation.langchain._spans import Active, Call, ModelCall
+from nodespan.instrumentation.langchain._spans import STATE, Call, ModelCall
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import current_model_call
 
@@ -26,7 +26,7 @@ Open = Callable[[Any, tuple[Any, ...], dict[str, Any]], Call | None]
 
 
 def _opened(open_call: Open, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-    if Active.tracer is None:
+    if STATE.tracer is None:
         return None
     with _OPENING:
         return open_call(target, args, kwargs)
@@ -78,7 +78,7 @@ def streamed(operation: str, original: Callable[..., Steps]) -> Callable[..., St
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Steps:
-        if Active.tracer is None:
+        if STATE.tracer is None:
             return original(self, *args, **kwargs)
         opening, args, kwargs = _calls.streaming(operation, self, args, kwargs)
         return in_steps(opening.open, original(self, *args, **kwargs))
@@ -91,7 +91,7 @@ def astreamed(operation: str, original: Callable[..., AsyncSteps]) -> Callable[.
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> AsyncSteps:
-        if Active.tracer is None:
+        if STATE.tracer is None:
             return original(self, *args, **kwargs)
         opening, args, kwargs = _calls.streaming(operation, self, args, kwargs)
         return in_async_steps(opening.open, original(self, *args, **kwargs))
@@ -105,7 +105,7 @@ def iter_v2_events(original: Callable[..., Steps]) -> Callable[..., Steps]:
     @functools.wraps(original)
     def wrapper(self: Any, messages: Any, **kwargs: Any) -> Steps:
         steps = original(self, messages, **kwargs)
-        return steps if Active.tracer is None else in_steps(_calls.EventStream(self, messages, kwargs).open, steps)
+        return steps if STATE.tracer is None else in_steps(_calls.EventStream(self, messages, kwargs).open, steps)
 
     return wrapper
 
@@ -116,7 +116,7 @@ def aiter_v2_events(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncS
     @functools.wraps(original)
     def wrapper(self: Any, messages: Any, **kwargs: Any) -> AsyncSteps:
         steps = original(self, messages, **kwargs)
-        if Active.tracer is None:
+        if STATE.tracer is None:
             return steps
         return in_async_steps(_calls.EventStream(self, messages, kwargs).open, steps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan.instrumentation._outcome import end_span, outcome_of
+from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.langchain import _convert, _messages
 from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
@@ -18,8 +19,8 @@ from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_call import exemplar_context, record_model_call
-from nodespan.spans.model_span import ModelCallOwner
-from nodespan.spans.owner import SpanOwner, current_owner, makes_spans
+from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.scope import SpanScope, current_scope, makes_spans
 
 try:  # LangChain's own ids, which sort by time
     from langchain_core.utils.uuid import uuid7 as new_run_id
@@ -30,25 +31,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
     from nodespan.spans.instruments import Instruments
-    from nodespan.spans.owner import Outcome
+    from nodespan.spans.scope import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
 _HANDLED: Final = "_OTHER"
 """The conventions' ``error.type`` where the class of an error is not known: LangChain made a text of it."""
 
 
-class Active:
-    """Whether LangChain is traced, and where its spans are made."""
-
-    tracer: ClassVar[Tracer | None] = None
-    meter_provider: ClassVar[MeterProvider | None] = None
-    logger_provider: ClassVar[LoggerProvider | None] = None
+STATE: Final = InstrumentationState()
 
 
 class Providers(NamedTuple):
@@ -63,16 +57,16 @@ def providers_here(context: Context | None = None) -> Providers | None:
 
     ``None`` where LangChain is not traced, or nothing would come of it: no span and no metric.
     """
-    if Active.tracer is None:
+    if STATE.tracer is None:
         return None
-    if (outer := current_owner(context)) is not None:
+    if (outer := current_scope(context)) is not None:
         here = Providers(outer.tracer, outer.instruments)
     else:
-        here = Providers(Active.tracer, get_instruments(Active.meter_provider))
+        here = Providers(STATE.tracer, get_instruments(STATE.meter_provider))
     return here if makes_spans(here.tracer) or here.instruments.are_live else None
 
 
-def choose_run_ids(owner: SpanOwner, given: object, count: int = 1) -> list[UUID] | None:
+def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
     """Run ids for a call whose events lead back to its span, chosen as LangChain would and before it tells anybody.
 
     ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
@@ -86,7 +80,7 @@ def choose_run_ids(owner: SpanOwner, given: object, count: int = 1) -> list[UUID
     return chosen
 
 
-class ModelCall(ModelCallOwner):
+class ModelCall(ModelCallSpan):
     """Owns the span of one call of a chat model, an LLM or an embedding model.
 
     Attributes:
@@ -119,7 +113,7 @@ class ModelCall(ModelCallOwner):
             kind=_convert.kind_of(model),
             parent=parent,
             instruments=providers.instruments,
-            logger_provider=Active.logger_provider,
+            logger_provider=STATE.logger_provider,
         )
         if self.span.is_recording():
             with _DESCRIBING:
@@ -208,7 +202,7 @@ class ModelCall(ModelCallOwner):
         return None
 
 
-class ToolCall(SpanOwner):
+class ToolCall(SpanScope):
     """Owns ``execute_tool {tool}``: one call of a tool."""
 
     __slots__ = ("_name",)
@@ -261,7 +255,7 @@ class ToolCall(SpanOwner):
         )
 
 
-class Retrieval(SpanOwner):
+class Retrieval(SpanScope):
     """Owns ``retrieval {what is searched}``: one search for documents."""
 
     __slots__ = ()

@@ -8,18 +8,17 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from nodespan.instrumentation.langgraph._convert import field_of, section
 from nodespan.instrumentation.langgraph._fallback import told_owner
-from nodespan.instrumentation.langgraph._run import Claim
+from nodespan.instrumentation.langgraph._run import STATE
 from nodespan.instrumentation.langgraph._seam import SEAMS, install
-from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, new_node_id
-from nodespan.spans.owner import get_tracer
+from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, new_node_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 __all__ = [
     "LangGraphInstrumentor",
-    "NodeOwner",
-    "WorkflowOwner",
+    "NodeSpan",
+    "WorkflowSpan",
     "field_of",
     "install_seams",
     "new_node_id",
@@ -41,10 +40,9 @@ class LangGraphInstrumentor(BaseInstrumentor):
         return ("langgraph >= 0.6",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
-        Claim.meter_provider = kwargs.get("meter_provider")
+        STATE.activate(kwargs)
         install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        Claim.tracer = Claim.meter_provider = None
+        STATE.deactivate()
         SEAMS.release(self)

@@ -14,10 +14,10 @@ from langgraph.constants import TAG_HIDDEN
 from typing_extensions import override
 
 from nodespan.instrumentation.langgraph import _convert
-from nodespan.instrumentation.langgraph._run import Claim
-from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner
+from nodespan.instrumentation.langgraph._run import STATE
+from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
 from nodespan.spans.guard import Guard
-from nodespan.spans.owner import current_owner
+from nodespan.spans.scope import current_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,13 +48,13 @@ class NodeCallbacks(BaseCallbackHandler):
         metadata: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        run = current_owner()
+        run = current_scope()
         tags = tags or ()
-        if not isinstance(run, WorkflowOwner) or TAG_HIDDEN in tags or not metadata:
+        if not isinstance(run, WorkflowSpan) or TAG_HIDDEN in tags or not metadata:
             return
         if any(tag.startswith(_NODE_TAG) for tag in tags):
             with _OPENING:
-                run.told[run_id] = NodeOwner(
+                run.told[run_id] = NodeSpan(
                     run.tracer,
                     metadata["langgraph_node"],
                     metadata["langgraph_node"],
@@ -72,8 +72,8 @@ class NodeCallbacks(BaseCallbackHandler):
 
     @staticmethod
     def _leave(run_id: UUID, error: BaseException | None) -> None:
-        run = current_owner()
-        if isinstance(run, WorkflowOwner) and (owner := run.told.pop(run_id, None)) is not None:
+        run = current_scope()
+        if isinstance(run, WorkflowSpan) and (owner := run.told.pop(run_id, None)) is not None:
             owner.leave(error)
 
 
@@ -84,7 +84,7 @@ class _Listening:
 
     def get(self) -> NodeCallbacks | None:
         """As of a ``ContextVar``; which seams there are is the same in every context."""
-        return self.handler if Claim.lacks_nodes else None
+        return self.handler if STATE.lacks_nodes else None
 
 
 _listening: Final = _Listening()
@@ -98,11 +98,11 @@ def listen() -> None:
         register_configure_hook(cast("ContextVar[NodeCallbacks | None]", _listening), inheritable=True)
 
 
-def told_owner(config: Mapping[str, Any], shown_name: str | None) -> NodeOwner | None:
+def told_owner(config: Mapping[str, Any], shown_name: str | None) -> NodeSpan | None:
     """The span that a callback has opened for the node which runs with this config; now it has the name it wants."""
-    run, manager = current_owner(), config.get("callbacks")
+    run, manager = current_scope(), config.get("callbacks")
     run_id: UUID | None = getattr(manager, "parent_run_id", None)
-    owner = run.told.get(run_id) if isinstance(run, WorkflowOwner) and run_id is not None else None
+    owner = run.told.get(run_id) if isinstance(run, WorkflowSpan) and run_id is not None else None
     if owner is not None and shown_name is not None:
         owner.node_name = shown_name
     return owner

@@ -13,11 +13,11 @@ from langgraph.errors import GraphInterrupt
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
 from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_interrupt, resumes
-from nodespan.instrumentation.langgraph._run import Claim, opening
-from nodespan.instrumentation.langgraph._spans import NodeOwner, WorkflowOwner, open_node
+from nodespan.instrumentation.langgraph._run import STATE, opening
+from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import current_owner, own_context
+from nodespan.spans.scope import current_scope, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def stream(original: Callable[..., Steps]) -> Callable[..., Steps]:
 
     @functools.wraps(original)
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> Steps:
-        if Claim.tracer is None and current_owner() is None:
+        if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
         run, args, kwargs = opening(self, args, kwargs)
         return in_steps(run.open, original(self, *args, **kwargs))
@@ -50,7 +50,7 @@ def astream(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
 
     @functools.wraps(original)
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> AsyncSteps:
-        if Claim.tracer is None and current_owner() is None:
+        if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
         run, args, kwargs = opening(self, args, kwargs)
         return in_async_steps(run.open, original(self, *args, **kwargs))
@@ -100,14 +100,14 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _open_node(task: Task, context: Context) -> NodeOwner | None:
-    parent = current_owner(context)
+def _open_node(task: Task, context: Context) -> NodeSpan | None:
+    parent = current_scope(context)
     if parent is not None:
         with _OPENING:
             return open_node(task, parent.tracer, parent.instruments, parent, context)
-    elif Claim.lacks_runs and Claim.tracer is not None:
+    elif STATE.lacks_runs and STATE.tracer is not None:
         with _OPENING:
-            return open_node(task, Claim.tracer, get_instruments(Claim.meter_provider), None, context)
+            return open_node(task, STATE.tracer, get_instruments(STATE.meter_provider), None, context)
     return None
 
 
@@ -117,7 +117,7 @@ def should_retry_on(original: Callable[..., bool]) -> Callable[..., bool]:
     @functools.wraps(original)
     def wrapper(retry_policy: Any, error: Exception) -> bool:
         retries = original(retry_policy, error)
-        if retries and isinstance(owner := current_owner(), NodeOwner):
+        if retries and isinstance(owner := current_scope(), NodeSpan):
             owner.attempt_failed(error)
         return retries
 
@@ -129,7 +129,7 @@ def patch_configurable(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(config: Any, patch: dict[str, Any]) -> Any:
-        if _RESUMING in patch and isinstance(owner := current_owner(), NodeOwner):
+        if _RESUMING in patch and isinstance(owner := current_scope(), NodeSpan):
             owner.next_attempt()
         return original(config, patch)
 
@@ -141,7 +141,7 @@ def first(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(self: Loop, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(owner := current_owner(), WorkflowOwner):
+        if isinstance(owner := current_scope(), WorkflowSpan):
             with _LINKING:
                 if resumes(self):
                     owner.resumes(self.checkpoint["id"], link_of(self))
@@ -156,7 +156,7 @@ def suppress_interrupt(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(self: Loop, kind: Any, error: BaseException | None, traceback: Any) -> Any:
         suppressed = original(self, kind, error, traceback)
-        if isinstance(error, GraphInterrupt) and isinstance(owner := current_owner(), WorkflowOwner):
+        if isinstance(error, GraphInterrupt) and isinstance(owner := current_scope(), WorkflowSpan):
             with _LINKING:
                 owner.interrupted(self.checkpoint["id"])
                 if not self.is_nested:

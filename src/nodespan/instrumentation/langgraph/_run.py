@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
+from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
-from nodespan.instrumentation.langgraph._spans import WorkflowOwner
+from nodespan.instrumentation.langgraph._spans import WorkflowSpan
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.owner import SpanOwner, current_owner, own_context
+from nodespan.spans.scope import SpanScope, current_scope, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Tracer
 
     from nodespan.instrumentation.langgraph import _convert
 
 _OPENING = Guard("open a LangGraph span")
 
 
-class Claim:
-    """Whether every run is claimed, with which tracer, and where the runs count.
+class LangGraphState(InstrumentationState):
+    """State of the LangGraph instrumentor.
 
     Attributes:
-        lacks_runs: LangGraph lacks a seam around runs, so that a node may be claimed which has no run around it.
-        lacks_nodes: It lacks one around nodes, so that callbacks have to tell of them.
+        lacks_runs: This LangGraph has no seam around runs, so that a node without a run around it is traced.
+        lacks_nodes: This LangGraph has no seam around nodes, so that callbacks report them.
     """
 
-    tracer: Tracer | None = None
-    meter_provider: MeterProvider | None = None
-    lacks_runs = False
-    lacks_nodes = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.lacks_runs = False
+        self.lacks_nodes = False
+
+
+STATE: Final = LangGraphState()
 
 
 def opening(
@@ -48,7 +50,7 @@ def opening(
     """
     run_input, config = call_arguments(args, kwargs)
     with _OPENING:
-        if current_owner() is None and opts_in(graph, config):
+        if current_scope() is None and opts_in(graph, config):
             opt_in = OptIn(config)
             args, kwargs = with_config(args, kwargs, opt_in.config)
             return Opening(graph, run_input, config, opt_in), args, kwargs
@@ -72,30 +74,30 @@ class Opening:
     def open(self) -> Run | None:
         """The run's span: one that was offered for it, or a new one under the caller's."""
         with _OPENING:
-            outer = current_owner(self._context)
-            if isinstance(outer, WorkflowOwner) and outer.adopt():
+            outer = current_scope(self._context)
+            if isinstance(outer, WorkflowSpan) and outer.adopt():
                 return self._started(outer, adopted=True)
             owner = self._own(outer)
             if owner is not None and (_is_real(owner, self._context) or owner.matters_anyway):
                 return self._started(owner, adopted=False)
         return None
 
-    def _started(self, owner: WorkflowOwner, *, adopted: bool) -> Run:
+    def _started(self, owner: WorkflowSpan, *, adopted: bool) -> Run:
         owner.channels = frozenset(self._graph.channels)
         if self._opt_in is not None:
             self._opt_in.fill(owner.span)
         return Run(owner, adopted=adopted)
 
-    def _own(self, outer: SpanOwner | None) -> WorkflowOwner | None:
-        tracer = outer.tracer if outer is not None else Claim.tracer
+    def _own(self, outer: SpanScope | None) -> WorkflowSpan | None:
+        tracer = outer.tracer if outer is not None else STATE.tracer
         if tracer is None:  # uninstrumented between the call and the first step
             return None
         name = self._config.get("run_name") or self._graph.get_name()
-        instruments = outer.instruments if outer is not None else get_instruments(Claim.meter_provider)
-        return WorkflowOwner(tracer, name, self._config, self._input, instruments, parent=self._context)
+        instruments = outer.instruments if outer is not None else get_instruments(STATE.meter_provider)
+        return WorkflowSpan(tracer, name, self._config, self._input, instruments, parent=self._context)
 
 
-def _is_real(owner: WorkflowOwner, context: Context) -> bool:
+def _is_real(owner: WorkflowSpan, context: Context) -> bool:
     """Whether a provider stands behind the span: without one the tracer hands the parent on, or nothing."""
     made = owner.span.get_span_context()
     return made.is_valid and made.span_id != trace.get_current_span(context).get_span_context().span_id
@@ -106,7 +108,7 @@ class Run:
 
     __slots__ = ("_adopted", "_owner", "step")
 
-    def __init__(self, owner: WorkflowOwner, *, adopted: bool) -> None:
+    def __init__(self, owner: WorkflowSpan, *, adopted: bool) -> None:
         self._owner = owner
         self._adopted = adopted
         self.step = owner.step

@@ -7,7 +7,7 @@ from typing import Final
 from nodespan.instrumentation._seams import Seam, Seams
 from nodespan.instrumentation.langgraph import _patch
 from nodespan.instrumentation.langgraph._fallback import listen
-from nodespan.instrumentation.langgraph._run import Claim
+from nodespan.instrumentation.langgraph._run import STATE
 
 _RUNNER: Final = "langgraph.pregel._runner"
 _RETRY: Final = "langgraph.pregel._retry"
@@ -37,7 +37,7 @@ SEAMS: Final = Seams(
 def install(claimant: object) -> None:
     """Wraps LangGraph for as long as the claimant lives; where a seam is missing that has a substitute, that serves."""
     missing = SEAMS.install(claimant)
-    Claim.lacks_runs = not set(RUNS).isdisjoint(missing)
-    Claim.lacks_nodes = not set(NODES).isdisjoint(missing)
-    if Claim.lacks_nodes:
+    STATE.lacks_runs = not set(RUNS).isdisjoint(missing)
+    STATE.lacks_nodes = not set(NODES).isdisjoint(missing)
+    if STATE.lacks_nodes:
         listen()

@@ -16,7 +16,7 @@ from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import exemplar_context
-from nodespan.spans.owner import SpanOwner
+from nodespan.spans.scope import SpanScope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Tracer
 
     from nodespan.spans.instruments import Instruments
-    from nodespan.spans.owner import Outcome
+    from nodespan.spans.scope import Outcome
 
 _COUNTING: Final = Guard("count a LangGraph run")
 
 
-class WorkflowOwner(SpanOwner):
+class WorkflowSpan(SpanScope):
     """Owns ``invoke_workflow {name}``: one run of a compiled graph.
 
     Args:
@@ -60,7 +60,7 @@ class WorkflowOwner(SpanOwner):
         self._offered = self._adoptable = offered
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
-        self.told: dict[UUID, NodeOwner] = {}
+        self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
         instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
         attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
@@ -146,7 +146,7 @@ def new_node_id() -> str:
     return f"{_random.getrandbits(32):08x}"
 
 
-class NodeOwner(SpanOwner):
+class NodeSpan(SpanScope):
     """Owns ``invoke_node {node}``: one node execution, all its attempts included.
 
     Attributes:
@@ -259,12 +259,12 @@ class NodeOwner(SpanOwner):
 
 
 def open_node(
-    task: _convert.Task, tracer: Tracer, instruments: Instruments, parent: SpanOwner | None, context: Context
-) -> NodeOwner | None:
+    task: _convert.Task, tracer: Tracer, instruments: Instruments, parent: SpanScope | None, context: Context
+) -> NodeSpan | None:
     """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
-    return NodeOwner(
+    return NodeSpan(
         tracer,
         task.name,
         _convert.display_name(task),
@@ -274,10 +274,10 @@ def open_node(
     )
 
 
-def _workflow_name(owner: SpanOwner | None) -> str | None:
+def _workflow_name(owner: SpanScope | None) -> str | None:
     """Name of the run around: a task of the functional API runs under the node of its entrypoint."""
     while owner is not None:
-        if isinstance(owner, WorkflowOwner):
+        if isinstance(owner, WorkflowSpan):
             return owner.workflow_name
         owner = owner.parent
     return None

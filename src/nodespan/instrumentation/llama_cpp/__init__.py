@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from nodespan.instrumentation.llama_cpp._call import Claim
-from nodespan.spans.owner import get_tracer
+from nodespan.instrumentation.llama_cpp._call import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,13 +36,11 @@ class LlamaCppInstrumentor(BaseInstrumentor):
             return
         from nodespan.instrumentation.llama_cpp._seam import SEAMS
 
-        Claim.tracer = get_tracer(kwargs.get("tracer_provider"))
-        Claim.meter_provider = kwargs.get("meter_provider")
-        Claim.logger_provider = kwargs.get("logger_provider")
+        STATE.activate(kwargs)
         SEAMS.install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         from nodespan.instrumentation.llama_cpp._seam import SEAMS
 
-        Claim.tracer = Claim.meter_provider = Claim.logger_provider = None
+        STATE.deactivate()
         SEAMS.release(self)

@@ -8,30 +8,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
 
+from nodespan.engine.contract import GenerationResult
+from nodespan.engine.measurement import describe, engine_phases, record_engine, record_generation
 from nodespan.instrumentation._outcome import end_span, outcome_of
+from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._messages import Answer
-from nodespan.runner.generation_metrics import record_engine, record_generation
-from nodespan.runner.generation_span import GenerationOwner, describe, engine_phases
-from nodespan.runner.pipeline import GenerationResult
+from nodespan.runner.generation_span import GenerationSpan
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.model_span import ModelCallOwner, current_model_call
-from nodespan.spans.owner import Attached, current_owner, makes_spans
+from nodespan.spans.model_span import ModelCallSpan, current_model_call
+from nodespan.spans.scope import Attached, current_scope, makes_spans
 from nodespan.types import ModelProfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from opentelemetry._logs import LoggerProvider
-    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
     import llama_cpp
     from nodespan.spans.content import Message
     from nodespan.spans.instruments import Instruments
-    from nodespan.spans.owner import Outcome
+    from nodespan.spans.scope import Outcome
 
 _CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
 _OPENING: Final = Guard("open a llama.cpp span")
@@ -39,12 +38,7 @@ _READING: Final = Guard("read an answer of llama.cpp")
 _MEASURING: Final = Guard("say what a llama.cpp call took")
 
 
-class Claim:
-    """Whether calls are claimed, and where their spans, metrics and events go."""
-
-    tracer: Tracer | None = None
-    meter_provider: MeterProvider | None = None
-    logger_provider: LoggerProvider | None = None
+STATE: Final = InstrumentationState()
 
 
 def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
@@ -70,14 +64,14 @@ def open_call(
         request: Says what was asked for, as attributes.
         questions: Says what the model was asked; ``None`` where that is no text.
     """
-    if Claim.tracer is None or current_call(llama) is not None:
+    if STATE.tracer is None or current_call(llama) is not None:
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
-        around = current_owner()  # all spans of a run are made by one tracer, and count in one place
-        tracer = around.tracer if around is not None else Claim.tracer
-        instruments = around.instruments if around is not None else get_instruments(Claim.meter_provider)
-        if isinstance(outer, GenerationOwner) or not (makes_spans(tracer) or instruments.are_live):
+        around = current_scope()  # all spans of a run are made by one tracer, and count in one place
+        tracer = around.tracer if around is not None else STATE.tracer
+        instruments = around.instruments if around is not None else get_instruments(STATE.meter_provider)
+        if isinstance(outer, GenerationSpan) or not (makes_spans(tracer) or instruments.are_live):
             return None
         call = LlamaCall(llama, tracer, instruments, operation, request(), outer)
         if questions is not None:
@@ -105,7 +99,7 @@ class LlamaCall:
         instruments: Instruments,
         operation: str,
         request: Mapping[str, Any],
-        outer: ModelCallOwner | None,
+        outer: ModelCallSpan | None,
     ) -> None:
         self.llama = llama
         self._instruments = instruments
@@ -118,14 +112,14 @@ class LlamaCall:
         self._first_chunk_at: float | None = None
         profile = ModelProfile(model_path=Path(llama.model_path))  # so that a model has one name, whoever runs it
         self._is_own = outer is None
-        self._owner = outer or ModelCallOwner(
+        self._owner = outer or ModelCallSpan(
             tracer,
             operation,
             profile.provider.lower(),
             profile.model_name,
             request,
             start_time_ns=self._started_ns,
-            logger_provider=Claim.logger_provider,
+            logger_provider=STATE.logger_provider,
         )
 
     def step(self) -> Attached:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from nodespan import semconv
-from nodespan.runner.generation_span import request_attributes
-from nodespan.runner.pipeline import GenerationResult
+from nodespan.engine.contract import GenerationResult
+from nodespan.engine.measurement import request_attributes
 
 _ADDED: Final = {
     "input_tokens": semconv.USAGE_INPUT_TOKENS,

@@ -55,7 +55,7 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def generate(original: Callable[..., Generator[int, Any]]) -> Callable[..., Generator[int, Any]]:
     """Wraps ``Llama.generate``, where the tokens of every answer come from."""
-    from nodespan.runner.llama_cpp_meter import measured
+    from nodespan.engine.llama_cpp.meter import measured
 
     signature = inspect.signature(original)
 
@@ -86,7 +86,7 @@ def create_embedding(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def embed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps ``Llama.embed``, where every embedding comes from."""
-    from nodespan.runner.llama_cpp_meter import measured_embedding
+    from nodespan.engine.llama_cpp.meter import measured_embedding
 
     def counted(self: llama_cpp.Llama, *args: Any, **kwargs: Any) -> Any:
         """Asks for the count of tokens whether or not the caller does."""

@@ -11,7 +11,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from nodespan.telemetry.sender import Answer, accepted, short
+from nodespan.delivery.senders.answer import Answer, accepted, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from nodespan.delivery.outage_log import SaidOnce, exporting
+from nodespan.delivery.senders.answer import Answer
 from nodespan.otlp import MAX_BATCH_BYTES, split_batch
 from nodespan.store import EXPORTED
-from nodespan.telemetry.said_once import SaidOnce, exporting
-from nodespan.telemetry.sender import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from nodespan.delivery.senders.answer import Sender
     from nodespan.store import Batch, SqliteStore
-    from nodespan.telemetry.sender import Sender
 
 _REQUEST_SPANS: Final = 512
 """Small batches go out together, as many spans at once as the SDK would send."""

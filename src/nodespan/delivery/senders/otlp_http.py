@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.common.http import (
 )
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-from nodespan.telemetry.sender import Answer, accepted, short, words_of
+from nodespan.delivery.senders.answer import Answer, accepted, short, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,19 +16,19 @@ from weakref import WeakSet
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from nodespan import semconv
+from nodespan.delivery.ledger import DeliveryReport, Ledger
+from nodespan.delivery.outage_log import SaidOnce
+from nodespan.delivery.outbox_sender import Shipper
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.otlp import Encoded, encode_spans, join_batches
 from nodespan.spans.guard import Guard
-from nodespan.spans.ledger import DeliveryReport, Ledger
 from nodespan.store import EXPORTED, MEMORY, SqliteStore
-from nodespan.telemetry.said_once import SaidOnce
-from nodespan.telemetry.shipper import Shipper
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from nodespan.delivery.senders.answer import MakeSender, Sender
     from nodespan.spans.instruments import Readings
-    from nodespan.telemetry.sender import MakeSender, Sender
 
 QUEUE_MAX: Final = 65_536
 """Ended spans that wait for the writer: at 300 spans a second, three minutes of a store that does not answer."""

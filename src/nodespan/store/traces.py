@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
-    from nodespan.store.sqlite import SqliteStore
+    from nodespan.store.outbox import SqliteStore
 
 _COUNTED: Final = 1_000
 """Of several words the rarest leads the search; how rare one is, is counted so far."""

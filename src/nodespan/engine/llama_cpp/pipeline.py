@@ -11,8 +11,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from nodespan.engine.contract import Cancellation, GenerationResult
 from nodespan.errors import ConfigurationError, MissingDependencyError, ModelLoadError
-from nodespan.runner.pipeline import Cancellation, GenerationResult
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -43,7 +43,7 @@ class LlamaCppPipeline:
 
     def __init__(self, profile: ModelProfile) -> None:
         self.check_profile(profile)
-        from nodespan.runner.llama_cpp_meter import measured
+        from nodespan.engine.llama_cpp.meter import measured
 
         self._measured = measured
         self._profile = profile

@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from nodespan.telemetry.sender import words_of
+from nodespan.delivery.senders.answer import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
-_innermost: Final[ContextVar[SpanOwner | None]] = ContextVar("nodespan-innermost", default=None)
+_innermost: Final[ContextVar[SpanScope | None]] = ContextVar("nodespan-innermost", default=None)
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """The API's own key; with it a context is copied once, not once for each of the two entries."""
 _STARTING: Final = Guard("start a span")
@@ -66,21 +66,21 @@ def makes_spans(tracer: Tracer) -> bool:
     return not isinstance(real, trace.NoOpTracer)
 
 
-def current_owner(context: Context | None = None) -> SpanOwner | None:
+def current_scope(context: Context | None = None) -> SpanScope | None:
     """The innermost owner whose work encloses the caller, found in the context (the current one if not given)."""
     owner = context_api.get_value(_OWNER_KEY, context)
     if context is None and (innermost := _innermost.get()) is not owner and _is_of_a_peer(trace.get_current_span()):
         return innermost  # a peer has put a context of its own, from earlier, over the one that has the owner
-    return owner if isinstance(owner, SpanOwner) else None
+    return owner if isinstance(owner, SpanScope) else None
 
 
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
     context = _RUNTIME_CONTEXT.get_current()
     owner = context.get(_OWNER_KEY)
-    if owner is _innermost.get() and (not isinstance(owner, SpanOwner) or context.get(_SPAN_KEY) is owner.span):
+    if owner is _innermost.get() and (not isinstance(owner, SpanScope) or context.get(_SPAN_KEY) is owner.span):
         return context  # nobody has put anything over it: the usual case, looked at first
-    return _own_parent(current_owner(), context) or context
+    return _own_parent(current_scope(), context) or context
 
 
 def _is_of_a_peer(span: Span) -> bool:
@@ -88,17 +88,17 @@ def _is_of_a_peer(span: Span) -> bool:
     return scope is not None and scope.name in _PEERS
 
 
-def _own_parent(owner: SpanOwner | None, context: Context | None) -> Context | None:
+def _own_parent(owner: SpanScope | None, context: Context | None) -> Context | None:
     """The context to start a span under: where a peer's span is current, the owner's around it instead."""
     if owner is None or (context is not None and context.get(_SPAN_KEY) is owner.span):
         return context
     return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
 
-class SpanOwner:
+class SpanScope:
     """Starts a span, makes it current around the work only, records an error once, and ends it exactly once.
 
-    It hands itself down in the OpenTelemetry context, so that what runs inside finds it (``current_owner``). An owner
+    It hands itself down in the OpenTelemetry context, so that what runs inside finds it (``current_scope``). An owner
     that is dropped without ``finish`` ends its span as cancelled: that is how an abandoned generator leaves no open
     span. ``finish`` may be called from any thread; the first call wins.
 
@@ -150,7 +150,7 @@ class SpanOwner:
         self.started_ns = time.perf_counter_ns()
         self.tracer = tracer
         self.error_type: str | None = None
-        self.parent = current_owner(parent)
+        self.parent = current_scope(parent)
         self.instruments: Instruments = instruments or (
             self.parent.instruments if self.parent is not None else get_instruments()
         )
@@ -270,9 +270,9 @@ class Attached:
 
     __slots__ = ("_context", "_owner", "_owner_token", "_token")
 
-    def __init__(self, context: Context, owner: SpanOwner | None = None) -> None:
+    def __init__(self, context: Context, owner: SpanScope | None = None) -> None:
         self._context = context
-        self._owner = owner or current_owner(context)
+        self._owner = owner or current_scope(context)
 
     def __enter__(self) -> None:
         self._token = _RUNTIME_CONTEXT.attach(self._context)

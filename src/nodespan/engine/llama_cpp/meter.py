@@ -11,7 +11,7 @@ import llama_cpp
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from nodespan.runner.pipeline import GenerationResult
+    from nodespan.engine.contract import GenerationResult
 
 
 def measured(
