@@ -3,18 +3,23 @@
 PYTHON ?= python3
 ARGS ?=
 
-BIN := .venv/bin
+# The default Python has .venv; another one has an environment of its own beside it: `make test PYTHON=python3.13`.
+DIR := .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
+BIN := $(DIR)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Two processes, as the model itself keeps a core busy; snapshots are compared, and only changed on request.
+# Tests of the real servers have targets of their own.
+APART := --ignore=tests/stack --ignore=tests/scale
+ONLY ?= tests $(APART)
 PYTEST := $(BIN)/python -m pytest -n 2 --inline-snapshot=disable
 PINNED := -c constraints.txt --build-constraint constraints.txt
 # Both exist only after every step before them went well, so that an interrupted set-up is taken up again.
-VENV := .venv/.made
-READY := .venv/.ready
+VENV := $(DIR)/.made
+READY := $(DIR)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
+.PHONY: help demo test test-extended test-newest test-newest-python test-oldest test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,19 +27,30 @@ help: ## Show this list
 demo: $(READY) ## Run a LangGraph workflow on a real local model and show its trace (ARGS="--prompt '...'")
 	@$(BIN)/nodespan demo $(ARGS)
 
-test: $(READY) ## Run every test but those of the stack, on the real model (ARGS="-k name")
-	$(PYTEST) tests --ignore=tests/stack --dist loadfile $(ARGS)
+test: $(READY) ## Run the tests on the real model: all but the extended ones and those of the stack (ARGS="-k name")
+	$(PYTEST) $(ONLY) -m "not extended" --dist loadfile $(ARGS)
+
+test-extended: $(READY) ## Run the tests that take long: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
+	NODESPAN_TEST_EXAMPLES=10000 $(PYTEST) tests $(APART) -m extended --dist loadfile $(ARGS)
+
+test-newest-python: ## Run the tests of instrumentation, workflows, delivery and store on the newest Python of this machine
+	@newest=$$($(PYTHON) tools/newest_python.py) && echo "Newest Python: $$newest" && \
+	  $(MAKE) --no-print-directory test PYTHON="$$newest" ONLY="$(wildcard $(NEWEST_PYTHON_TESTS))" ARGS='$(ARGS)'
+
+test-newest: $(VENV) ## Run the tests of the instrumentation on the newest versions of all dependencies
+	$(BIN)/python tools/other_versions.py newest $(OLDEST_TESTS) $(ARGS)
 
 test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prometheus (from go, once 10 min, or docker)
 	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
 
+NEWEST_PYTHON_TESTS := $(addprefix tests/integration/,instrumentation workflow delivery telemetry store) tests/unit
 OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
   $(patsubst %,tests/integration/instrumentation/test_langchain_%.py,spans ends content) \
   tests/integration/workflow/test_node.py tests/integration/workflow/test_composer.py
 
 test-oldest: $(VENV) ## Run the tests of instrumentation and of workflows on the oldest LangGraph and LangChain, 0.6 and 0.3
-	$(BIN)/python tools/oldest.py $(OLDEST_TESTS) $(ARGS)
+	$(BIN)/python tools/other_versions.py oldest $(OLDEST_TESTS) $(ARGS)
 
 check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
 
@@ -86,7 +102,7 @@ constraints: $(VENV) ## Ask for the newest versions of all dependencies and pin 
 	$(BIN)/python tools/constraints.py
 
 clean: ## Remove the environment and everything the tools left here
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .stack
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .stack
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up ----------------------------------------------------------------------------------------------------------
@@ -96,8 +112,8 @@ $(VENV):
 	  { echo "nodespan needs Python 3.11 or newer; this is: $$($(PYTHON) --version 2>&1). Type: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python cannot make environments. On Debian: apt install python3-venv" >&2; exit 1; }
-	@echo "Set-up: .venv"
-	@$(PYTHON) -m venv --clear .venv
+	@echo "Set-up: $(DIR)"
+	@$(PYTHON) -m venv --clear $(DIR)
 	@$(PIP) install --quiet -c constraints.txt pip
 	@touch $@
 

@@ -13,14 +13,16 @@ ROOT = Path(__file__).parents[3]
 THEMES = {path.stem for path in (ROOT / "bench").glob("*.py") if "\nTITLE = " in path.read_text()}
 
 
-def test_there_is_a_benchmark_of_each_theme_that_the_issue_names() -> None:
+def test_every_theme_is_found() -> None:
     assert {
         "overhead", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage"
-    } == THEMES  # fmt: skip
+    } <= THEMES  # fmt: skip
 
 
 @pytest.mark.timeout(400)  # seconds each, but several processes; on a machine that is busy it may take long
-@pytest.mark.parametrize("theme", sorted(THEMES))
+@pytest.mark.parametrize(
+    "theme", [pytest.param(theme, marks=[] if theme == "startup" else pytest.mark.extended) for theme in sorted(THEMES)]
+)
 def test_a_benchmark_gives_figures_with_their_goals_and_circumstances(theme: str) -> None:
     command = [sys.executable, "-m", "bench", theme, "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from platformdirs import user_cache_path
 
+pytestmark = pytest.mark.extended
+
 PACKAGES = (
     "openinference-instrumentation-langchain==0.1.80",
     "openinference-instrumentation==0.1.72",
