@@ -1,4 +1,4 @@
-"""Writes docs/names.md from the table of names and NodeMetadata, and docs/cli.md from the commands. Type: make docs."""
+"""Writes docs/names.md, docs/cli.md and docs/warnings.md from the code. Type: make docs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import typer
 
 from nodespan.cli._app import app
 from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL, Kind, Name
+from nodespan.spans.log import CODE_FIELD, CODES
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata
 
 NAMES_MD = Path(__file__).with_name("names.md")
 CLI_MD = Path(__file__).with_name("cli.md")
+WARNINGS_MD = Path(__file__).with_name("warnings.md")
 CLI_INTRODUCTION = """\
 # The command line
 
@@ -30,6 +32,14 @@ INTRODUCTION = f"""\
 
 Every name that nodespan writes, and every key of a node's metadata. The dialect is that of <{SCHEMA_URL}>.
 *Source* says where a standard name comes from and, for one of nodespan's own, why no standard name fits.
+"""
+WARNINGS_INTRODUCTION = f"""\
+# Warnings
+
+<!-- Written by `make docs` from src/nodespan/spans/log.py. -->
+
+nodespan logs to the logger `nodespan`. Each warning carries a stable code: `{CODE_FIELD}` on the log record and on the
+exported OpenTelemetry log record. Filter and alert on the code; the wording of a message may change.
 """
 # Kind, heading, introduction
 SECTIONS: tuple[tuple[Kind, str, str], ...] = (
@@ -125,6 +135,14 @@ def cli_md() -> str:
     return CLI_INTRODUCTION + "".join(command_section(name, command) for name, command in commands.items())
 
 
+def warnings_md() -> str:
+    """The page of warning codes."""
+    return (
+        WARNINGS_INTRODUCTION + "\n" + table(("code", "meaning"), ([f"`{c}`", CODES[c]] for c in sorted(CODES))) + "\n"
+    )
+
+
 if __name__ == "__main__":
+    WARNINGS_MD.write_text(warnings_md())
     NAMES_MD.write_text(names_md())
     CLI_MD.write_text(cli_md())

@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 
 def test_the_generated_pages_are_up_to_date() -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
-    for page in ("names", "cli"):
+    for page in ("names", "cli", "warnings"):
         assert (DOCS / f"{page}.md").read_text() == generate[f"{page}_md"](), "Type: make docs"
 
 
