@@ -15,9 +15,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
 from nodespan import semconv
+from nodespan.delivery.processor import WRITE_INTERVAL_S
 from nodespan.otlp import decode_batch
 from nodespan.store import open_store
-from nodespan.telemetry import configure, delivery
+from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
 
 PATIENCE_S = 60
@@ -171,7 +172,7 @@ def test_a_span_is_stored_soon_after_its_end(make_spans, figures, record_propert
     assert len(lags) == 1000
     cuts = statistics.quantiles((lag / 1e9 for lag in lags), n=100)
     figures([], [], lag_p50_s=round(cuts[49], 3), lag_p99_s=round(cuts[98], 3))
-    assert cuts[49] < 5 * delivery.WRITE_INTERVAL_S
+    assert cuts[49] < 5 * WRITE_INTERVAL_S
     store.close()
 
 
