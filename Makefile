@@ -62,6 +62,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/mypy
 
 layers: $(READY)
 	$(BIN)/lint-imports
@@ -102,7 +103,7 @@ constraints: $(VENV) ## Ask for the newest versions of all dependencies and pin 
 	$(BIN)/python tools/constraints.py
 
 clean: ## Remove the environment and everything the tools left here
-	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .stack
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .stack
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up ----------------------------------------------------------------------------------------------------------
