@@ -34,7 +34,7 @@ def test_a_processor_with_amx_gets_a_build_without_it_unless_the_user_says_other
     has_amx = "flags\t: avx512f amx_tile amx_int8"
     assert "-DGGML_NATIVE=OFF" in build_environment({}, has_amx)["CMAKE_ARGS"]
     assert build_environment({"CMAKE_ARGS": "-DX=1"}, has_amx) == {"CMAKE_ARGS": "-DX=1"}
-    assert build_environment({}, "flags\t: avx2") == {}
+    assert build_environment({}, "flags\t: avx2") == {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}
 
 
 def test_the_processor_is_told_the_same_each_time(tool: dict[str, Any]) -> None:
