@@ -1,0 +1,84 @@
+"""Processors of a provider: ours receive lean spans, all others receive what the SDK gives them."""
+
+# The SDK has no public way to make a span; find_difference() compares what comes out.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, SynchronousMultiSpanProcessor
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from nodespan.fastspan.span import LeanSpan
+
+
+@runtime_checkable
+class LeanSpanProcessor(Protocol):
+    """A processor that accepts a ``LeanSpan`` in ``on_end``: it reads ``wire_fields()`` and no more.
+
+    Attributes:
+        accepts_lean_spans: ``True``.
+    """
+
+    accepts_lean_spans: bool
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Receives an ended span."""
+        ...
+
+
+class LeanProcessors(SynchronousMultiSpanProcessor):
+    """The processors of one provider, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._starts: tuple[Callable[..., None], ...] = ()
+        self._ends: tuple[Callable[[Any], None], ...] = ()
+        self._has_others = False
+
+    @override
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        super().add_span_processor(span_processor)
+        self._sort()
+
+    def replace(self, old: SpanProcessor | None, new: SpanProcessor | None) -> None:
+        """Replaces one processor, adds one (``old=None``) or removes one (``new=None``)."""
+        with self._lock:
+            kept = [new if one is old else one for one in self._span_processors]
+            if old is None:
+                kept.append(new)
+            self._span_processors = tuple(one for one in kept if one is not None)
+        self._sort()
+
+    def _sort(self) -> None:
+        processors = self._span_processors
+        # An on_start that is the SDK's own does nothing and is not called.
+        self._starts = tuple(one.on_start for one in processors if type(one).on_start is not SpanProcessor.on_start)
+        self._ends = tuple(one.on_end for one in processors)
+        self._has_others = not all(accepts_lean_spans(one) for one in processors)
+
+    def start_span(self, span: LeanSpan, context: Context | None) -> None:
+        """Reports a started span, live."""
+        for on_start in self._starts:
+            on_start(span, parent_context=context)
+
+    def end_span(self, span: LeanSpan) -> None:
+        """Reports an ended span: to others as the SDK does, first ``_on_ending``, then a read-only copy."""
+        if not self._has_others:
+            for on_end in self._ends:
+                on_end(span)
+            return
+        self._on_ending(span)
+        readable = span._readable_span()
+        for processor in self._span_processors:
+            processor.on_end(span if accepts_lean_spans(processor) else readable)
+
+
+def accepts_lean_spans(processor: object) -> bool:
+    """Whether the processor declares that it reads ``wire_fields()`` alone."""
+    return getattr(type(processor), "accepts_lean_spans", False) is True
