@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import trace as sdk
@@ -21,7 +21,7 @@ from typing_extensions import override
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-    from opentelemetry.trace import TraceState
+    from opentelemetry.trace import Link, TraceState
 
     from nodespan.fastspan.processors import LeanProcessors
 
@@ -30,6 +30,20 @@ PLAIN: Final = frozenset({str, bool, int, float})
 _TEXT: Final = frozenset({str})
 _SEQUENCES: Final = frozenset({tuple, list})
 _UNSET: Final = Status(StatusCode.UNSET)
+
+
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Dropping(Protocol[_T_co]):
+    """A sequence with a limit, such as the SDK's ``BoundedList``."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of members that the limit cost."""
+        ...
+
+    def __iter__(self) -> Iterator[_T_co]: ...
 
 
 class WireFields(NamedTuple):
@@ -60,8 +74,8 @@ class WireFields(NamedTuple):
     end_ns: int | None
     attributes: dict[str, Any]
     dropped_attributes: int
-    events: BoundedList[sdk.Event] | None
-    links: BoundedList[Any] | None
+    events: Dropping[sdk.Event] | None
+    links: Dropping[Link] | None
     status: Status
     resource: Resource
     scope: InstrumentationScope

@@ -1,11 +1,14 @@
-"""Spans as OTLP bytes, by the SDK's own encoder."""
+"""Spans as OTLP bytes: by the encoder of ``wire.py``, and by the SDK's for what that does not support."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.exporter.otlp.proto.common import trace_encoder
+
+from nodespan.otlp import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,21 +33,30 @@ class Encoded:
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> list[Encoded]:
-    """Encodes a slice of spans, as one batch if it may be.
+    """Encodes a slice of spans, as one batch where it fits.
 
-    A span that the encoder cannot take, or that is huge, does not take the others along: the slice is halved until it
-    is alone, and one that cannot be encoded is left out.
+    A span that cannot be encoded, or that is huge, does not affect the others: the slice is halved until the span is
+    alone. One that cannot be encoded is left out.
     """
-    try:
-        data = trace_encoder.encode_spans(spans).SerializeToString()
-    except Exception:  # noqa: BLE001 whatever an attribute made the encoder raise
-        if len(spans) == 1:
-            return []
-    else:
-        if len(spans) == 1 or len(data) <= MAX_BATCH_BYTES:
-            return [Encoded(data, len(spans))]
+    data = _encoded(spans)
+    if data is not None and (len(spans) == 1 or len(data) <= MAX_BATCH_BYTES):
+        return [Encoded(data, len(spans))]
+    if len(spans) <= 1:
+        return []
     half = len(spans) // 2
     return encode_spans(spans[:half]) + encode_spans(spans[half:])
+
+
+def _encoded(spans: Sequence[ReadableSpan]) -> bytes | None:
+    with suppress(Exception):  # whatever a value made the encoder raise
+        return wire.encode(spans)
+    with suppress(Exception):
+        return _by_the_sdk(spans)
+    return None
+
+
+def _by_the_sdk(spans: Sequence[ReadableSpan]) -> bytes:
+    return trace_encoder.encode_spans(spans).SerializeToString()
 
 
 def join_batches(batches: Iterable[Encoded]) -> list[Encoded]:
