@@ -170,7 +170,7 @@ def _name(name: str) -> bytes:
 def _add_attributes(add: Callable[[bytes], None], attributes: Mapping[str, Any]) -> None:
     for key, value in attributes.items():
         known = _keys.get(key) or _key(key)
-        kind: type[object] = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType] an attribute may have any type
         if kind is str:
             texts = known.texts
             add(known.text(value) if texts is None else texts.get(value) or known.keep_text(texts, value))
