@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
 import weakref
@@ -16,6 +15,7 @@ from nodespan.errors import ConfigurationError, UnknownProfileError
 from nodespan.runner.lane import Lane
 from nodespan.runner.pool import Pool
 from nodespan.runner.pool_metrics import READINGS
+from nodespan.spans.exits import end_before_telemetry
 from nodespan.spans.instruments import get_instruments
 from nodespan.types import ModelProfile
 
@@ -165,6 +165,6 @@ def _start_anew_in_child() -> None:
         pool.forget()
 
 
-atexit.register(_close_at_exit)
+end_before_telemetry(_close_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew_in_child)

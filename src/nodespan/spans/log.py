@@ -14,7 +14,11 @@ CODE_FIELD: Final = "nodespan.code"
 """Name of the code on a ``logging.LogRecord`` (``record.__dict__["nodespan.code"]``) and on the exported log record."""
 
 CODES: Final[Mapping[str, str]] = {
+    "configure.foreign_meter_provider": "nodespan's metrics go to a meter provider that the program has set.",
+    "configure.foreign_provider": "nodespan's spans go to a tracer provider that the program has set.",
+    "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
+    "sdk.unknown_version": "nodespan uses the SDK's spans, as this version of the SDK is unknown to its lean ones.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 

@@ -47,8 +47,6 @@ def make_run(name: str, service: str = "app", *, failed: bool = False, seconds: 
         for span in (chat, node, run):
             span.end(end)
         assert telemetry.force_flush()
-    trace._TRACER_PROVIDER = None
-    trace._TRACER_PROVIDER_SET_ONCE = trace.Once()
     return format(run.get_span_context().trace_id, "032x")
 
 
