@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from nodespan.errors import StoreError
 from nodespan.otlp import ERROR, SpanRecord, decode_batch
+from nodespan.store import records
 from nodespan.store.database import MEMORY, Database
 from nodespan.store.index import fill_index
+from nodespan.store.records import ANY
+from nodespan.store.records import TraceFilter as Filter
 
 if TYPE_CHECKING:
     import sqlite3
@@ -68,6 +71,74 @@ class StoreReader:
         self._path = store.path
         self._database = store.database if store.path == MEMORY else Database(store.path)
         self._progress = progress
+
+    def find(self, wanted: Filter = ANY, limit: int = 20) -> list[records.TraceRecord]:
+        """Find the newest traces that match, newest first, with ended and open spans alike.
+
+        Args:
+            wanted: The filter; ``before`` in it gives the next page.
+            limit: Maximum number of traces.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        raise NotImplementedError
+
+    def get(self, trace_id: str) -> records.TraceContent:
+        """Get a trace with its spans.
+
+        Args:
+            trace_id: Its id, or a unique prefix of it.
+
+        Raises:
+            StoreError: No trace or more than one matches, or the store cannot be read.
+        """
+        raise NotImplementedError
+
+    def cursor(self) -> str:
+        """Return the cursor of now: ``follow`` then gives what changes from now on.
+
+        Take it before ``find`` or ``get``: a change between the two is then given twice, never missed.
+        """
+        raise NotImplementedError
+
+    def follow(self, cursor: str, wanted: Filter = ANY, wait_s: float = 0.0) -> records.Changes:
+        """Return what has changed since a cursor, a few MB at most.
+
+        A call that finds no change costs one ``PRAGMA data_version`` (some µs): polling every 50 ms is cheap.
+
+        Args:
+            cursor: Of ``cursor()`` or of the last ``Changes``.
+            wanted: Only changes of traces that match now. Spans of a trace that were stored before it matched are not
+                given later: ``get`` has them.
+            wait_s: If nothing has changed, poll this long until something has. Blocks the thread; in asyncio use
+                ``asyncio.to_thread``.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        raise NotImplementedError
+
+    def graph(self, digest: str) -> records.GraphRecord | None:
+        """Return the declared graph with this hash (or unique prefix of it), if the store has it."""
+        raise NotImplementedError
+
+    def fill(self, budget_s: float | None = None) -> bool:
+        """Take stored batches into the index, newest first.
+
+        ``find``, ``get`` and ``follow`` do so first, within the ``fill_s`` of the constructor.
+
+        Args:
+            budget_s: How long, at most; at least one slice of about 2,000 spans is read. ``None``: until all are in.
+
+        Returns:
+            Whether the index has all batches.
+        """
+        raise NotImplementedError
+
+    def status(self) -> records.StoreStatus:
+        """Return how the store is read, and how much of it is in the index."""
+        raise NotImplementedError
 
     def find_traces(self, wanted: TraceFilter, limit: int) -> list[TraceSummary]:
         """The newest traces that fit, newest first."""
