@@ -237,11 +237,11 @@ class Changes(TypedDict):
     """What has changed since a cursor.
 
     Attributes:
-        cursor: For the next call. Text without meaning; a later cursor of one store compares greater only for the store.
+        cursor: For the next call. An opaque text; it is valid for this store only.
         is_reset: The store was replaced (removed, damaged): drop everything read from it; ``find`` again.
         has_more: More changes are ready; call again at once.
         traces: Current records of the traces with changes, by start.
-        spans: Newly ended spans, in the order in which they were stored. A span with the ids of an open one replaces it.
+        spans: Newly ended spans, in the order in which they were stored. One with the ids of an open span replaces it.
         running: All open and lost spans now, if their rows have changed since the cursor; they replace those of the
             call before. ``None`` if nothing has changed.
     """
