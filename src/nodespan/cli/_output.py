@@ -59,6 +59,10 @@ class Console(RichConsole):
             else:
                 yield Segment("\n".join(map(safe, segment.text.split("\n"))), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command, as with output that is not rich's; rich would exit with 1."""
+        raise BrokenPipeError
+
     def progress(self, text: str) -> None:
         """Shows a line that the next output replaces; nothing where the output is not a terminal."""
         if self.is_terminal:

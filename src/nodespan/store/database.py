@@ -326,6 +326,11 @@ class DatabaseReader(Database):
         """Raises ``StoreError``."""
         raise self._cannot("it was opened for reading")
 
+    def _open(self) -> sqlite3.Connection:
+        if self.is_absent and self._file is not None:
+            self._close()  # it was empty, and may have tables by now
+        return super()._open()
+
     def _connect(self) -> sqlite3.Connection:
         self.is_copy = False
         self._file = identity(self.path)

@@ -207,7 +207,8 @@ class StoreReader:
 
     def _get(self, prefix: str) -> TraceRecord:
         found = self._search(lambda connection: search.by_prefix(connection, prefix))
-        if not found and not self.fill():
+        if not found and self._fill_s is not None:
+            self.fill()
             found = self._search(lambda connection: search.by_prefix(connection, prefix))
         if len(found) != 1:
             what = "More than one trace" if found else "No trace"

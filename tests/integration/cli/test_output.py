@@ -19,6 +19,7 @@ from nodespan.store import MEMORY, SqliteStore, StoreReader
 from nodespan.telemetry import configure
 
 HOSTILE = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp\u2066 [bold]b[/bold] [/x] :smile: \r\nspoof\x00\u2028"
+COMMAND = [sys.executable, "-c", "from nodespan.cli import main; main()"]
 CONTROLS = set("\x1b\x07\x9b\x00\r\u202e\u2066\u2028")
 
 
@@ -34,7 +35,7 @@ def nodespan(*arguments: str, **options: object) -> subprocess.CompletedProcess[
     """The command in a process of its own; ``options`` are variables, or stdout."""
     stdout = options.pop("stdout", subprocess.PIPE)
     return subprocess.run(
-        [sys.executable, "-m", "nodespan", *arguments],
+        [*COMMAND, *arguments],
         stdout=stdout,
         stderr=subprocess.PIPE,
         env={**os.environ, **options},
@@ -47,7 +48,7 @@ def on_a_terminal(*arguments: str, columns: int) -> str:
     """What the command writes to a terminal."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"}
-    with subprocess.Popen([sys.executable, "-m", "nodespan", *arguments], stdout=slave, env=environment):
+    with subprocess.Popen([*COMMAND, *arguments], stdout=slave, env=environment):
         os.close(slave)
         written = b""
         try:
