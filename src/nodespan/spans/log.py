@@ -19,6 +19,13 @@ CODES: Final[Mapping[str, str]] = {
     "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
     "sdk.unknown_version": "nodespan uses the SDK's spans, as this version of the SDK is unknown to its lean ones.",
+    "store.copy_with_log": "A store is read as a copy without its write-ahead log: its newest spans are missing.",
+    "store.damaged": "The store's file is damaged: it was renamed, and a new one was created.",
+    "store.foreign_file": "The store's file was not made by this version of nodespan: spans are kept in memory.",
+    "store.index_unavailable": "The search index cannot be written: each process that reads builds a temporary one.",
+    "store.locked": "Another process holds the store's write lock: spans are stored later.",
+    "store.no_home": "There is no home directory for the store: spans are kept in memory.",
+    "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 

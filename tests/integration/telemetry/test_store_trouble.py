@@ -73,7 +73,7 @@ def test_a_place_that_cannot_serve_is_said_once_and_memory_serves(has_endpoint, 
         assert report == DeliveryReport(60, 60, 60 if has_endpoint else 0, 0, {})
         assert telemetry.store is not None
         assert telemetry.store.path == MEMORY
-        assert len(StoreReader(telemetry.store).find_traces(TraceFilter(), 100)) == 60
+        assert len(StoreReader(telemetry.store).find(TraceFilter(), 100)) == 60
         assert len(receiver.spans) == (60 if has_endpoint else 0)
     (warning,) = warnings_of(caplog)
     assert "kept in memory until this process ends" in warning
