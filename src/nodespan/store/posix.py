@@ -54,3 +54,12 @@ def _is_taken(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_for_process(handle: int) -> bool:
+    """Takes a record lock on an open file, which belongs to the process; ``False`` if another process holds it."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
