@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodespan.store.database import Schema
+from nodespan.store.sqlite_file import Schema
 
 _OUTBOX: Final = (
     """
