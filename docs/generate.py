@@ -222,7 +222,7 @@ def states() -> str:
     source = inspect.getsource(records)
     parts: list[str] = []
     for name in ("State", "Phase"):
-        _, _, rest = source.partition(f"\n{name} = Literal[")
+        _, _, rest = source.partition(f"\n{name} = ")
         text = rest.split('"""')[1].replace("``", "`").strip()
         parts.append(f"\n### {name}\n\n{text}\n")
     return "".join(parts)

@@ -101,8 +101,12 @@ class Database:
         with self._lock:
             self._close()
 
-    def copy_to(self, path: Path) -> None:
+    def copy_to(self, path: Path, prepare: Callable[[sqlite3.Connection], object]) -> None:
         """Writes a copy of the file into a new one of mode 0600, of one state, without blocking writers.
+
+        Args:
+            path: The new file.
+            prepare: Called with a connection to the copy.
 
         Raises:
             StoreError: There is a file already, it cannot be written, or this one cannot be read.
@@ -114,6 +118,7 @@ class Database:
         try:
             with closing(connect(path)) as target:
                 self._do(None, lambda connection: connection.backup(target))
+                prepare(target)
                 target.execute(
                     "PRAGMA journal_mode = DELETE"
                 )  # can then be read from a folder without write permission
