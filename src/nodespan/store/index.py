@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from nodespan.otlp import TraceSlice, summarise
 from nodespan.spans.guard import report
-from nodespan.store.database import Schema
+from nodespan.store.sqlite_file import Schema
 
 if TYPE_CHECKING:
     import sqlite3

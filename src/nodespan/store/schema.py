@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodespan.store.database import Schema
+from nodespan.store.running import RUNNING
+from nodespan.store.sqlite_file import Schema
 
 _OUTBOX: Final = (
     """
@@ -71,6 +72,6 @@ _IDENTITY: Final = (
 OUTBOX: Final = Schema(
     application_id=0x6E64736F,  # "ndso"
     version=1,
-    statements=(*_OUTBOX, *_IDENTITY),
+    statements=(*_OUTBOX, *_IDENTITY, *RUNNING),
 )
 """The schema of the outbox."""

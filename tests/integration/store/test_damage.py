@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -226,3 +228,19 @@ def test_a_read_only_directory_says_so():
         finally:
             os.seteuid(me)
         assert list(place.iterdir()) == []
+
+
+WITHOUT_POSIX_LOCKS = """
+import sys
+sys.modules["fcntl"] = None  # as on Windows
+import nodespan
+try:
+    nodespan.configure()
+except nodespan.errors.ConfigurationError as error:
+    print(error)
+"""
+
+
+def test_a_platform_without_posix_locks_is_a_clear_error():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_POSIX_LOCKS], check=True, capture_output=True, text=True)
+    assert "Supported: Linux and macOS" in done.stdout
