@@ -1,4 +1,4 @@
-"""The data that crosses rooms: what a model set-up is, what is asked of it, and what was measured.
+"""The data that crosses rooms: a model set-up, a request for it, and the measurements of its answer.
 
 Everything here is frozen. Durations are seconds, counts are tokens of the model's own vocabulary.
 """
@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nodespan.errors import ConfigurationError
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = str
+"""``stop``, ``length``, ``cancelled``, ``error``, or the engine's own word, such as ``tool_calls``."""
+
 CacheStatus = Literal["hit", "loaded"]
 Status = Literal["ok", "error", "interrupted", "cancelled"]
 
@@ -24,7 +26,7 @@ _Tokens = Annotated[int, Field(ge=0)]
 
 
 class ModelProfileType(IntEnum):
-    """Which model set-up is meant. Any ``IntEnum`` of your own serves as well."""
+    """The model set-ups of a factory. Any ``IntEnum`` of your own serves as well, with one class per factory."""
 
     Primary = 0
     Secondary = 1
@@ -32,7 +34,7 @@ class ModelProfileType(IntEnum):
 
 
 class PipelinePriority(IntEnum):
-    """Who goes first when several requests wait for one loaded model; equal ones go by arrival."""
+    """Order of the requests that wait for one model: the highest first, equal ones by arrival."""
 
     LOW = 1
     MEDIUM = 5
@@ -71,7 +73,11 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 class Sampling(_CheckedAtSetUp):
-    """How tokens are drawn, in llama-cpp-python's own names; ``None`` leaves its default in force."""
+    """How tokens are drawn, in llama-cpp-python's own names.
+
+    A value that is not given leaves the default in force: for a request the profile's, for a profile the engine's. A
+    request removes a value of the profile with ``None``, or ``()`` for ``stop``.
+    """
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -83,6 +89,14 @@ class Sampling(_CheckedAtSetUp):
     presence_penalty: float | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     stop: tuple[str, ...] = ()
+
+    def over(self, defaults: Sampling) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] values of several types
+        """The values in force, by name: those given here, else those given in ``defaults``.
+
+        A value given as ``None`` or as ``()`` removes the default, so that the engine's own value is in force.
+        """
+        given = {**defaults.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)}
+        return {name: value for name, value in given.items() if value is not None and value != ()}
 
 
 class ModelProfile(_CheckedAtSetUp):
@@ -97,7 +111,7 @@ class ModelProfile(_CheckedAtSetUp):
         n_threads: Threads for generation; llama.cpp's own choice if not given.
         n_gpu_layers: Layers kept on a GPU, -1 for all.
         chat_format: A llama-cpp-python chat format; the template inside the file if not given.
-        sampling: Defaults for every request; what a request sets itself goes first.
+        sampling: Defaults for every request; a value that the request gives takes precedence.
         options: Any further argument of ``llama_cpp.Llama``, passed on as it is.
 
     Raises:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class PipelineStream:
     """The chunks of one generation, to be read once: ``for`` in a thread, ``async for`` in an event loop.
 
-    The generation runs from the moment it was asked for; what is not read waits, and beyond 64 chunks the model waits
-    too. Closing, a ``with`` block's end, cancelling a read, and dropping the stream stop the model, within one token.
-    Reading raises what the model raised, or ``DeadlineExceededError``, after the chunks that were there before.
+    The generation runs from its request on and does not wait for its reader; only a stream with more than 1 MiB of
+    unread text is ended, as ``length``. Closing, the end of a ``with`` block, cancelling a read, and dropping the
+    stream stop the model, within one token. Reading raises what the model raised, or ``DeadlineExceededError``, after
+    the chunks before it.
 
     One reader at a time; ``close`` may come from any thread.
     """

@@ -15,6 +15,10 @@ CODE_FIELD: Final = "nodespan.code"
 
 CODES: Final[Mapping[str, str]] = {
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
+    "pipeline.bad_measurement": "A pipeline reported a value that cannot be, such as a negative time; it is left out.",
+    "pipeline.close_failed": "A pipeline raised an error when it was closed; its room is free all the same.",
+    "pipeline.task_failed": "A task that an asynchronous pipeline started has ended with an error of its own.",
+    "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 

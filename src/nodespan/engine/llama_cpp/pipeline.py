@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import llama_cpp
-    from nodespan.types import FinishReason, GenerationRequest, ModelProfile, Sampling
+    from nodespan.types import GenerationRequest, ModelProfile, Sampling
 
 _GGUF_MAGIC: Final = b"GGUF"
 _REDIRECTION: Final = "suppress_stdout_stderr"
@@ -72,7 +72,7 @@ class LlamaCppPipeline:
             with contextlib.closing(self._pieces(request)) as pieces:
                 for text, finish_reason in pieces:
                     if finish_reason is not None:
-                        result.finish_reason = cast("FinishReason", finish_reason)
+                        result.finish_reason = finish_reason
                     if text:
                         yield text
         except _CancelledError:
@@ -171,10 +171,9 @@ def _stream(chunks: object) -> Generator[Any]:
 
 
 def _arguments(profile: Sampling, request: Sampling) -> dict[str, Any]:
-    """The request's own values, else the profile's, else none, which leaves llama-cpp-python's default."""
-    arguments = {**profile.model_dump(exclude_defaults=True), **request.model_dump(exclude_defaults=True)}
+    arguments = request.over(profile)
     if stop := arguments.get("stop"):
-        arguments["stop"] = list(stop)  # a tuple would be taken for no stop strings at all
+        arguments["stop"] = list(stop)  # llama-cpp-python ignores a tuple
     return arguments
 
 
