@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
 
+from nodespan.types import ToolCall
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
@@ -95,6 +97,9 @@ class GenerationResult:
         state_bytes: Size of its context's state at the end, KV cache included.
         phases: Child spans to make. Their names are the pipeline's: ``llama_cpp.*`` is measured by llama.cpp alone, and
             its metrics are recorded with them.
+        tool_calls: Tools that the model calls. This and the following are content: for the reader of the stream.
+        reasoning: Text of the model's reasoning, which is no part of the answer.
+        logprobs: Log probabilities, in the engine's own form.
     """
 
     context_size: int | None = None
@@ -111,6 +116,9 @@ class GenerationResult:
     model_bytes: int | None = None
     state_bytes: int | None = None
     phases: list[EnginePhase] = field(default_factory=list[EnginePhase])
+    tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    reasoning: str = ""
+    logprobs: list[Any] = field(default_factory=list[Any])
 
     def facts(self, entered_at: float) -> dict[str, Any]:
         """The measurements by the keys of ``PipelineExecutionMetadata``.
@@ -141,7 +149,10 @@ class GenerationResult:
             entered_at: ``time.perf_counter()`` at the request.
         """
         sound, bad = GenerationResult(), list[str]()
-        for name in (one.name for one in fields(self) if one.name != "phases"):
+        sound.tool_calls = [call for call in _items(self.tool_calls) if isinstance(call, ToolCall)]
+        sound.logprobs = _items(self.logprobs)
+        sound.reasoning = str(self.reasoning)
+        for name in (one.name for one in fields(self) if one.default is None):
             value = getattr(self, name)
             if value is None or _is_possible(name, value, entered_at):
                 setattr(sound, name, value)
@@ -182,8 +193,8 @@ def _is_phase(phase: object, entered_at: float) -> TypeGuard[EnginePhase]:
     )
 
 
-def _items(phases: object) -> list[object]:
-    return list(phases) if isinstance(phases, list) else [phases]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+def _items(values: object) -> list[object]:
+    return list(values) if isinstance(values, list) else [values]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 class Pipeline(Protocol):

@@ -8,16 +8,19 @@ from opentelemetry.trace import SpanKind
 
 from nodespan import semconv
 from nodespan.engine.measurement import request_attributes
-from nodespan.spans.content import message, text_part
+from nodespan.engine.tool_calls import ToolCallPieces
+from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_span import ModelCallSpan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from opentelemetry.trace import Tracer
 
     from nodespan.engine.contract import Server
-    from nodespan.spans.content import Message
-    from nodespan.types import GenerationRequest, ModelProfile
+    from nodespan.spans.content import Message, Part
+    from nodespan.types import ChatMessage, GenerationRequest, ModelProfile
 
 _DESCRIBING: Final = Guard("describe a generation request")
 
@@ -65,4 +68,14 @@ def server_attributes(server: Server | None) -> dict[str, str | int]:
 def _asked(request: GenerationRequest) -> list[Message]:
     if request.prompt is not None:
         return [message("user", [text_part(request.prompt)])]
-    return [message(one.role, [text_part(one.content)]) for one in request.messages]
+    return [message(one.role, list(_parts(one))) for one in request.messages]
+
+
+def _parts(one: ChatMessage) -> Iterator[Part]:
+    if one.tool_call_id is not None:
+        yield tool_response_part(one.tool_call_id, one.content)
+    elif one.content or not one.tool_calls:
+        yield text_part(one.content)
+    pieces = ToolCallPieces()
+    pieces.add(one.tool_calls)
+    yield from (tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls())

@@ -17,7 +17,7 @@ from nodespan.engine.measurement import Phase, describe, engine_phases, record_g
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_buffer import UNREAD_LIMIT_BYTES, ChunkBuffer
 from nodespan.runner.event_loop import event_loop
-from nodespan.spans.content import message, text_part
+from nodespan.spans.content import message, text_part, tool_call_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.engine.contract import AsyncPipeline, Pipeline, Server
+    from nodespan.spans.content import Part
     from nodespan.spans.instruments import Instruments
     from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
 
@@ -336,9 +337,8 @@ class Generation:
 
     def _close(self, metadata: PipelineExecutionMetadata, ended_at: float) -> None:
         """Records the metrics and ends the span."""
-        if self.owner.content is not None and self._said:
-            answer = message("assistant", [text_part("".join(self._said))], metadata.finish_reason)
-            self.owner.content.said([answer])
+        if self.owner.content is not None and (parts := self._answer_parts()):
+            self.owner.content.said([message("assistant", parts, metadata.finish_reason)])
         time_to_first_chunk_s = self._since_entry(self._first_piece_at)
         describe(
             self.owner,
@@ -363,6 +363,11 @@ class Generation:
         else:
             cancelled = metadata.finish_reason == "cancelled"
             self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(ended_at))
+
+    def _answer_parts(self) -> list[Part]:
+        text = "".join(self._said or ())
+        calls = [tool_call_part(call.id, call.name, call.arguments) for call in self.result.tool_calls]
+        return [text_part(text), *calls] if text else calls
 
     def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Phase]:
         """The stretches that took place."""
