@@ -33,16 +33,16 @@ def run(size: Size) -> list[Figure]:
         spans = len(trace_ids) * SPANS_PER_TRACE
         reader = StoreReader(store)
         started = time.perf_counter()
-        assert reader.find_traces(TraceFilter(), LIMIT)
+        assert reader.find(TraceFilter(), LIMIT)
         fill_s = time.perf_counter() - started
         size_bytes = sum(file.stat().st_size for file in Path(folder).iterdir())
         chance = random.Random(0)
         kinds: dict[str, Callable[[], object]] = {
-            "newest": lambda: reader.find_traces(TraceFilter(), LIMIT),
-            "by service": lambda: reader.find_traces(TraceFilter(service=service(chance.randrange(SERVICES))), LIMIT),
-            "by node": lambda: reader.find_traces(TraceFilter(node=node(chance.randrange(NODES))), LIMIT),
-            "by model": lambda: reader.find_traces(TraceFilter(model=model(chance.randrange(MODELS))), LIMIT),
-            "get trace": lambda: reader.get_trace(chance.choice(trace_ids)),
+            "newest": lambda: reader.find(TraceFilter(), LIMIT),
+            "by service": lambda: reader.find(TraceFilter(service=service(chance.randrange(SERVICES))), LIMIT),
+            "by node": lambda: reader.find(TraceFilter(node=node(chance.randrange(NODES))), LIMIT),
+            "by model": lambda: reader.find(TraceFilter(model=model(chance.randrange(MODELS))), LIMIT),
+            "get trace": lambda: reader.get(chance.choice(trace_ids)),
         }
         of = f"{spans:,} spans in {len(trace_ids):,} traces"
         found = [

@@ -16,7 +16,7 @@ from opentelemetry.util._once import Once
 
 from leaks import Leaks
 from measured import Measured
-from nodespan.spans import redaction
+from nodespan.testing import reset
 
 pytest_plugins = ["pytester"]
 
@@ -35,14 +35,15 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test redacts is its own: the hook stays in force when what ``configure()`` set up is shut down."""
-    monkeypatch.setattr(redaction, "_rules", redaction._Rules())
+def reset_after_test() -> Iterator[None]:
+    """Ends what a test has configured and instrumented, by the package's own means."""
+    yield
+    reset()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def no_global_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The providers can be set once per process; here, once per test. The API has no public way to say so."""
+    """As in a process without providers, for a test whose program sets one. The API sets one only once."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)

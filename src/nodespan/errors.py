@@ -8,7 +8,8 @@
     ├── PipelineClosedError       work asked of a factory or pipeline after ``close()``
     ├── DeadlineExceededError     ``deadline_s`` passed before the generation ended (also a TimeoutError)
     └── StoreError                the local store cannot do what was asked
-        └── StoreBusyError        another process holds it; what was asked may be asked again
+        ├── StoreBusyError        another process holds it; what was asked may be asked again
+        └── StoreForeignError     the file is not a store of this version of nodespan
 
 Every message says what was given, what is allowed and what to type. What goes wrong inside nodespan's own telemetry is
 never raised (see ``nodespan.spans.guard``); the application's exceptions pass through unchanged.
@@ -52,8 +53,22 @@ class DeadlineExceededError(NodespanError, TimeoutError):
 
 
 class StoreError(NodespanError):
-    """The local store cannot do what was asked."""
+    """The local store cannot do what was asked.
+
+    Attributes:
+        code: Code of the warning that is logged where the error does not reach the application.
+    """
+
+    code = "store.unavailable"
 
 
 class StoreBusyError(StoreError):
     """Another process held the local store for too long; what was asked may be asked again."""
+
+    code = "store.locked"
+
+
+class StoreForeignError(StoreError):
+    """The file is not a store of this version of nodespan. It is left as it is."""
+
+    code = "store.foreign_file"

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
 from nodespan._version import __version__
+from nodespan.cli._output import Console, print_json, replace_unencodable
 from nodespan.errors import NodespanError
+
+
+class _Commands(TyperGroup):
+    """Ends a command whose reader is gone before typer does so, which exits with 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            # Python flushes at exit; what is left then goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        return result
+
 
 app = typer.Typer(
     name="nodespan",
+    cls=_Commands,
     help="Traces of LangGraph pipelines on local models: run a demo, look at traces, see what is configured.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,15 +44,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 it could not be done (the reason is said), 2 wrong usage."""
+    """Runs the command line. Exit codes: 0 success, 1 failure (with the reason on standard error), 2 wrong usage."""
+    replace_unencodable()
     try:
         app()
     except NodespanError as error:
-        Console(stderr=True, highlight=False).print(f"nodespan: {error}", markup=False, soft_wrap=True)
-        sys.exit(1)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except OverflowError as error:
+        _fail(f"a number is out of range: {error}")
+
+
+def _fail(reason: str) -> None:
+    Console(stderr=True).print(f"nodespan: {reason}", soft_wrap=True)
+    sys.exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -68,7 +91,7 @@ def demo(
     """Run a workflow of four nodes on a local model, streamed live, and show its trace."""
     from nodespan.cli._demo import show_demo
 
-    show_demo(_console(), prompt, model, otlp)
+    show_demo(Console(), prompt, model, otlp)
 
 
 @app.command()
@@ -105,7 +128,7 @@ def traces(
         is_error=error,
         since_ns=parse_since(since),
     )
-    list_traces(_console(), wanted, limit, as_json=as_json)
+    list_traces(Console(), wanted, limit, as_json=as_json)
 
 
 @app.command()
@@ -116,23 +139,30 @@ def trace(
     """Show one trace as a tree."""
     from nodespan.cli._traces import show_trace
 
-    show_trace(_console(), trace_id, as_json=as_json)
+    show_trace(Console(), trace_id, as_json=as_json)
 
 
 @app.command()
 def export(
     trace_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Traces, or how their ids begin. Without any: all.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Trace IDs or unique prefixes. Without any: all.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A file, instead of the terminal.")
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="FILE", help="Write a copy of the whole store instead.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write traces as OTLP JSON, which the collector reads and Jaeger's page takes as an upload."""
-    from nodespan.cli._export import export_traces
+    """Write traces as OTLP JSON lines, which the collector's otlpjsonfile receiver reads and Jaeger's page uploads."""
+    from nodespan.cli._export import copy_store, export_traces
 
-    export_traces(_console(stderr=True), trace_ids or [], output, as_json=as_json)
+    console = Console(stderr=True)
+    if store is None:
+        export_traces(console, trace_ids or [], output, as_json=as_json)
+    elif trace_ids or output:
+        raise typer.BadParameter("--store copies everything: it goes without IDs and --output.")
+    else:
+        copy_store(console, store, as_json=as_json)
 
 
 @app.command()
@@ -146,7 +176,7 @@ def flush(
     """Send what waits in the local store to the endpoint that the OTEL_* variables name."""
     from nodespan.cli._flush import flush_outbox
 
-    if not flush_outbox(_console(), everything=everything, timeout_s=timeout, as_json=as_json):
+    if not flush_outbox(Console(), everything=everything, timeout_s=timeout, as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -159,17 +189,6 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json(asdict(found))
     else:
-        show(_console(), found)
+        show(Console(), found)
     if found.problems:
         raise typer.Exit(1)
-
-
-def print_json(value: Any) -> None:
-    """JSON as machines read it: one document, no colours."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """Colours and the terminal's width on a terminal; plain lines that are not cut otherwise."""
-    console = Console(highlight=False, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, no_color=True, width=10_000, stderr=stderr)

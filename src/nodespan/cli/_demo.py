@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from rich.text import Text
+
 from nodespan.cli._traces import SHORT_ID
 from nodespan.cli._tree import render_tree
 from nodespan.cli._workflow import DEFAULT_PROMPT, find_model, make_factory, make_workflow
@@ -18,7 +20,7 @@ from nodespan.telemetry import configure
 from nodespan.workflow import ComposerService, WorkflowState
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from nodespan.cli._output import Console
 
 JAEGER_UI_PORT: Final = 16686
 GRPC_PORT: Final = ":4317"
@@ -37,9 +39,11 @@ def show_demo(console: Console, prompt: str | None, model: Path | None, otlp: st
             console.print("\nNo trace was kept: the OTEL_* variables send it elsewhere, or switch it off.")
             return
         console.print()
-        for tree in render_tree(StoreReader(telemetry.store).get_trace(trace_id), console.width):
+        with StoreReader(telemetry.store) as reader:
+            spans = reader.get(trace_id)["spans"]
+        for tree in render_tree(spans, console.width):
             console.print(tree)
-        console.print(f"\nSee it again: {command()} trace {trace_id[:SHORT_ID]}", markup=False, soft_wrap=True)
+        console.print(f"\nSee it again: {command()} trace {trace_id[:SHORT_ID]}", soft_wrap=True)
         if (destination := telemetry.settings.endpoint_of("traces")) is None:
             return
         if report:
@@ -61,7 +65,7 @@ def run_demo(console: Console, prompt: str, model: Path) -> str | None:
     Raises:
         NodespanError: The model could not answer.
     """
-    console.print(prompt, style="bold", markup=False, highlight=False)
+    console.print(prompt, style="bold")
     with make_factory(model) as factory:
         try:
             return asyncio.run(_stream(console, make_workflow(factory), prompt))
@@ -78,9 +82,10 @@ async def _stream(console: Console, workflow: Any, prompt: str) -> str | None:
         if event["name"] != "pipeline_chunk":
             continue
         if (node := event["metadata"]["node_name"]) != speaking:
-            console.print(f"\n[cyan]{node}[/cyan]  ", end="", highlight=False)
+            console.print()
+            console.print(Text(f"{node}  ", "cyan"), end="")
             speaking = node
-        console.print(event["data"]["content"], end="", markup=False, highlight=False, soft_wrap=True)
+        console.print(event["data"]["content"], end="", soft_wrap=True)
     console.print()
     return trace_id
 

@@ -19,7 +19,7 @@ from nodespan.store import EXPORTED, MEMORY, open_store
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from nodespan.cli._output import Console
 
 _PACKAGES: Final = (
     "nodespan",
@@ -164,16 +164,16 @@ def show(console: Console, found: Findings) -> None:
     if found.store:
         _show_store(console, found.store)
     for name, value in found.variables.items():
-        console.print(f"{'set':<8} {name}={value}", markup=False)
+        console.print(f"{'set':<8} {name}={value}")
     for name, installed in found.versions.items():
         console.print(f"{'version':<8} {name} {installed or '(not installed)'}")
     if not found.versions.get("llama-cpp-python"):
-        console.print('         models in this process need: pip install "nodespan[llama-cpp]"', markup=False)
+        console.print('         models in this process need: pip install "nodespan[llama-cpp]"')
     for hint in found.hints:
         console.print(Text.assemble(("hint", "yellow"), f"     {hint}"), soft_wrap=True)
     for problem in found.problems:
         console.print(Text.assemble(("problem", "red"), f"  {problem}"), soft_wrap=True)
-    console.print("[green]all is well[/green]" if not found.problems else f"{len(found.problems)} to look at")
+    console.print(Text("all is well", "green") if not found.problems else f"{len(found.problems)} to look at")
 
 
 def _show_store(console: Console, store: dict[str, Any]) -> None:
@@ -190,4 +190,4 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
     for reason, spans in store["lost"].items():
         console.print(f"{'':8} {spans} spans were lost: {reason}")
     if store["last_error"]:
-        console.print(f"{'':8} last error: {store['last_error']}", markup=False, soft_wrap=True)
+        console.print(f"{'':8} last error: {store['last_error']}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`nodespan export`: traces as OTLP JSON."""
+"""`nodespan export`: traces as OTLP JSON lines, or a copy of the store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from nodespan.cli._output import print_json
 from nodespan.cli._traces import open_reader
 from nodespan.errors import ConfigurationError
 from nodespan.otlp import to_json
@@ -15,54 +16,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rich.console import Console
+    from nodespan.cli._output import Console
 
 _SHOWN_EVERY: Final = 100
 
 
 def export_traces(console: Console, prefixes: Sequence[str], output: Path | None, *, as_json: bool) -> None:
-    """Writes one document, a batch at a time, so that a store of any size fits into memory.
+    """Writes one line per batch, each a document of its own, so that a store of any size fits into memory.
 
     Args:
         console: For progress and the summary.
-        prefixes: How the traces' ids begin; without any, all.
+        prefixes: Prefixes of the traces' ids; without any, all.
         output: A file; ``None`` is standard output.
-        as_json: The summary of a file is JSON.
+        as_json: Print the summary of a file as JSON.
     """
-    batches = open_reader().iter_batches(prefixes)
-    resources = (resource for data, trace_ids in batches for resource in to_json(data, trace_ids))
-    first = next(resources, None)  # a trace that is not there is an error before anything is written
-    try:
-        opened = nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"--output {output} cannot be written: {error.strerror}.") from error
-    with opened as file:
-        spans = _write(file, first, _with_progress(console, resources) if output is not None else resources)
-    if output is None:
-        return
+    with open_reader() as reader:
+        batches = reader.iter_batches(prefixes)
+        documents = (document for data, trace_ids in batches if (document := to_json(data, trace_ids)))
+        first = next(documents, None)  # an unknown trace is an error before anything is written
+        try:
+            opened = nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"--output {output} cannot be written: {error.strerror}.") from error
+        with opened as file:
+            spans = _write(file, first, documents if output is None else _with_progress(console, documents))
+    if output is not None:
+        _report(console, output, spans, as_json=as_json)
+
+
+def copy_store(console: Console, path: Path, *, as_json: bool) -> None:
+    """Writes a copy of the store into a new file, while programs write to the store."""
+    with open_reader() as reader:
+        spans = reader.status()["spans"]
+        reader.copy_to(path)
+    _report(console, path, spans, as_json=as_json)
+
+
+def _report(console: Console, path: Path, spans: int, *, as_json: bool) -> None:
     if as_json:
-        from nodespan.cli._app import print_json
-
-        print_json({"path": str(output), "spans": spans})
+        print_json({"path": str(path), "spans": spans})
     else:
-        console.print(f"{spans} spans are in {output}.", soft_wrap=True)
+        console.print(f"Wrote {spans} spans to {path}.", soft_wrap=True)
 
 
-def _with_progress(console: Console, resources: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for number, resource in enumerate(resources, 2):
-        if console.is_terminal and number % _SHOWN_EVERY == 0:
-            console.print(f"{number} batches", style="dim", end="\r")
-        yield resource
+def _with_progress(console: Console, documents: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    for number, document in enumerate(documents, 2):
+        if number % _SHOWN_EVERY == 0:
+            console.progress(f"{number} batches")
+        yield document
 
 
-def _write(file: TextIO, first: dict[str, Any] | None, others: Iterator[dict[str, Any]]) -> int:
+def _write(file: TextIO, first: list[dict[str, Any]] | None, others: Iterator[list[dict[str, Any]]]) -> int:
     spans = 0
-    file.write('{"resourceSpans": [')
-    resource, separator = first, "\n"
-    while resource is not None:
-        file.write(separator)
-        json.dump(resource, file)
-        spans += sum(len(scope["spans"]) for scope in resource["scopeSpans"])
-        resource, separator = next(others, None), ",\n"
-    file.write("\n]}\n")
+    resources = first
+    while resources is not None:
+        file.write(json.dumps({"resourceSpans": resources}) + "\n")
+        spans += sum(len(scope["spans"]) for resource in resources for scope in resource["scopeSpans"])
+        resources = next(others, None)
     return spans

@@ -4,74 +4,89 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nodespan.cli._output import Console, print_json, safe
 from nodespan.cli._tree import duration, render_tree
 from nodespan.errors import ConfigurationError
 from nodespan.store import StoreReader, open_store, store_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nodespan.store import TraceFilter
+    from nodespan.store.records import TraceRecord
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SHORT_ID: Final = 8
+_TABLE_WIDTH: Final = 72
+"""On a narrower terminal each trace has lines of its own: a table would cut ids."""
 
 
 def open_reader() -> StoreReader:
-    """A reader on the local store, which shows how far a long first fill of the index is."""
+    """A reader of the local store, which shows the progress of a long first fill of the index."""
     console = Console(stderr=True)
 
     def progress(done: int, total: int) -> None:
-        if console.is_terminal and total > done:
-            console.print(f"indexing {done} of {total} spans", style="dim", end="\r")
+        if total > done:
+            console.progress(f"indexing {done} of {total} spans")
 
     return StoreReader(open_store(), progress)
 
 
 def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: bool) -> None:
-    """Prints the newest traces that fit."""
-    found = open_reader().find_traces(wanted, limit)
+    """Prints the newest traces that match."""
+    with open_reader() as reader:
+        found = reader.find(wanted, limit)
     if as_json:
-        from nodespan.cli._app import print_json
+        print_json(found)
+    elif not found:
+        console.print(f"No such trace in {store_path()}. Make one: nodespan demo", soft_wrap=True)
+    elif console.width < _TABLE_WIDTH:
+        for trace in found:
+            console.print(_line(trace), soft_wrap=True)
+    else:
+        console.print(_table(found))
 
-        print_json([{**asdict(trace), "duration_s": (trace.end_ns - trace.start_ns) / 1e9} for trace in found])
-        return
-    if not found:
-        console.print(f"No such trace in {store_path()}. Make one: nodespan demo", markup=False, soft_wrap=True)
-        return
+
+def _line(trace: TraceRecord) -> Text:
+    took = duration(trace["duration_s"] * 1e9)
+    errors = (f"  {trace['errors']} errors", "red") if trace["errors"] else ""
+    return Text.assemble(trace["trace_id"][:SHORT_ID], f"  {took}", errors, f"  {safe(trace['name'])}")
+
+
+def _table(traces: Sequence[TraceRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("trace", "started", "took", "spans", "errors", "service", "name"):
         table.add_column(name, justify="right" if name in {"took", "spans", "errors"} else "left")
-    for trace in found:
-        started = datetime.fromtimestamp(trace.start_ns / 1e9, UTC).astimezone()
+    table.columns[0].no_wrap = True
+    for trace in traces:
+        started = datetime.fromtimestamp(trace["start_ns"] / 1e9, UTC).astimezone()
         table.add_row(
-            trace.trace_id[:SHORT_ID],
+            trace["trace_id"][:SHORT_ID],
             started.strftime("%Y-%m-%d %H:%M:%S"),
-            duration(trace.end_ns - trace.start_ns),
-            str(trace.spans),
-            f"[red]{trace.errors}[/red]" if trace.errors else "0",
-            Text(trace.service),
-            Text(trace.name),
+            duration(trace["duration_s"] * 1e9),
+            str(trace["spans"]),
+            Text(str(trace["errors"]), "red" if trace["errors"] else ""),
+            safe(trace["service"]),
+            safe(trace["name"]),
         )
-    console.print(table)
+    return table
 
 
 def show_trace(console: Console, prefix: str, *, as_json: bool) -> None:
     """Prints one trace as a tree."""
-    spans = open_reader().get_trace(prefix)
+    with open_reader() as reader:
+        content = reader.get(prefix)
     if as_json:
-        from nodespan.cli._app import print_json
-
-        print_json([asdict(span) for span in spans])
+        print_json(content["spans"])
         return
-    console.print(f"trace {spans[0].trace_id}", style="dim")
-    for tree in render_tree(spans, console.width):
+    console.print(f"trace {content['trace']['trace_id']}", style="dim")
+    for tree in render_tree(content["spans"], console.width):
         console.print(tree)
 
 
@@ -84,8 +99,8 @@ def parse_since(text: str | None) -> int | None:
     if text is None:
         return None
     if found := re.fullmatch(r"(\d+)([smhd])", text):
-        return time.time_ns() - int(found[1]) * _UNITS_S[found[2]] * 10**9
+        return max(time.time_ns() - int(found[1]) * _UNITS_S[found[2]] * 10**9, 0)
     try:
         return round(datetime.fromisoformat(text).astimezone().timestamp() * 1e9)
-    except ValueError:
-        raise ConfigurationError(f"--since {text} is no time. Give 15m, 2h, 7d, or 2026-01-31T12:00.") from None
+    except (ValueError, OverflowError, OSError):
+        raise ConfigurationError(f"--since {text} is not a time. Give 15m, 2h, 7d, or 2026-01-31T12:00.") from None

@@ -8,11 +8,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from nodespan import semconv
+from nodespan.cli._output import safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from nodespan.otlp import SpanRecord
+    from nodespan.store.records import SpanRecord
 
 _MS_PER_NS = 1e-6
 _GUIDE_WIDTH = 4
@@ -23,30 +24,31 @@ def render_tree(spans: Sequence[SpanRecord], width: int) -> list[Tree]:
 
     Facts that do not fit beside a span's name, in lines of the given width, stand below it.
     """
-    known = {span.span_id for span in spans}
+    known = {span["span_id"] for span in spans}
     children: dict[str, list[SpanRecord]] = {}
-    for span in sorted(spans, key=lambda span: span.start_ns):
-        parent = span.parent_span_id if span.parent_span_id in known else ""
+    for span in sorted(spans, key=lambda span: span["start_ns"]):
+        parent = span["parent_span_id"] if span["parent_span_id"] in known else ""
         children.setdefault(parent, []).append(span)
-    trees = [Tree(_label(span, width)) for span in children.get("", [])]
-    for tree, span in zip(trees, children.get("", []), strict=True):
-        _grow(tree, span, children, width - _GUIDE_WIDTH)
+    trees: list[Tree] = []
+    left = [(span, trees.append, width) for span in reversed(children.get("", []))]
+    while left:
+        span, attach, room = left.pop()
+        tree = Tree(_label(span, room))
+        attach(tree)
+        below = children.pop(span["span_id"], [])
+        left += [(child, tree.children.append, room - _GUIDE_WIDTH) for child in reversed(below)]
     return trees
 
 
-def _grow(tree: Tree, span: SpanRecord, children: Mapping[str, list[SpanRecord]], width: int) -> None:
-    for child in children.get(span.span_id, []):
-        _grow(tree.add(_label(child, width)), child, children, width - _GUIDE_WIDTH)
-
-
 def _label(span: SpanRecord, width: int) -> Text:
-    label = Text.assemble((span.name, "bold"), (f"  {duration(span.end_ns - span.start_ns)}", "cyan"))
-    status = span.attributes.get(semconv.STATUS)
-    if span.status_code == "ERROR":
-        label.append(f"  {span.attributes.get(semconv.ERROR_TYPE, 'error')}", style="bold red")
+    label = Text.assemble((safe(span["name"]), "bold"), (f"  {duration(span['duration_s'] * 1e9)}", "cyan"))
+    attributes = span["attributes"]
+    status = attributes.get(semconv.STATUS)
+    if span["status_code"] == "ERROR":
+        label.append(f"  {safe(str(attributes.get(semconv.ERROR_TYPE, 'error')))}", style="bold red")
     elif status not in (None, "ok"):
-        label.append(f"  {status}", style="yellow")
-    if beside := "  ".join(facts(span.attributes)):
+        label.append(f"  {safe(str(status))}", style="yellow")
+    if beside := safe("  ".join(facts(attributes))):
         fits = label.cell_len + 2 + len(beside) <= width
         label.append(("  " if fits else "\n") + beside, style="dim")
     return label
@@ -58,19 +60,22 @@ def facts(attributes: Mapping[str, Any]) -> Iterable[str]:
         yield f"in {attributes[semconv.USAGE_INPUT_TOKENS]}"
         yield f"cached {attributes.get(semconv.USAGE_CACHE_READ, 0)}"
         yield f"out {attributes.get(semconv.USAGE_OUTPUT_TOKENS, 0)}"
-        speed = attributes.get(semconv.MIRROR_KEYS["tokens_per_s"])
-        if speed is not None:
+        if (speed := _number(attributes, "tokens_per_s")) is not None:
             yield f"{speed:.1f} tokens/s"
-        first = attributes.get(semconv.MIRROR_KEYS["time_to_first_token_s"])
-        if first is not None:
-            yield f"first token {duration(first * 1e9)}"
-        queue = attributes.get(semconv.MIRROR_KEYS["queue_s"])
-        if queue is not None:
-            yield f"queue {duration(queue * 1e9)}"
+        if (first_s := _number(attributes, "time_to_first_token_s")) is not None:
+            yield f"first token {duration(first_s * 1e9)}"
+        if (queue_s := _number(attributes, "queue_s")) is not None:
+            yield f"queue {duration(queue_s * 1e9)}"
     elif semconv.EVALUATED_TOKENS in attributes:
         yield f"{attributes[semconv.EVALUATED_TOKENS]} tokens"
     if attributes.get(semconv.OPERATION_NAME) == semconv.INVOKE_NODE and semconv.NODE_ID in attributes:
         yield f"id {attributes[semconv.NODE_ID]}"
+
+
+def _number(attributes: Mapping[str, Any], key: str) -> float | None:
+    """A number of a model call; ``None`` where another program has written something else."""
+    value = attributes.get(semconv.MIRROR_KEYS[key])
+    return value if isinstance(value, int | float) else None
 
 
 def duration(ns: float) -> str:

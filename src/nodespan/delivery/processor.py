@@ -20,6 +20,7 @@ from nodespan.delivery.ledger import DeliveryReport, Ledger
 from nodespan.delivery.outage_log import SaidOnce
 from nodespan.delivery.outbox_sender import Shipper
 from nodespan.errors import StoreBusyError, StoreError
+from nodespan.fastspan import LeanSpan
 from nodespan.otlp import Encoded, encode_spans, join_batches
 from nodespan.spans.guard import Guard
 from nodespan.store import EXPORTED, MEMORY, SqliteStore
@@ -99,10 +100,14 @@ class StoreSpanProcessor(SpanProcessor):
         self._shippers: dict[SqliteStore, Shipper | None] = {}
         self._ship_from(self.store)
 
+    accepts_lean_spans = True
+
     def on_end(self, span: ReadableSpan) -> None:
-        """Takes a span that ended. Does no I/O and waits for nobody who does."""
-        context = span.context
-        if context is None or not context.trace_flags.sampled:
+        """Queues an ended span. Does no I/O and does not wait for a thread that does."""
+        if type(span) is LeanSpan:
+            if not span.is_sampled:
+                return
+        elif (context := span.context) is None or not context.trace_flags.sampled:
             return
         self.ledger.ended()
         if self._stopped.is_set():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from nodespan.fastspan.check import find_difference
 from nodespan.fastspan.processors import LeanProcessors
+from nodespan.fastspan.provider import NodespanTracerProvider
 from nodespan.fastspan.span import LeanSpan, WireFields
 from nodespan.fastspan.tracer import LeanTracer
 
-__all__ = ["LeanProcessors", "LeanSpan", "LeanTracer", "WireFields", "find_difference"]
+__all__ = ["LeanProcessors", "LeanSpan", "LeanTracer", "NodespanTracerProvider", "WireFields", "find_difference"]

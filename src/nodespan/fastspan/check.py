@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -21,6 +21,9 @@ from typing_extensions import override
 from nodespan import semconv
 from nodespan.fastspan.processors import LeanProcessors
 from nodespan.fastspan.tracer import LeanTracer
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
 
 _START_NS: Final = 1_700_000_000_000_000_000
 
@@ -52,7 +55,7 @@ class _Kept(SpanProcessor):
         self.spans.append(span)
 
 
-def lean_tracer(tracer: sdk.Tracer) -> LeanTracer:
+def lean_tracer(tracer: sdk.Tracer, meter_provider: MeterProvider | None = None) -> LeanTracer:
     """A lean tracer with the configuration of this one, whose processors must be ``LeanProcessors``."""
     return LeanTracer(
         tracer.sampler,
@@ -62,6 +65,7 @@ def lean_tracer(tracer: sdk.Tracer) -> LeanTracer:
         tracer.instrumentation_info,
         tracer._span_limits,
         tracer._instrumentation_scope,
+        meter_provider=meter_provider,
         _tracer_config=tracer._tracer_config,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
 import weakref
@@ -13,9 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
 from nodespan.errors import ConfigurationError, UnknownProfileError
+<<<<<<< HEAD
 from nodespan.runner.event_loop import close_event_loop
 from nodespan.runner.scheduler import Lane, Scheduler
 from nodespan.runner.scheduler_metrics import READINGS
+=======
+from nodespan.runner.lane import Lane
+from nodespan.runner.pool import Pool
+from nodespan.runner.pool_metrics import READINGS
+from nodespan.spans.exits import end_before_telemetry
+>>>>>>> main
 from nodespan.spans.instruments import get_instruments
 from nodespan.types import ModelProfile
 
@@ -182,6 +188,6 @@ def _start_anew_in_child() -> None:
         scheduler.forget()
 
 
-atexit.register(_close_at_exit)
+end_before_telemetry(_close_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew_in_child)

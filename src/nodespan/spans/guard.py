@@ -72,3 +72,9 @@ def report(operation: str, problem: Exception | str) -> None:
             )
     except Exception:  # noqa: BLE001, S110 the last line: a broken meter or log handler must not reach the application
         pass
+
+
+def forget_reported() -> None:
+    """Logs each kind of failure once more when it occurs again."""
+    with _lock:
+        _seen.clear()

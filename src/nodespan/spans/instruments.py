@@ -77,7 +77,10 @@ class Instruments:
     def __init__(self, meter_provider: MeterProvider) -> None:
         self._meter = meter_provider.get_meter(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
         # Whatever the API itself defines is a stand-in: a meter that does nothing, or the proxy of one still to come.
-        self.are_live: Final = not type(self._meter).__module__.startswith(metrics.__name__)
+        self.are_live = not type(self._meter).__module__.startswith(metrics.__name__) and getattr(
+            meter_provider, "is_live", True
+        )
+        self._has_observables = False
         self._writers: dict[str, Callable[..., None]] = {}
         self._put_off: deque[tuple[str, float, Labels, Context | None]] = deque(maxlen=_MAX_PUT_OFF)
         self._sources: WeakKeyDictionary[Any, Mapping[str, Callable[[Any], Readings]]] = WeakKeyDictionary()
@@ -116,10 +119,22 @@ class Instruments:
         if self.are_live and source not in self._sources:
             self._sources[source] = readings
 
+    def unobserve(self, source: object) -> None:
+        """Ends the reading of a source whose work is over."""
+        self._sources.pop(source, None)
+
+    def set_live(self, *, is_live: bool) -> None:
+        """Starts or stops recording, on a provider whose exporter comes and goes."""
+        self.are_live = is_live
+        if not is_live:
+            self._put_off.clear()
+        self.register_observables()
+
     def register_observables(self) -> None:
-        """Makes the instruments that are asked at each collection. Called once, when these are made."""
-        if not self.are_live:
+        """Makes the instruments that are asked at each collection, once, as soon as they are live."""
+        if not self.are_live or self._has_observables:
             return
+        self._has_observables = True
         if _GarbageCollection.note not in gc.callbacks:
             gc.callbacks.append(_GarbageCollection.note)
         for entry in semconv.NAMES.values():

@@ -14,10 +14,21 @@ CODE_FIELD: Final = "nodespan.code"
 """Name of the code on a ``logging.LogRecord`` (``record.__dict__["nodespan.code"]``) and on the exported log record."""
 
 CODES: Final[Mapping[str, str]] = {
+    "configure.foreign_meter_provider": "nodespan's metrics go to a meter provider that the program has set.",
+    "configure.foreign_provider": "nodespan's spans go to a tracer provider that the program has set.",
+    "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
     "pipeline.bad_measurement": "A pipeline reported a value that cannot be, such as a negative time; it is left out.",
     "pipeline.close_failed": "A pipeline raised an error when it was closed; its room is free all the same.",
     "pipeline.task_failed": "A task that an asynchronous pipeline started has ended with an error of its own.",
+    "sdk.unknown_version": "nodespan uses the SDK's spans, as this version of the SDK is unknown to its lean ones.",
+    "store.copy_with_log": "A store is read as a copy without its write-ahead log: its newest spans are missing.",
+    "store.damaged": "The store's file is damaged: it was renamed, and a new one was created.",
+    "store.foreign_file": "The store's file was not made by this version of nodespan: spans are kept in memory.",
+    "store.index_unavailable": "The search index cannot be written: each process that reads builds a temporary one.",
+    "store.locked": "Another process holds the store's write lock: spans are stored later.",
+    "store.no_home": "There is no home directory for the store: spans are kept in memory.",
+    "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
     "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""

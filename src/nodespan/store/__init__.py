@@ -1,11 +1,13 @@
-"""The local store: one SQLite file that is outbox and search index."""
+"""The local store: the outbox in one SQLite file, and the read model with its search index in another."""
 
 from __future__ import annotations
 
 from nodespan.store.database import MEMORY
-from nodespan.store.location import default_path, open_store, store_path
+from nodespan.store.location import open_store, store_path
 from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits
-from nodespan.store.traces import StoreReader, TraceFilter, TraceSummary
+from nodespan.store.paths import default_path, index_path, old_stores
+from nodespan.store.records import TraceFilter
+from nodespan.store.traces import StoreReader
 
 __all__ = [
     "EXPORTED",
@@ -16,8 +18,9 @@ __all__ = [
     "StoreLimits",
     "StoreReader",
     "TraceFilter",
-    "TraceSummary",
     "default_path",
+    "index_path",
+    "old_stores",
     "open_store",
     "store_path",
 ]

@@ -1,86 +1,172 @@
-"""The store's file: one connection, opened when it is needed, closed before a fork, replaced when it is damaged."""
+"""SQLite files: opened when needed, closed before a fork, replaced when damaged, left alone when not ours."""
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
+from urllib.parse import quote
 from weakref import WeakSet
 
-from nodespan.errors import StoreBusyError, StoreError
+from nodespan.errors import StoreBusyError, StoreError, StoreForeignError
+from nodespan.spans.log import warn
 from nodespan.store.mounts import network_file_system
-from nodespan.store.schema import SCHEMA_VERSION, STATEMENTS
+from nodespan.store.posix import locked
 
 MEMORY: Final = Path("memory")
 """Chooses a store that lives as long as the process: ``NODESPAN_STORE=memory``."""
 
 _BUSY_TIMEOUT_S: Final = 1.0
-"""Short enough for a process that wants to leave: who finds the store busy keeps what it has and tries again."""
+"""Short enough for a process that exits: on a locked store the caller keeps its data and tries again."""
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+_UNREADABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 
-_logger = logging.getLogger("nodespan")
+_MAGIC: Final = b"SQLite format 3\x00"
+_HEADER_BYTES: Final = 100
+_APPLICATION_ID: Final = slice(68, 72)
+"""Where it is in the header (https://sqlite.org/fileformat2.html)."""
+
 _T = TypeVar("_T")
+Content = Literal["ours", "empty", "other_version", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of a kind of file.
+
+    Attributes:
+        application_id: Value of ``PRAGMA application_id`` in files of this kind.
+        version: Value of ``PRAGMA user_version``.
+        statements: Create the tables.
+        is_derived: The content can be made again: a damaged file, or one of another version, is deleted.
+    """
+
+    application_id: int
+    version: int
+    statements: tuple[str, ...]
+    is_derived: bool = False
+
+    def create(self, connection: sqlite3.Connection) -> None:
+        """Creates the tables in an empty database, unless another connection has created them meanwhile."""
+        connection.execute("BEGIN IMMEDIATE")
+        if _number(connection, "application_id") != self.application_id:
+            for statement in self.statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {self.application_id}")
+            connection.execute(f"PRAGMA user_version = {self.version}")
+        connection.execute("COMMIT")
 
 
 class Database:
-    """One connection to the file at ``path``, or to a memory of its own (``MEMORY``). Safe from any thread.
+    """One connection to a file, or to a private database in memory (``MEMORY``). Safe from any thread and across forks.
 
-    A file that was removed or replaced is left for the one that is there now; one that is damaged is put aside and a
-    new one begun, which is said.
+    A file that was removed or replaced is left for the one that is at its path now. A file that nodespan did not make
+    is never written or renamed. A damaged file of nodespan is renamed and a new one created; so is a file without a
+    valid SQLite header at the default path.
+
+    Args:
+        path: The file, or ``MEMORY``.
+        schema: Its tables.
+        may_replace: The path is nodespan's own: also a file without a valid header is renamed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: Schema, *, may_replace: bool = False) -> None:
         self.path = path
+        self._schema = schema
+        self._may_replace = may_replace
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._ours: tuple[int, int] | None = None  # the last file whose header was seen to be ours
+        self._opened = 0
         _alive.add(self)
 
+    def __del__(self) -> None:
+        # No lock: nothing else refers to this object any more.
+        if getattr(self, "_connection", None) is not None:
+            self._close()
+
     def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Does the work in a transaction that no other writer comes between; done twice if the file was damaged.
+        """Runs the work in a write transaction; runs it a second time if the file was damaged.
 
         Raises:
-            StoreBusyError: Somebody else held the file for too long.
-            StoreError: The file cannot serve.
+            StoreBusyError: Another process holds the write lock for longer than the busy timeout.
+            StoreError: The file cannot be used.
         """
         return self._do("BEGIN IMMEDIATE", work)
 
     def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Does the work on one state of the file; holds no writer of another connection up.
+        """Runs the work on one state of the file; does not block writers.
 
         Raises:
-            StoreError: The file cannot serve.
+            StoreError: The file cannot be used.
         """
         return self._do("BEGIN", work)
 
+    def version(self) -> object:
+        """Returns a value that differs from the one before if the file may have changed since. Costs some µs.
+
+        Raises:
+            StoreError: The file cannot be used.
+        """
+
+        def look(connection: sqlite3.Connection) -> object:
+            return self._opened, _number(connection, "data_version"), connection.total_changes
+
+        return self._do(None, look)
+
     def close(self) -> None:
-        """Closes the connection; the next call opens it again. What is in memory is then gone."""
+        """Closes the connection; the next call opens it again. The content of a database in memory is then gone."""
         with self._lock:
             self._close()
 
-    def _do(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def copy_to(self, path: Path) -> None:
+        """Writes a copy of the file into a new one of mode 0600, of one state, without blocking writers.
+
+        Raises:
+            StoreError: There is a file already, it cannot be written, or this one cannot be read.
+        """
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}. Give the name of a new file.") from error
+        try:
+            with closing(connect(path)) as target:
+                self._do(None, lambda connection: connection.backup(target))
+                target.execute(
+                    "PRAGMA journal_mode = DELETE"
+                )  # can then be read from a folder without write permission
+        except BaseException as error:
+            path.unlink()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"{path} cannot be written: {error}.") from error
+            raise
+
+    def _do(self, begin: str | None, work: Callable[[sqlite3.Connection], _T]) -> _T:
         with self._lock:
             try:
                 try:
                     return self._try(begin, work)
                 except sqlite3.Error as error:
-                    if not self._put_aside(error):
+                    if not self._recovered_from(error):
                         raise
                     return self._try(begin, work)
             except sqlite3.Error as error:
                 if _code(error) in _BUSY:
-                    raise StoreBusyError(f"The store {self.path} is held by somebody else: {error}.") from error
+                    raise StoreBusyError(f"The store {self.path} is locked by another process: {error}.") from error
                 raise self._cannot(error) from error
 
-    def _try(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _try(self, begin: str | None, work: Callable[[sqlite3.Connection], _T]) -> _T:
         connection = self._open()
+        if begin is None:
+            return work(connection)
         connection.execute(begin)
         try:
             result = work(connection)
@@ -92,21 +178,32 @@ class Database:
         return result
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and (self.path == MEMORY or self._file == _identity(self.path)):
+        if self._connection is not None and (self.path == MEMORY or self._file == identity(self.path)):
             return self._connection
         self._close()
+        self._connection = self._connect()
+        self._opened += 1
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
         if self.path == MEMORY:
-            connection = _connect(":memory:")
-        else:
-            self._create()
-            connection = _connect(self.path)
-            self._file = _identity(self.path)
+            return in_memory(self._schema)
+        self._create()
+        self._file = identity(self.path)
+        content = self._content()
+        if content == "other_version" and self._schema.is_derived:
+            with locked(self.path.parent):
+                self._take_away("its schema is another one")
+            return self._connect()
+        if content not in ("ours", "empty"):
+            raise self._foreign(content)
+        connection = connect(self.path)
         try:
-            self._prepare(connection)
+            self._prepare(connection, content)
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        self._ours = self._file
         return connection
 
     def _create(self) -> None:
@@ -122,58 +219,72 @@ class Database:
         except OSError as error:
             raise self._cannot(error) from error
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _prepare(self, connection: sqlite3.Connection, content: Content) -> None:
+        # The tables come before the log: with a log the file's header would have no application id at first.
+        if content == "empty":
+            with locked(self.path.parent):
+                self._schema.create(connection)
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != ("memory" if self.path == MEMORY else "wal"):
+        if mode != "wal":
             raise self._cannot("its file system has no shared memory for SQLite's log")
         connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing, a power cut may
-        if self._version(connection) == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            if self._version(connection) == 0:  # nobody was quicker
-                for statement in STATEMENTS:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.execute("COMMIT")
 
-    def _version(self, connection: sqlite3.Connection) -> int:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
-            raise StoreError(
-                f"{self.path} was written by another version of nodespan (schema {version}, this one has "
-                f"{SCHEMA_VERSION}). Move it away, or choose another file: NODESPAN_STORE=/path/to/spans.db"
-            )
-        return version
+    def _content(self) -> Content:
+        try:
+            return content_of(self.path, self._schema)
+        except sqlite3.Error:
+            with locked(self.path.parent):  # until a process that creates the tables right now has done so
+                return content_of(self.path, self._schema)
 
-    def _put_aside(self, error: sqlite3.Error) -> bool:
-        """Whether the file was at fault, and another one is there now."""
+    def _foreign(self, content: Content) -> StoreError:
+        what = {
+            "other_version": "was written by another version of nodespan",
+            "foreign": "is not a store of nodespan and is left as it is",
+        }[content]
+        return StoreForeignError(
+            f"The file {self.path} {what}. Choose another file (NODESPAN_STORE=/path/to/nodespan.db), or memory "
+            "(NODESPAN_STORE=memory)."
+        )
+
+    def _recovered_from(self, error: sqlite3.Error) -> bool:
+        """Whether the file was damaged, and another one is at its path now."""
         # A file that was truncated to nothing under an open connection has no tables.
         if self.path == MEMORY or not (_code(error) in _DAMAGED or "no such table" in str(error)):
             return False
         self._close()
-        try:
-            handle = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _identity(self.path) == self._file:  # nobody, in whatever process, was quicker
-                self._rename(error)
-        finally:
-            os.close(handle)
+        with locked(self.path.parent):
+            if identity(self.path) != self._file:  # another thread or process has replaced it
+                return True
+            if not (self._may_replace or self._file == self._ours or self._has_our_header()):
+                raise self._foreign("foreign") from error
+            self._take_away(error)
         return True
 
-    def _rename(self, error: sqlite3.Error) -> None:
+    def _has_our_header(self) -> bool:
+        # Not by SQLite, which refuses a file that was cut off. Nothing that works has this file open.
+        with self.path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        application_id = self._schema.application_id.to_bytes(4, "big")
+        return not header or (header.startswith(_MAGIC) and header[_APPLICATION_ID] == application_id)
+
+    def _take_away(self, why: object) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-journal", "-wal", "-shm"):
             beside = self.path.with_name(self.path.name + suffix)
-            if beside.exists():
+            if not beside.exists():
+                continue
+            if self._schema.is_derived:
+                beside.unlink()
+            else:
                 beside.rename(aside.with_name(aside.name + suffix))
-        _logger.warning("The store %s is damaged (%s): it is kept as %s, and a new one begun.", self.path, error, aside)
+        if not self._schema.is_derived:
+            message = "The store %s is damaged (%s). It was renamed to %s, and a new store was created."
+            warn("store.damaged", message, self.path, why, aside)
 
     def _cannot(self, error: object) -> StoreError:
         return StoreError(
-            f"The store {self.path} cannot be used: {error}. Choose a place that can be written "
-            "(NODESPAN_STORE=/path/to/spans.db), or memory (NODESPAN_STORE=memory)."
+            f"The store {self.path} cannot be used: {error}. Choose a file that can be written "
+            "(NODESPAN_STORE=/path/to/nodespan.db), or memory (NODESPAN_STORE=memory)."
         )
 
     def _close(self) -> None:
@@ -182,13 +293,13 @@ class Database:
             self._connection = None
 
     def before_fork(self) -> None:
-        """Waits until nothing is under way, and closes: a lock that a copied connection holds is never given back."""
+        """Waits for the running transaction and closes: a lock that a copied connection holds is never released."""
         self._lock.acquire()
         if self.path != MEMORY:
             self._close()
 
     def after_fork(self, *, is_child: bool) -> None:
-        """Goes on; a child with a memory of its own."""
+        """Continues; in a child, a database in memory is empty."""
         if is_child:
             self._close()
             self._lock = threading.Lock()
@@ -196,16 +307,120 @@ class Database:
             self._lock.release()
 
 
-def _connect(place: Path | str) -> sqlite3.Connection:
+class DatabaseReader(Database):
+    """A read-only connection to a file of nodespan; never creates, writes, renames or locks it for writing.
+
+    An absent or empty file reads as an empty store. A file that cannot be opened with locks, such as a copy in a folder
+    without write permission, is read with ``immutable=1``.
+
+    Attributes:
+        is_copy: The file is read with ``immutable=1``: later changes of it are not seen.
+        is_absent: There is no file, or an empty one.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        super().__init__(path, schema)
+        self.is_copy = self.is_absent = False
+
+    def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Raises ``StoreError``."""
+        raise self._cannot("it was opened for reading")
+
+    def _open(self) -> sqlite3.Connection:
+        if self.is_absent and self._file is not None:
+            self._close()  # it was empty, and may have tables by now
+        return super()._open()
+
+    def _connect(self) -> sqlite3.Connection:
+        self.is_copy = False
+        self._file = identity(self.path)
+        content = "empty" if self._file is None else self._content()
+        self.is_absent = content == "empty"
+        if self.is_absent:
+            return in_memory(self._schema)
+        if content != "ours":
+            raise self._foreign(content)
+        if network_file_system(self.path) is None:
+            connection = connect(self.path, "mode=ro")
+            try:
+                connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+            except sqlite3.Error as error:
+                connection.close()
+                if _code(error) not in _UNREADABLE:
+                    raise
+            else:
+                return connection
+        return self._connect_to_copy()
+
+    def _connect_to_copy(self) -> sqlite3.Connection:
+        self.is_copy = True
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            message = "%s is read without its write-ahead log: spans in %s are missing. Make a copy with: %s"
+            warn("store.copy_with_log", message, self.path, log.name, "nodespan export --store FILE")
+        return connect(self.path, "immutable=1")
+
+    def _recovered_from(self, error: sqlite3.Error) -> bool:
+        if _code(error) == sqlite3.SQLITE_NOTADB:
+            raise self._foreign("foreign") from error
+        return False
+
+
+def connect(path: Path, options: str = "") -> sqlite3.Connection:
+    """Opens a file with SQLite's URI options; an empty path is a private temporary database."""
+    place = f"file:{quote(str(path))}?{options}" if options else path
     # Transactions are begun in words: sqlite3's own way takes the write lock too late to read before writing.
-    return sqlite3.connect(place, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
+    return sqlite3.connect(
+        place, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, uri=bool(options)
+    )
+
+
+def in_memory(schema: Schema) -> sqlite3.Connection:
+    """Opens an empty private database that needs no file."""
+    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    schema.create(connection)
+    return connection
+
+
+def content_of(path: Path, schema: Schema) -> Content:
+    """Returns what a file is, by its header.
+
+    Raises:
+        sqlite3.Error: It is no SQLite file, or cannot be read.
+    """
+    # Without locks, log and shared memory, so that nothing of a foreign database is touched, not even at closing.
+    connection = connect(path, "immutable=1")
+    try:
+        application_id, version = _number(connection, "application_id"), _number(connection, "user_version")
+        if application_id == schema.application_id:
+            return "ours" if version == schema.version else "other_version"
+        if application_id or version:
+            return "other_version" if _is_old(connection, version) else "foreign"
+        return "foreign" if _has_tables(connection) else "empty"
+    finally:
+        connection.close()
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+
+
+def _is_old(connection: sqlite3.Connection, version: int) -> bool:
+    """Whether it is a store of the schemas 1 and 2, which had no application id."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    return version in (1, 2) and {"batch", "fact", "fate"} <= tables
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
 
 
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more exactly which
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Returns device and inode of the file; ``None`` if there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -1,13 +1,15 @@
-"""The search index: the traces in the batches, and their words. Filled by readers; its rows may be deleted."""
+"""The search index: traces and their words, in a file of its own that readers fill from the outbox, newest first."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
 from nodespan.otlp import TraceSlice, summarise
 from nodespan.spans.guard import report
+from nodespan.store.database import Schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -18,46 +20,188 @@ if TYPE_CHECKING:
     Part = tuple[int, int, int]
     """How much of a trace is in a batch: the batch's id, spans, and how many of them failed."""
 
+    Range = tuple[int, int]
+    """Ids of batches, the first and the last of them."""
+
+INDEX: Final = Schema(
+    application_id=0x6E647369,  # "ndsi"
+    version=1,
+    is_derived=True,
+    statements=(
+        """
+        CREATE TABLE trace (
+            id INTEGER PRIMARY KEY,
+            trace_id TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL,     -- of the span that started first, and its service
+            service TEXT NOT NULL,
+            start_ns INTEGER NOT NULL,
+            end_ns INTEGER NOT NULL,
+            spans INTEGER NOT NULL,
+            errors INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX trace_start ON trace (start_ns)",
+        # How much of a trace is in a batch.
+        """
+        CREATE TABLE part (
+            batch INTEGER NOT NULL,
+            trace INTEGER NOT NULL,
+            spans INTEGER NOT NULL,
+            errors INTEGER NOT NULL,
+            PRIMARY KEY (batch, trace)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX part_trace ON part (trace)",
+        # What a trace can be found by. The key holds the traces with a word in the order in which they are wanted.
+        """
+        CREATE TABLE word (
+            kind TEXT NOT NULL,
+            word TEXT NOT NULL,
+            start_ns INTEGER NOT NULL,
+            trace INTEGER NOT NULL,
+            PRIMARY KEY (kind, word, start_ns, trace)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX word_trace ON word (trace)",
+        # Ids of the batches that are in the index, as ranges that do not touch.
+        "CREATE TABLE covered (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
+        # The outbox that was read, and how many of its batches had been deleted when the index last removed such.
+        "CREATE TABLE source (store_id TEXT NOT NULL, dropped_batches INTEGER NOT NULL)",
+        "INSERT INTO source VALUES ('', 0)",
+    ),
+)
+"""The schema of the index."""
+
 _BATCHES_AT_ONCE: Final = 32
-"""About 2,000 spans, whose rows are written within 50 ms: so long may a process that writes batches have to wait."""
-_UNTIL: Final = "index_until"
-_DROPPED: Final = "index_dropped"
+"""About 2,000 spans, whose rows are written within 50 ms: as long as another reader may have to wait."""
+_TABLES: Final = ("trace", "part", "word", "covered")
 
 
-def fill_index(database: Database, progress: Callable[[int, int], None] | None = None) -> None:
-    """Takes out the batches that had to make room, and takes in those that came since.
+class Index:
+    """Fills the index of an outbox.
+
+    Attributes:
+        database: The index.
 
     Args:
-        database: Of the store.
-        progress: Called with the spans taken in so far and all that are to be.
+        outbox: Read only.
+        database: The index.
+        progress: Called with the number of spans indexed by a call so far and of all that it has to index.
     """
-    _take_out_dropped(database)
-    after = database.read(_indexed_until)
-    done, total = 0, 0
-    while batches := database.read(lambda connection, after=after: _batches(connection, after)):
-        if progress is not None and not total:
-            total = database.read(lambda connection, after=after: _spans(connection, after))
-        traces = _by_trace((batch_id, data) for batch_id, _, data in batches)
-        after = batches[-1][0]
-        database.write(lambda connection, traces=traces, after=after: _take_in(connection, traces, after))
-        if progress is not None:
-            done += sum(spans for _, spans, _ in batches)
-            progress(done, total)
+
+    def __init__(
+        self, outbox: Database, database: Database, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self._outbox = outbox
+        self.database = database
+        self._progress = progress
+        self._complete_at: object = None
+
+    def fill(self, budget_s: float | None = None) -> bool:
+        """Removes deleted batches and reads new ones, newest first.
+
+        Args:
+            budget_s: How long, at most; one slice of batches is read in any case. ``None``: until all are read.
+
+        Returns:
+            Whether all batches of the outbox are in the index.
+
+        Raises:
+            StoreError: One of the files cannot be used.
+        """
+        if (self._outbox.version(), self.database.version()) == self._complete_at:
+            return True
+        deadline = None if budget_s is None else time.monotonic() + budget_s
+        version = self._outbox.version()
+        store_id, dropped = self._outbox.read(_source)
+        if self.database.read(_indexed_source)[0] != store_id:
+            self.database.write(lambda connection: _adopt(connection, store_id))
+        self._remove_dropped(dropped)
+        is_complete = self._read_batches(store_id, deadline)
+        if self._outbox.read(_source)[1] != dropped:
+            # A batch may have been deleted after it was read and before it was written to the index.
+            self._remove_dropped(-1)
+        self._complete_at = (version, self.database.version()) if is_complete else None
+        return is_complete
+
+    def _read_batches(self, store_id: str, deadline: float | None) -> bool:
+        done = total = 0
+        while (gap := self._gap()) is not None:
+            if self._progress is not None and not total:
+                total = self._outbox.read(_spans) - self.database.read(indexed_spans)
+            batches = self._outbox.read(lambda connection, gap=gap: _batches(connection, gap))
+            traces = _by_trace((batch_id, data) for batch_id, _, data in batches)
+            first = batches[-1][0] if len(batches) == _BATCHES_AT_ONCE else gap[0]
+            covered = first, gap[1]
+            if self._outbox.read(_source)[0] != store_id or not self.database.write(
+                lambda connection, traces=traces, covered=covered: _add(connection, store_id, traces, covered)
+            ):
+                return False  # one of the files was replaced
+            if self._progress is not None:
+                done += sum(spans for _, spans, _ in batches)
+                self._progress(done, max(total, done))
+            if deadline is not None and time.monotonic() >= deadline:
+                return self._gap() is None
+        return True
+
+    def _gap(self) -> Range | None:
+        last = self._outbox.read(_last_batch)
+        return self.database.read(lambda connection: _gap(connection, last))
+
+    def _remove_dropped(self, dropped: int) -> None:
+        if dropped == self.database.read(_indexed_source)[1]:
+            return
+        kept = self._outbox.read(lambda connection: {row[0] for row in connection.execute("SELECT id FROM batch")})
+        indexed = self.database.read(
+            lambda connection: [row[0] for row in connection.execute("SELECT DISTINCT batch FROM part")]
+        )
+        gone = [batch_id for batch_id in indexed if batch_id not in kept]
+        for i in range(0, len(gone), _BATCHES_AT_ONCE):
+            part = gone[i : i + _BATCHES_AT_ONCE]
+            self.database.write(lambda connection, part=part: _remove(connection, part))
+        self.database.write(lambda connection: connection.execute("UPDATE source SET dropped_batches = ?", (dropped,)))
 
 
-def _indexed_until(connection: sqlite3.Connection) -> int:
-    if connection.execute("SELECT 1 FROM part LIMIT 1").fetchone() is None:
-        return 0
-    return _number(connection, _UNTIL)
+def indexed_spans(connection: sqlite3.Connection) -> int:
+    """Returns the number of spans in the index."""
+    return connection.execute("SELECT coalesce(sum(spans), 0) FROM trace").fetchone()[0]
 
 
-def _batches(connection: sqlite3.Connection, after: int) -> list[tuple[int, int, bytes]]:
-    query = "SELECT id, spans, data FROM batch WHERE id > ? ORDER BY id LIMIT ?"
-    return connection.execute(query, (after, _BATCHES_AT_ONCE)).fetchall()
+def _source(connection: sqlite3.Connection) -> tuple[str, int]:
+    return connection.execute("SELECT store_id, dropped_batches FROM identity, total").fetchone()
 
 
-def _spans(connection: sqlite3.Connection, after: int) -> int:
-    return connection.execute("SELECT sum(spans) FROM batch WHERE id > ?", (after,)).fetchone()[0]
+def _indexed_source(connection: sqlite3.Connection) -> tuple[str, int]:
+    return connection.execute("SELECT store_id, dropped_batches FROM source").fetchone()
+
+
+def _adopt(connection: sqlite3.Connection, store_id: str) -> None:
+    """Empties an index that was made from another file."""
+    for table in _TABLES:
+        connection.execute(f"DELETE FROM {table}")  # noqa: S608 our own words
+    connection.execute("UPDATE source SET store_id = ?, dropped_batches = 0", (store_id,))
+
+
+def _last_batch(connection: sqlite3.Connection) -> int:
+    return connection.execute("SELECT coalesce(max(id), 0) FROM batch").fetchone()[0]
+
+
+def _spans(connection: sqlite3.Connection) -> int:
+    return connection.execute("SELECT spans FROM total").fetchone()[0]
+
+
+def _gap(connection: sqlite3.Connection, last: int) -> Range | None:
+    """The newest range of ids that is not covered."""
+    for covered_first, covered_last in connection.execute("SELECT first, last FROM covered ORDER BY first DESC"):
+        if covered_last < last:
+            return covered_last + 1, last
+        last = covered_first - 1
+    return (1, last) if last > 0 else None
+
+
+def _batches(connection: sqlite3.Connection, gap: Range) -> list[tuple[int, int, bytes]]:
+    query = "SELECT id, spans, data FROM batch WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
+    return connection.execute(query, (*gap, _BATCHES_AT_ONCE)).fetchall()
 
 
 def _by_trace(batches: Iterable[tuple[int, bytes]]) -> dict[str, tuple[TraceSlice, list[Part]]]:
@@ -81,17 +225,31 @@ def _summary(batch_id: int, data: bytes) -> dict[str, TraceSlice]:
         return {}
 
 
-def _take_in(connection: sqlite3.Connection, traces: Mapping[str, tuple[TraceSlice, list[Part]]], after: int) -> None:
-    if _number(connection, _UNTIL) >= after and _indexed_until(connection):
-        return  # another reader was quicker
+def _add(
+    connection: sqlite3.Connection,
+    store_id: str,
+    traces: Mapping[str, tuple[TraceSlice, list[Part]]],
+    covered: Range,
+) -> bool:
+    """Adds the traces of a range of batches; ``False`` if the index is of another outbox by now."""
+    if _indexed_source(connection)[0] != store_id:
+        return False
+    first, last = covered
+    if connection.execute("SELECT 1 FROM covered WHERE first <= ? AND last >= ?", (last, first)).fetchone():
+        return True  # another reader has added them
     for trace_id, (part, parts) in traces.items():
         row = connection.execute("SELECT id, start_ns FROM trace WHERE trace_id = ?", (trace_id,)).fetchone()
-        trace = _begin(connection, trace_id, part) if row is None else _go_on(connection, row, part)
+        trace = _insert(connection, trace_id, part) if row is None else _extend(connection, row, part)
         connection.executemany("INSERT INTO part VALUES (?, ?, ?, ?)", [(b, trace, s, e) for b, s, e in parts])
-    _remember(connection, _UNTIL, after)
+    touching = "SELECT min(first), max(last) FROM covered WHERE last = ? - 1 OR first = ? + 1"
+    before, after = connection.execute(touching, covered).fetchone()
+    first, last = min(first, before or first), max(last, after or last)
+    connection.execute("DELETE FROM covered WHERE first >= ? AND last <= ?", (first, last))
+    connection.execute("INSERT INTO covered VALUES (?, ?)", (first, last))
+    return True
 
 
-def _begin(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> int:
+def _insert(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> int:
     row = connection.execute(
         "INSERT INTO trace (trace_id, name, service, start_ns, end_ns, spans, errors) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (trace_id, part.name, part.service, part.start_ns, part.end_ns, part.spans, part.errors),
@@ -101,7 +259,7 @@ def _begin(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> i
     return trace
 
 
-def _go_on(connection: sqlite3.Connection, row: tuple[int, int], part: TraceSlice) -> int:
+def _extend(connection: sqlite3.Connection, row: tuple[int, int], part: TraceSlice) -> int:
     trace, start_ns = row
     connection.execute(
         "UPDATE trace SET end_ns = max(end_ns, ?), spans = spans + ?, errors = errors + ? WHERE id = ?",
@@ -124,22 +282,8 @@ def _write_words(connection: sqlite3.Connection, trace: int, start_ns: int, word
     connection.executemany("INSERT OR IGNORE INTO word VALUES (?, ?, ?, ?)", rows)
 
 
-def _take_out_dropped(database: Database) -> None:
-    dropped = database.read(lambda connection: connection.execute("SELECT dropped_batches FROM total").fetchone()[0])
-    if dropped == database.read(lambda connection: _number(connection, _DROPPED)):
-        return
-    while gone := database.read(_gone):
-        database.write(lambda connection, gone=gone: _take_out(connection, gone))
-    database.write(lambda connection: _remember(connection, _DROPPED, dropped))
-
-
-def _gone(connection: sqlite3.Connection) -> list[int]:
-    query = "SELECT DISTINCT batch FROM part WHERE batch NOT IN (SELECT id FROM batch) LIMIT ?"
-    return [batch_id for (batch_id,) in connection.execute(query, (_BATCHES_AT_ONCE,))]
-
-
-def _take_out(connection: sqlite3.Connection, gone: Sequence[int]) -> None:
-    for batch_id in gone:
+def _remove(connection: sqlite3.Connection, batches: Sequence[int]) -> None:
+    for batch_id in batches:
         parts = connection.execute("SELECT spans, errors, trace FROM part WHERE batch = ?", (batch_id,)).fetchall()
         connection.executemany("UPDATE trace SET spans = spans - ?, errors = errors - ? WHERE id = ?", parts)
         connection.execute("DELETE FROM part WHERE batch = ?", (batch_id,))
@@ -148,12 +292,3 @@ def _take_out(connection: sqlite3.Connection, gone: Sequence[int]) -> None:
             "DELETE FROM word WHERE trace = ?1 AND (SELECT spans FROM trace WHERE id = ?1) = 0", traces
         )
         connection.executemany("DELETE FROM trace WHERE id = ? AND spans = 0", traces)
-
-
-def _number(connection: sqlite3.Connection, name: str) -> int:
-    row = connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row is not None else 0
-
-
-def _remember(connection: sqlite3.Connection, name: str, number: int) -> None:
-    connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, str(number)))

@@ -1,4 +1,4 @@
-"""Where the store is and how much it keeps, as the environment says."""
+"""The store that the environment names, and how much it keeps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Final
 
-from platformdirs import user_data_path
-
 from nodespan.errors import ConfigurationError
+from nodespan.spans.log import warn
+from nodespan.store.database import MEMORY
 from nodespan.store.outbox import SqliteStore, StoreLimits
+from nodespan.store.paths import default_path
 
 STORE: Final = "NODESPAN_STORE"
 MAX_BYTES: Final = "NODESPAN_STORE_MAX_BYTES"
@@ -17,10 +18,10 @@ MAX_AGE_S: Final = "NODESPAN_STORE_MAX_AGE_S"
 
 
 def open_store() -> SqliteStore:
-    """The store that the environment asks for.
+    """The store that the environment names.
 
     Raises:
-        ConfigurationError: A limit is no positive number.
+        ConfigurationError: A limit is not a positive number.
     """
     usual = StoreLimits()
     limits = StoreLimits(
@@ -29,22 +30,22 @@ def open_store() -> SqliteStore:
     return SqliteStore(store_path(), limits)
 
 
-def default_path() -> Path:
-    """``spans.db`` in the user's data directory for nodespan."""
-    return user_data_path("nodespan", appauthor=False) / "spans.db"
-
-
 def store_path() -> Path:
-    """What ``NODESPAN_STORE`` names, else the default."""
+    """The value of ``NODESPAN_STORE``, else the default; ``MEMORY`` with a warning where there is no home directory."""
     chosen = os.environ.get(STORE, "").strip()
-    return Path(chosen).expanduser() if chosen else default_path()
+    try:
+        return Path(chosen).expanduser() if chosen else default_path()
+    except RuntimeError as error:  # no HOME, and no entry of the user in the password database
+        message = "The local store has no place (%s): spans are kept in memory until this process ends. Set %s."
+        warn("store.no_home", message, error, f"{STORE}=/path/to/nodespan.db")
+        return MEMORY
 
 
 def positive_variable(name: str, usual: float) -> float:
     """The number in an environment variable, or the usual one.
 
     Raises:
-        ConfigurationError: It is no number above 0.
+        ConfigurationError: It is not a number above 0.
     """
     given = os.environ.get(name, "").strip()
     try:

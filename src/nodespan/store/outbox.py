@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nodespan.store.database import MEMORY, Database
+from nodespan.store.paths import is_default
+from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
     import sqlite3
@@ -83,7 +85,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, limits: StoreLimits | None = None) -> None:
         self.path = path
-        self.database = Database(path)
+        self.database = Database(path, OUTBOX, may_replace=is_default(path))
         limits = limits or StoreLimits()
         self._max_bytes = min(limits.max_bytes, _MEMORY_MAX_BYTES) if path == MEMORY else limits.max_bytes
         self._max_age_s = limits.max_age_s

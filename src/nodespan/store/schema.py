@@ -1,10 +1,10 @@
-"""The tables of the store."""
+"""The tables of the outbox."""
 
 from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+from nodespan.store.database import Schema
 
 _OUTBOX: Final = (
     """
@@ -54,43 +54,15 @@ _OUTBOX: Final = (
     """,
 )
 
-# The search index: filled by readers, and only from batches, so that its rows may be deleted and are then made anew.
-_INDEX: Final = (
-    """
-    CREATE TABLE trace (
-        id INTEGER PRIMARY KEY,
-        trace_id TEXT NOT NULL UNIQUE,
-        name TEXT NOT NULL,     -- of the span that began first, and its service
-        service TEXT NOT NULL,
-        start_ns INTEGER NOT NULL,
-        end_ns INTEGER NOT NULL,
-        spans INTEGER NOT NULL,
-        errors INTEGER NOT NULL
-    )
-    """,
-    "CREATE INDEX trace_start ON trace (start_ns)",
-    # How much of a trace is in a batch.
-    """
-    CREATE TABLE part (
-        batch INTEGER NOT NULL,
-        trace INTEGER NOT NULL,
-        spans INTEGER NOT NULL,
-        errors INTEGER NOT NULL,
-        PRIMARY KEY (batch, trace)
-    ) WITHOUT ROWID
-    """,
-    "CREATE INDEX part_trace ON part (trace)",
-    # What a trace can be found by. The key holds the traces with a word in the order in which they are wanted.
-    """
-    CREATE TABLE word (
-        kind TEXT NOT NULL,
-        word TEXT NOT NULL,
-        start_ns INTEGER NOT NULL,
-        trace INTEGER NOT NULL,
-        PRIMARY KEY (kind, word, start_ns, trace)
-    ) WITHOUT ROWID
-    """,
-    "CREATE INDEX word_trace ON word (trace)",
+# Names this file: its batch ids mean nothing to an index or a cursor of another file.
+_IDENTITY: Final = (
+    "CREATE TABLE identity (store_id TEXT NOT NULL)",
+    "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
 )
 
-STATEMENTS: Final = (*_OUTBOX, *_INDEX)
+OUTBOX: Final = Schema(
+    application_id=0x6E64736F,  # "ndso"
+    version=1,
+    statements=(*_OUTBOX, *_IDENTITY),
+)
+"""The schema of the outbox."""

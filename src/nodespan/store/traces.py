@@ -1,179 +1,315 @@
-"""Finds traces in a store."""
+"""The read model: finds, gets and follows the traces of a store, as records that are ready for JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from nodespan.errors import StoreError
-from nodespan.otlp import ERROR, SpanRecord, decode_batch
-from nodespan.store.database import MEMORY, Database
-from nodespan.store.index import fill_index
+from nodespan.errors import StoreBusyError, StoreError
+from nodespan.spans.log import warn
+from nodespan.store import search
+from nodespan.store.convert import span_records
+from nodespan.store.database import MEMORY, Database, DatabaseReader
+from nodespan.store.index import INDEX, Index, indexed_spans
+from nodespan.store.paths import index_path
+from nodespan.store.records import ANY
+from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
 
     from nodespan.store.outbox import SqliteStore
+    from nodespan.store.records import Changes, SpanRecord, StoreStatus, TraceContent, TraceFilter, TraceRecord
 
-_COUNTED: Final = 1_000
-"""Of several words the rarest leads the search; how rare one is, is counted so far."""
+_POLL_S: Final = 0.05
+_FOLLOWED_BATCHES: Final = 32
+_FOLLOWED_BYTES: Final = 4 * 1024 * 1024
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class TraceFilter:
-    """Which traces are wanted: those that fit every field that is given, with whichever of their spans.
-
-    Attributes:
-        node: LangGraph's name of a node, or the name that it was given.
-        min_duration_s: Of the whole trace.
-        is_error: A span of it failed.
-        since_ns: Unix time in ns of its start.
-    """
-
-    service: str | None = None
-    workflow: str | None = None
-    node: str | None = None
-    model: str | None = None
-    conversation: str | None = None
-    min_duration_s: float | None = None
-    is_error: bool = False
-    since_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSummary:
-    """A line of ``nodespan traces``. Times are Unix time in ns; name and service are of the span that began first."""
-
-    trace_id: str
-    name: str
-    service: str
-    start_ns: int
-    end_ns: int
-    spans: int
-    errors: int
-
-
 class StoreReader:
-    """Reads a store through a connection of its own, so that nobody who writes waits for a search.
+    """Reads a store, through connections of its own that never take the outbox's write lock.
+
+    Safe from any thread and across forks. Close it, or use it as a context manager. A process other than the writer's
+    sees nothing of a store in memory.
 
     Args:
-        store: Whose batches to read; what came since the last time is taken into the search index first.
-        progress: Called with the number of spans indexed so far and of all that are to be, while a long fill goes on.
+        store: The store to read. The file need not exist: it then reads as empty.
+        progress: Called while the index is filled, with the number of spans so far and of all that are to be indexed.
+        fill_s: How long a call may fill the index before it answers from what is indexed; the newest traces are indexed
+            first. ``None``: every answer is complete.
     """
 
-    def __init__(self, store: SqliteStore, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        store: SqliteStore,
+        progress: Callable[[int, int], None] | None = None,
+        fill_s: float | None = None,
+    ) -> None:
         self._path = store.path
-        self._database = store.database if store.path == MEMORY else Database(store.path)
+        self._outbox = store.database if store.path == MEMORY else DatabaseReader(store.path, OUTBOX)
         self._progress = progress
+        self._fill_s = fill_s
+        self._index: Index | None = None
+        self._is_index_unavailable = False
+        self._followed: object = None
 
-    def find_traces(self, wanted: TraceFilter, limit: int) -> list[TraceSummary]:
-        """The newest traces that fit, newest first."""
-        return self._search(lambda connection: _find(connection, wanted, limit))
+    def __enter__(self) -> StoreReader:
+        return self
 
-    def get_trace(self, prefix: str) -> list[SpanRecord]:
-        """The spans of the trace whose id begins so, each once, by start.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; a later call opens them again."""
+        if self._path != MEMORY:
+            self._outbox.close()
+        if self._index is not None:
+            self._index.database.close()
+
+    def find(self, wanted: TraceFilter = ANY, limit: int = 20) -> list[TraceRecord]:
+        """Find the newest traces that match, newest first, with ended and open spans alike.
+
+        Args:
+            wanted: The filter; ``before`` in it gives the next page.
+            limit: Maximum number of traces.
 
         Raises:
-            StoreError: There is none, or more than one.
+            StoreError: The store cannot be read.
         """
+        return self._search(lambda connection: search.find(connection, wanted, limit))
 
-        def work(connection: sqlite3.Connection) -> list[SpanRecord]:
-            trace, trace_id = self._get(connection, prefix)
-            batches = connection.execute(
-                "SELECT data FROM batch WHERE id IN (SELECT batch FROM part WHERE trace = ?)", (trace,)
-            )
-            spans = {span.span_id: span for (data,) in batches for span in decode_batch(data, trace_id)}
-            return sorted(spans.values(), key=lambda span: (span.start_ns, -span.end_ns))
+    def get(self, trace_id: str) -> TraceContent:
+        """Get a trace with its spans.
 
-        return self._search(work)
+        Args:
+            trace_id: Its id, or a unique prefix of it.
+
+        Raises:
+            StoreError: No trace or more than one matches, or the store cannot be read.
+        """
+        found = self._get(trace_id)
+        batches = self._search(lambda connection: search.batches_of(connection, found["trace_id"]))
+        spans: dict[str, SpanRecord] = {}
+        for batch_id in batches:
+            data = self._outbox.read(lambda connection, batch_id=batch_id: _data(connection, batch_id))
+            if data is not None:  # it may have been deleted meanwhile
+                spans.update((span["span_id"], span) for span in span_records(data, found["trace_id"]))
+        ordered = sorted(spans.values(), key=lambda span: (span["start_ns"], -(span["end_ns"] or 0)))
+        return {"trace": found, "spans": ordered, "graphs": {}}
+
+    def cursor(self) -> str:
+        """Return the cursor of now: ``follow`` then gives what changes from now on.
+
+        Take it before ``find`` or ``get``: a change between the two is then given twice, never missed.
+        """
+        return self._outbox.read(self._now)
+
+    def follow(self, cursor: str, wanted: TraceFilter = ANY, wait_s: float = 0.0) -> Changes:
+        """Return what has changed since a cursor, a few MB at most.
+
+        A call that finds no change costs one ``PRAGMA data_version`` (some µs): polling every 50 ms is cheap.
+
+        Args:
+            cursor: Of ``cursor()`` or of the last ``Changes``.
+            wanted: Only changes of traces that match now. Spans of a trace that were stored before it matched are not
+                given later: ``get`` has them. ``before`` is ignored.
+            wait_s: If nothing has changed, poll this long until something has. Blocks the thread; in asyncio use
+                ``asyncio.to_thread``.
+
+        Raises:
+            StoreError: The store cannot be read, or the text is not a cursor.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            version = cursor, self._outbox.version()
+            if version != self._followed:
+                changes = self._changes(cursor, wanted)
+                cursor = changes["cursor"]
+                if not changes["has_more"]:
+                    self._followed = cursor, version[1]
+                if changes["traces"] or changes["is_reset"] or changes["has_more"] or changes["running"] is not None:
+                    return changes
+            if (left_s := deadline - time.monotonic()) <= 0:
+                return _no_changes(cursor)
+            time.sleep(min(_POLL_S, left_s))
+
+    def fill(self, budget_s: float | None = None) -> bool:
+        """Take stored batches into the index, newest first.
+
+        ``find``, ``get`` and ``follow`` do so first, within the ``fill_s`` of the constructor.
+
+        Args:
+            budget_s: How long, at most; one slice of about 2,000 spans is read in any case. ``None``: until all are in.
+
+        Returns:
+            Whether the index has all batches.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        return self._with_index(lambda index: index.fill(budget_s))
+
+    def status(self) -> StoreStatus:
+        """Return how the store is read, and how much of it is in the index.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        query = "SELECT spans, bytes FROM total"
+        spans, size_bytes = self._outbox.read(lambda connection: connection.execute(query).fetchone())
+        return {
+            "path": str(self._path),
+            "spans": spans,
+            "size_bytes": size_bytes,
+            "indexed_spans": self._with_index(lambda index: index.database.read(indexed_spans)),
+            "is_copy": self._is_copy(),
+            "is_index_temporary": self._with_index(lambda index: index.database.path == MEMORY),
+            "sees_running": self._path != MEMORY and not self._is_copy(),
+        }
 
     def iter_batches(self, prefixes: Sequence[str] = ()) -> Iterator[tuple[bytes, set[str]]]:
         """Encoded batches, the oldest first, each with the ids of the wanted traces in it.
 
         Args:
-            prefixes: How the wanted traces' ids begin. Without any every batch is given, and no ids.
+            prefixes: Prefixes of the wanted traces' ids. Without any, every batch is given, and no ids.
 
         Raises:
-            StoreError: Of a trace there is none, or more than one.
+            StoreError: No trace or more than one matches a prefix, or the store cannot be read.
         """
-
-        def of_traces(connection: sqlite3.Connection) -> dict[int, set[str]]:
-            found: dict[int, set[str]] = {}
-            for trace, trace_id in [self._get(connection, prefix) for prefix in prefixes]:
-                for (batch_id,) in connection.execute("SELECT batch FROM part WHERE trace = ?", (trace,)):
-                    found.setdefault(batch_id, set()).add(trace_id)
-            return found
-
-        def all_batches(connection: sqlite3.Connection) -> dict[int, set[str]]:
-            return {batch_id: set() for (batch_id,) in connection.execute("SELECT id FROM batch")}
-
-        wanted = self._search(of_traces) if prefixes else self._search(all_batches)
+        wanted: dict[int, set[str]] = {}
+        for trace_id in [self._get(prefix)["trace_id"] for prefix in prefixes]:
+            for batch_id in self._search(lambda connection, trace_id=trace_id: search.batches_of(connection, trace_id)):
+                wanted.setdefault(batch_id, set()).add(trace_id)
+        if not prefixes:
+            wanted = {batch_id: set() for batch_id in self._outbox.read(_batch_ids)}
         for batch_id in sorted(wanted):
-            data = self._search(lambda connection, batch_id=batch_id: _data(connection, batch_id), fill=False)
-            if data is not None:  # it may have had to make room meanwhile
+            data = self._outbox.read(lambda connection, batch_id=batch_id: _data(connection, batch_id))
+            if data is not None:  # it may have been deleted meanwhile
                 yield data, wanted[batch_id]
 
-    def _get(self, connection: sqlite3.Connection, prefix: str) -> tuple[int, str]:
-        first = prefix.lower()
-        found = connection.execute(
-            "SELECT id, trace_id FROM trace WHERE trace_id >= ? AND trace_id < ? LIMIT 2", (first, first + "g")
-        ).fetchall()
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the outbox into a new file, while others write to the store.
+
+        Raises:
+            StoreError: The file exists or cannot be written, or the store cannot be read.
+        """
+        self._outbox.version()
+        if self._is_absent():
+            raise StoreError(f"There is no store at {self._path}.")
+        self._outbox.copy_to(path)
+
+    def _get(self, prefix: str) -> TraceRecord:
+        found = self._search(lambda connection: search.by_prefix(connection, prefix))
+        if not found and self._fill_s is not None:
+            self.fill()
+            found = self._search(lambda connection: search.by_prefix(connection, prefix))
         if len(found) != 1:
             what = "More than one trace" if found else "No trace"
-            raise StoreError(f"{what} in {self._path} begins with {prefix!r}. See them all: nodespan traces")
+            raise StoreError(
+                f"{what} in {self._path} has an id that begins with {prefix!r}. List them: nodespan traces"
+            )
         return found[0]
 
-    def _search(self, work: Callable[[sqlite3.Connection], _T], *, fill: bool = True) -> _T:
+    def _changes(self, cursor: str, wanted: TraceFilter) -> Changes:
+        store_id, after = _parsed(cursor)
+        now = self.cursor()
+        store_now, last = _parsed(now)
+        if (store_id and store_id != store_now) or after > last:
+            return {**_no_changes(now), "is_reset": True}
+        batches = self._outbox.read(lambda connection: _batches_after(connection, after))
+        if not batches:
+            return _no_changes(now)
+        until = batches[-1][0]
+        traces = self._search(lambda connection: search.changed(connection, wanted, (after + 1, until)))
+        matching = {trace["trace_id"] for trace in traces}
+        spans = [span for _, data in batches for span in span_records(data) if span["trace_id"] in matching]
+        return {
+            "cursor": f"{store_now}.{until}",
+            "is_reset": False,
+            "has_more": until < last,
+            "traces": traces,
+            "spans": spans,
+            "running": None,
+        }
+
+    def _now(self, connection: sqlite3.Connection) -> str:
+        store_id = connection.execute("SELECT store_id FROM identity").fetchone()[0]
+        last = connection.execute("SELECT coalesce(max(id), 0) FROM batch").fetchone()[0]
+        return ".0" if self._is_absent() else f"{store_id}.{last}"
+
+    def _search(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        def fill_and_read(index: Index) -> _T:
+            try:
+                index.fill(self._fill_s)
+            except StoreBusyError:
+                if self._fill_s is None:
+                    raise
+            return index.database.read(work)
+
+        return self._with_index(fill_and_read)
+
+    def _with_index(self, work: Callable[[Index], _T]) -> _T:
+        """Runs the work on the index beside the store, or on a temporary one where that cannot be used."""
+        self._outbox.version()  # an error of the outbox is not one of the index
+        if self._is_copy() or self._is_absent() or self._path == MEMORY or self._is_index_unavailable:
+            return work(self._index_at(MEMORY))
         try:
-            if fill:
-                fill_index(self._database, self._progress)
-            return self._database.read(work)
-        finally:
-            if self._path != MEMORY:
-                self._database.close()
+            return work(self._index_at(index_path(self._path)))
+        except StoreBusyError:
+            raise
+        except StoreError as error:
+            self._is_index_unavailable = True
+            warn("store.index_unavailable", "%s This process uses a temporary search index.", error)
+            return work(self._index_at(MEMORY))
+
+    def _index_at(self, path: Path) -> Index:
+        if self._index is None or self._index.database.path != path:
+            if self._index is not None:
+                self._index.database.close()
+            self._index = Index(self._outbox, Database(path, INDEX), self._progress)
+        return self._index
+
+    def _is_copy(self) -> bool:
+        return isinstance(self._outbox, DatabaseReader) and self._outbox.is_copy
+
+    def _is_absent(self) -> bool:
+        return isinstance(self._outbox, DatabaseReader) and self._outbox.is_absent
+
+
+def _parsed(cursor: str) -> tuple[str, int]:
+    store_id, separator, batch = cursor.rpartition(".")
+    if not separator or not batch.isdecimal():
+        raise StoreError(f"{cursor!r} is not a cursor of this store. Call cursor() for one.")
+    return store_id, int(batch)
+
+
+def _no_changes(cursor: str) -> Changes:
+    return {"cursor": cursor, "is_reset": False, "has_more": False, "traces": [], "spans": [], "running": None}
+
+
+def _batches_after(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    size = 0
+    query = "SELECT id, data FROM batch WHERE id > ? ORDER BY id LIMIT ?"
+    for batch_id, data in connection.execute(query, (after, _FOLLOWED_BATCHES)):
+        found.append((batch_id, data))
+        size += len(data)
+        if size >= _FOLLOWED_BYTES:
+            break
+    return found
+
+
+def _batch_ids(connection: sqlite3.Connection) -> list[int]:
+    return [batch_id for (batch_id,) in connection.execute("SELECT id FROM batch")]
 
 
 def _data(connection: sqlite3.Connection, batch_id: int) -> bytes | None:
     row = connection.execute("SELECT data FROM batch WHERE id = ?", (batch_id,)).fetchone()
     return row[0] if row is not None else None
-
-
-def _find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> list[TraceSummary]:
-    shortest_ns = (wanted.min_duration_s or 0.0) * 1e9
-    since_ns = wanted.since_ns or 0
-    columns = "trace_id, name, service, trace.start_ns, end_ns, spans, errors"
-    words = _words(wanted)
-    if len(words) > 1:
-        words.sort(key=lambda word: _frequency(connection, word))
-    if not words:
-        query = (
-            f"SELECT {columns} FROM trace WHERE start_ns >= ? AND end_ns - start_ns >= ? ORDER BY start_ns DESC LIMIT ?"  # noqa: S608 our own words
-        )
-        return [TraceSummary(*row) for row in connection.execute(query, (since_ns, shortest_ns, limit))]
-    # CROSS JOIN has SQLite walk the traces of the rarest word, newest first, until enough of them fit.
-    others = "".join(
-        " AND EXISTS (SELECT 1 FROM word WHERE kind = ? AND word = ? "
-        "AND start_ns = lead.start_ns AND trace = lead.trace)"
-        for _ in words[1:]
-    )
-    query = (
-        f"SELECT {columns} FROM word AS lead CROSS JOIN trace ON trace.id = lead.trace "  # noqa: S608 our own words
-        f"WHERE kind = ? AND word = ? AND lead.start_ns >= ? {others} AND end_ns - trace.start_ns >= ? "
-        "ORDER BY lead.start_ns DESC LIMIT ?"
-    )
-    bound = (*words[0], since_ns, *(part for word in words[1:] for part in word), shortest_ns, limit)
-    return [TraceSummary(*row) for row in connection.execute(query, bound)]
-
-
-def _words(wanted: TraceFilter) -> list[tuple[str, str]]:
-    given = [(kind, getattr(wanted, kind)) for kind in ("service", "workflow", "node", "model", "conversation")]
-    words = [(kind, word) for kind, word in given if word is not None]
-    return [*words, ERROR] if wanted.is_error else words
-
-
-def _frequency(connection: sqlite3.Connection, word: tuple[str, str]) -> int:
-    query = "SELECT count(*) FROM (SELECT 1 FROM word WHERE kind = ? AND word = ? LIMIT ?)"
-    return connection.execute(query, (*word, _COUNTED)).fetchone()[0]

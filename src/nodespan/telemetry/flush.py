@@ -10,7 +10,7 @@ from nodespan.delivery.outage_log import SaidOnce
 from nodespan.delivery.outbox_sender import Shipper
 from nodespan.errors import ConfigurationError
 from nodespan.store import EXPORTED, open_store
-from nodespan.telemetry.setup import make_sender
+from nodespan.telemetry.providers import make_sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable

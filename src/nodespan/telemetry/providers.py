@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Reso
 from nodespan.delivery.outage_log import SaidOnce, exporting
 
 if TYPE_CHECKING:
+    from nodespan.delivery.senders.answer import Sender
     from nodespan.telemetry.settings import Settings, Signal
 
 Stop = Callable[[float], object]
@@ -104,3 +105,15 @@ def _say_trouble_once(exporter: Any, settings: Settings, signal: Signal, said: S
             return export(*args, **kwargs)
 
     exporter.export = export_quietly
+
+
+def make_sender(settings: Settings) -> Sender:
+    """Sends to the endpoint of traces."""
+    endpoint, headers = settings.exporter_endpoint("traces"), settings.headers_of("traces")
+    if settings.protocol_of("traces") == "grpc":
+        from nodespan.delivery.senders.otlp_grpc import GrpcSender
+
+        return GrpcSender(endpoint, headers, settings.compression_of("traces"))
+    from nodespan.delivery.senders.otlp_http import HttpSender
+
+    return HttpSender(endpoint, headers)

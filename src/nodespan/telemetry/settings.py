@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -99,6 +99,20 @@ class Settings:
                 path = os.environ.get(prefix + what, "").strip()
                 if path and not Path(path).is_file():
                     raise ConfigurationError(f"{prefix}{what} is {path!r}, and there is no such file. Give a PEM file.")
+
+    def difference(self, other: Settings) -> str:
+        """The settings that differ, with both values, as a user gave them; headers are named without their values."""
+        found: list[str] = []
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if mine != theirs:
+                found.append(f"{each.name}={mine!r}, now {theirs!r}" if each.repr else f"other {each.name}")
+        return "; ".join(found)
+
+    @property
+    def is_disabled(self) -> bool:
+        """``OTEL_SDK_DISABLED=true``: nothing is recorded."""
+        return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
     @property
     def write_interval_s(self) -> float:

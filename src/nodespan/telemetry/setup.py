@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import atexit
-import logging
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-from opentelemetry import _logs, metrics, trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from nodespan.delivery.ledger import DeliveryReport
-from nodespan.delivery.outage_log import SaidOnce
-from nodespan.delivery.processor import DESTINATION_READINGS, READINGS, StoreSpanProcessor
 from nodespan.errors import ConfigurationError
+from nodespan.spans.exits import end_running_work
 from nodespan.spans.guard import Guard
-from nodespan.spans.instruments import get_instruments
+from nodespan.spans.log import warn
 from nodespan.spans.redaction import Redact, set_redaction
-from nodespan.store import SqliteStore, open_store
-from nodespan.telemetry.logs import OTelHandler
-from nodespan.telemetry.providers import Stop, make_logger_provider, make_meter_provider, make_resource
+from nodespan.telemetry.pipelines import Pipelines
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.trace import SpanProcessor
-
-    from nodespan.delivery.senders.answer import Sender
+    from nodespan.store import SqliteStore
 
 EXIT_S: Final = 1.5
 """Longest time for the last spans, metrics and log records: with the interpreter's own end, leaving takes 2 s."""
 _FOR_SPANS: Final = 0.5
 """Part of it in which spans may go out; the rest is for the last metrics and log records."""
-_LEAST_S: Final = 0.05
 
-_logger = logging.getLogger("nodespan")
 _lock = threading.RLock()
 _STOPPING: Final = Guard("shut down")
 
@@ -48,8 +34,11 @@ _STOPPING: Final = Guard("shut down")
 class Telemetry:
     """What ``configure()`` set up. A context manager: leaving it shuts down.
 
+    After ``shutdown()`` the process can be configured again. Tracers, meters and loggers that were obtained earlier use
+    the new configuration.
+
     Attributes:
-        settings: What it was told.
+        settings: The arguments of ``configure()``.
         redact: Every captured text runs through it.
     """
 
@@ -58,60 +47,62 @@ class Telemetry:
     def __init__(self, settings: Settings, redact: Redact | None) -> None:
         self.settings = settings
         self.redact = redact
-        self._delivery: StoreSpanProcessor | None = None
-        self._stops: list[Stop] = []
-        self._said = SaidOnce()
+        self._pipelines = Pipelines(settings)
         set_redaction(redact)
-        self._set_up_traces()
-        atexit.register(self.shutdown)
 
     @classmethod
     def of(cls, settings: Settings, redact: Redact | None) -> Telemetry:
-        """The process's one, made if there is none yet.
+        """The active configuration of this process, made if there is none.
 
         Raises:
-            ConfigurationError: There is one that was told otherwise.
+            ConfigurationError: The process is configured with other settings.
         """
         with _lock:
-            if cls._current is None:
-                cls._current = cls(settings, redact)
-            elif cls._current.settings.zero_code:
-                cls._current.add_to_zero_code(settings, redact)
-            elif (cls._current.settings, cls._current.redact) != (settings, redact):
+            current = cls._current
+            if current is None:
+                current = cls._current = cls(settings, redact)
+            elif current.settings.zero_code:
+                current.add_to_zero_code(settings, redact)
+            elif current.settings == settings:
+                current._use_redaction(redact)  # a notebook cell that runs again makes its hook again
+            else:
                 raise ConfigurationError(
-                    f"This process was configured before, with {cls._current.settings}. "
-                    "Call configure() once, or telemetry.shutdown() before the next time."
+                    f"configure() was called before with other settings: {current.settings.difference(settings)}. "
+                    "Call telemetry.shutdown() first, or use the same settings."
                 )
-            return cls._current
+            return current
+
+    @classmethod
+    def active(cls) -> Telemetry | None:
+        """The active configuration of this process; ``None`` before ``configure()`` and after ``shutdown()``."""
+        return cls._current
 
     @property
     def store(self) -> SqliteStore | None:
-        """Where this process's spans are kept; ``None`` when they go elsewhere."""
-        return self._delivery.store if self._delivery is not None else None
+        """The local store of this process's spans; ``None`` when they go elsewhere."""
+        delivery = self._pipelines.delivery
+        return delivery.store if delivery is not None else None
 
     def force_flush(self, timeout_s: float = 30.0) -> DeliveryReport:
-        """Writes and sends what waits, for as long as it may take.
+        """Writes and sends what waits, in at most this time.
 
         Returns:
-            Where the spans are; it is true when none is missing, and says otherwise by how many.
+            Where the spans are. It is true when none is missing.
         """
-        if self._delivery is None:
+        delivery = self._pipelines.delivery
+        if delivery is None:
             return DeliveryReport(0, 0, 0, 0)
-        self._delivery.force_flush(round(timeout_s * 1e3))
-        return self._delivery.report()
+        delivery.force_flush(round(timeout_s * 1e3))
+        return delivery.report()
 
     def shutdown(self, timeout_s: float = EXIT_S) -> DeliveryReport:
         """Flushes and stops, in at most this time. What was not sent stays in the store for the next start."""
         deadline = time.monotonic() + timeout_s
         report = self.force_flush(timeout_s * _FOR_SPANS)
-        with _lock:
-            while self._stops:  # metrics after spans, whose last figures they are to tell
-                stop = self._stops.pop(0)
-                with _STOPPING:
-                    stop(max((deadline - time.monotonic()) / (len(self._stops) + 1), _LEAST_S))
+        with _lock, _STOPPING:
+            self._pipelines.stop(deadline)
             if Telemetry._current is self:
                 Telemetry._current = None
-        atexit.unregister(self.shutdown)
         return report
 
     def __enter__(self) -> Telemetry:
@@ -123,83 +114,29 @@ class Telemetry:
         self.shutdown()
 
     def add_to_zero_code(self, settings: Settings, redact: Redact | None) -> None:
-        """Takes of the program's own ``configure()`` what can still be taken."""
+        """Applies the redaction hook of a ``configure()`` in a program under ``opentelemetry-instrument``."""
         if redact is not None:
-            self.redact = redact
-            set_redaction(redact)
+            self._use_redaction(redact)
         if settings != Settings():
-            _logger.warning(
-                "opentelemetry-instrument has configured this process by OTEL_* variables. Of configure() only "
-                "the redaction hook is taken: give the rest as variables, such as OTEL_SERVICE_NAME."
+            warn(
+                "configure.zero_code",
+                "opentelemetry-instrument has configured this process from OTEL_* variables. Of the arguments of "
+                "configure() only redact is used: set the others as variables, such as OTEL_SERVICE_NAME.",
             )
 
-    def _set_up_traces(self) -> None:
-        existing: Any = trace.get_tracer_provider()
-        if not hasattr(existing, "add_span_processor"):
-            self._set_up_providers()
-        elif self.settings.attach:
-            delivery = self._make_delivery(None)
-            existing.add_span_processor(delivery)
-            self._stops.append(lambda _: delivery.shutdown())
-        else:
-            _logger.warning(
-                "A tracer provider is set already (%s): spans are made on it and go where it sends them. "
-                "configure(attach=True) keeps them in nodespan's store as well.",
-                type(existing).__name__,
-            )
-
-    def _set_up_providers(self) -> None:
-        resource = make_resource(self.settings)
-        meters = make_meter_provider(self.settings, resource, self._said)
-        loggers = make_logger_provider(self.settings, resource, self._said)
-        meter_provider = meters[0] if meters is not None else None
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False, meter_provider=meter_provider)
-        if (processor := self._make_processor(meter_provider)) is not None:
-            provider.add_span_processor(processor)
-        trace.set_tracer_provider(provider)
-        self._stops.append(lambda _: provider.shutdown())
-        if meters is not None:
-            metrics.set_meter_provider(meters[0])
-            self._stops.append(meters[1])
-        if loggers is not None:
-            _logs.set_logger_provider(loggers[0])
-            handler = OTelHandler(loggers[0].get_logger("nodespan"))
-            logging.getLogger("nodespan").addHandler(handler)
-            self._stops.append(lambda _: logging.getLogger("nodespan").removeHandler(handler))
-            self._stops.append(loggers[1])
-
-    def _make_processor(self, meter_provider: MeterProvider | None) -> SpanProcessor | None:
-        kind = self.settings.exporter_of("traces")
-        if kind == "console":
-            return SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout))
-        return None if kind == "none" else self._make_delivery(meter_provider)
-
-    def _make_delivery(self, meter_provider: MeterProvider | None) -> StoreSpanProcessor:
-        settings = self.settings
-        destination = settings.endpoint_of("traces") if settings.exporter_of("traces") == "otlp" else None
-        self._delivery = StoreSpanProcessor(
-            open_store(),
-            destination,
-            lambda: make_sender(settings),
-            self._said,
-            settings.write_interval_s,
-            settings.queue_max,
-        )
-        readings = READINGS if destination is None else READINGS | DESTINATION_READINGS
-        get_instruments(meter_provider).observe(self._delivery, readings)
-        return self._delivery
+    def _use_redaction(self, redact: Redact | None) -> None:
+        self.redact = redact
+        set_redaction(redact)
 
 
-def make_sender(settings: Settings) -> Sender:
-    """Sends to the endpoint of traces."""
-    endpoint, headers = settings.exporter_endpoint("traces"), settings.headers_of("traces")
-    if settings.protocol_of("traces") == "grpc":
-        from nodespan.delivery.senders.otlp_grpc import GrpcSender
+def _shut_down_at_exit() -> None:
+    end_running_work()
+    if (current := Telemetry.active()) is not None:
+        current.shutdown()
+    Pipelines.shut_down_others()
 
-        return GrpcSender(endpoint, headers, settings.compression_of("traces"))
-    from nodespan.delivery.senders.otlp_http import HttpSender
 
-    return HttpSender(endpoint, headers)
+atexit.register(_shut_down_at_exit)
 
 
 def configure(
@@ -212,24 +149,25 @@ def configure(
     redact: Redact | None = None,
     attach: bool = False,
 ) -> Telemetry:
-    """Sets up traces, metrics and logs for this process, once. ``OTEL_*`` variables go before the arguments.
+    """Sets up traces, metrics and logs for this process. ``OTEL_*`` variables take precedence over arguments.
 
     Without an endpoint spans go to the local store (``NODESPAN_STORE``), and metrics and logs are not recorded. A
-    tracer provider that somebody else has set is respected: spans are made on it and go where it sends them.
+    tracer provider that the program has set is respected: spans are made on it and go where it sends them. After
+    ``shutdown()`` it can be called again, with other settings.
 
     Args:
         service_name: ``service.name`` of the resource.
         endpoint: OTLP address, such as ``http://localhost:4318``.
         protocol: ``"http/protobuf"`` (the default) or ``"grpc"``.
-        headers: Sent along with each request.
+        headers: Sent with each request.
         resource_attributes: More of the resource.
         redact: Every captured text runs through it before it leaves.
-        attach: Add the local store, and the endpoint, to a provider that somebody else has set.
+        attach: Add the local store, and the endpoint, to a provider that the program has set.
 
     Returns:
         The same object for the same arguments.
 
     Raises:
-        ConfigurationError: An argument or variable cannot work, or the process is configured otherwise already.
+        ConfigurationError: An argument is invalid, or the process is configured with other settings.
     """
     return Telemetry.of(Settings(service_name, endpoint, protocol, headers, resource_attributes or {}, attach), redact)

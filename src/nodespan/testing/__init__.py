@@ -208,3 +208,21 @@ def _pause(delay_s: float, cancellation: Cancellation) -> None:
     until = time.perf_counter() + delay_s
     while not cancellation.requested and (left := until - time.perf_counter()) > 0:
         time.sleep(min(left, 0.005))
+
+
+def reset() -> None:
+    """Ends what ``configure()`` and ``instrument()`` have started in this process, for a fixture of a test suite.
+
+    Telemetry shuts down (a later ``configure()`` starts anew), the libraries are restored, and warnings that are logged
+    once are logged again. OpenTelemetry's global providers stay: they can be set only once.
+    """
+    from nodespan.instrumentation import uninstrument
+    from nodespan.spans.guard import forget_reported
+    from nodespan.spans.redaction import set_redaction
+    from nodespan.telemetry import Telemetry
+
+    if (telemetry := Telemetry.active()) is not None:
+        telemetry.shutdown()
+    uninstrument()
+    set_redaction(None)
+    forget_reported()

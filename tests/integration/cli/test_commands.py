@@ -47,8 +47,6 @@ def make_run(name: str, service: str = "app", *, failed: bool = False, seconds: 
         for span in (chat, node, run):
             span.end(end)
         assert telemetry.force_flush()
-    trace._TRACER_PROVIDER = None
-    trace._TRACER_PROVIDER_SET_ONCE = trace.Once()
     return format(run.get_span_context().trace_id, "032x")
 
 
@@ -111,11 +109,14 @@ def test_wrong_usage_is_exit_code_2_and_a_bad_time_1(cli):
     assert "15m" in cli.err
 
 
-def test_export_writes_otlp_json_that_has_every_span(cli, tmp_path):
+def test_each_line_of_an_export_is_an_otlp_document_and_together_they_have_every_span(cli, tmp_path):
+    """The collector's otlpjsonfile receiver unmarshals each line by itself."""
     ids = {make_run("one"), make_run("two")}
     assert cli("export").code == 0
-    request = Parse(json.dumps(with_base64_ids(cli.json)), ExportTraceServiceRequest())
-    spans = [span for r in request.resource_spans for s in r.scope_spans for span in s.spans]
+    documents = [json.loads(line) for line in cli.out.splitlines()]
+    assert len(documents) == 2
+    requests = [Parse(json.dumps(with_base64_ids(each)), ExportTraceServiceRequest()) for each in documents]
+    spans = [span for one in requests for r in one.resource_spans for s in r.scope_spans for span in s.spans]
     assert {span.trace_id.hex() for span in spans} == ids
     assert len(spans) == 6
     (chat,) = [span for span in spans if span.name == "chat" and span.trace_id.hex() == min(ids)]
@@ -126,7 +127,8 @@ def test_export_writes_otlp_json_that_has_every_span(cli, tmp_path):
     path = tmp_path / "out.json"
     assert cli("export", wanted[:8], "--output", str(path), "--json").code == 0
     assert cli.json == {"path": str(path), "spans": 3}
-    exported = json.loads(path.read_text())
+    (line,) = path.read_text().splitlines()
+    exported = json.loads(line)
     assert {s["traceId"] for r in exported["resourceSpans"] for c in r["scopeSpans"] for s in c["spans"]} == {wanted}
     assert all(
         isinstance(s["kind"], int) for r in exported["resourceSpans"] for c in r["scopeSpans"] for s in c["spans"]

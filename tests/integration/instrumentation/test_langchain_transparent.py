@@ -79,6 +79,7 @@ def test_a_seam_that_is_missing_is_said_once_with_what_is_lost(switch, exporter,
     assert len(exporter.get_finished_spans()) == 1
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_a_provider_that_is_set_after_instrument_gets_the_spans(switch, exporter):
     switch(None)
     provider = TracerProvider(shutdown_on_exit=False)

@@ -287,6 +287,7 @@ def test_without_any_provider_no_run_is_opened_and_nothing_is_kept(run):
     assert not nothing._put_off
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_a_meter_provider_that_is_set_after_instrument_counts_from_then_on(tracer_provider, measured, exporter):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     try:

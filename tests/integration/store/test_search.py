@@ -7,40 +7,11 @@ import threading
 import time
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from nodespan import semconv
+from batches import SECOND, span, write
 from nodespan.errors import StoreError
 from nodespan.otlp import Encoded
-from nodespan.store import SqliteStore, StoreLimits, StoreReader, TraceFilter
-
-SECOND = 10**9
-
-
-def span(trace: int, number: int, start: float, end: float, *, failed: bool = False, **words: str) -> Span:
-    """Number 0 is the root."""
-    keys = {"node": semconv.NODE, "model": semconv.REQUEST_MODEL, "workflow": semconv.WORKFLOW_NAME}
-    made = Span(
-        trace_id=trace.to_bytes(16, "big"),
-        span_id=(trace * 1000 + number + 1).to_bytes(8, "big"),
-        parent_span_id=(trace * 1000 + 1).to_bytes(8, "big") if number else b"",
-        name=f"span {number} of {trace}",
-        start_time_unix_nano=round(start * SECOND),
-        end_time_unix_nano=round(end * SECOND),
-        status=Status(code=Status.STATUS_CODE_ERROR) if failed else None,
-    )
-    for kind, word in words.items():
-        made.attributes.add(key=keys[kind]).value.string_value = word
-    return made
-
-
-def write(store: SqliteStore, *spans: Span, service: str = "app") -> int:
-    request = ExportTraceServiceRequest()
-    resource = request.resource_spans.add()
-    resource.resource.attributes.add(key="service.name").value.string_value = service
-    resource.scope_spans.add().spans.extend(spans)
-    return store.append(Encoded(request.SerializeToString(), len(spans)), None)
+from nodespan.store import SqliteStore, StoreLimits, StoreReader, TraceFilter, index_path
 
 
 @pytest.fixture
@@ -51,7 +22,7 @@ def store(tmp_path):
 
 
 def numbers(store: SqliteStore, limit: int = 100, **wanted) -> list[int]:
-    return [int(found.trace_id, 16) for found in StoreReader(store).find_traces(TraceFilter(**wanted), limit)]
+    return [int(found["trace_id"], 16) for found in StoreReader(store).find(TraceFilter(**wanted), limit)]
 
 
 def test_a_root_that_ends_last_gives_its_trace_name_start_and_place(store):
@@ -62,23 +33,23 @@ def test_a_root_that_ends_last_gives_its_trace_name_start_and_place(store):
     assert numbers(store) == [2, 1]  # by start, the newest first
     assert numbers(store, node="first") == numbers(store, node="second") == [1]
     assert numbers(store, node="first", since_ns=11 * SECOND) == []
-    (found,) = StoreReader(store).find_traces(TraceFilter(node="first"), 10)
-    assert (found.name, found.start_ns, found.end_ns) == ("span 0 of 1", 10 * SECOND, 15 * SECOND)
-    assert (found.spans, found.errors) == (3, 0)
+    (found,) = StoreReader(store).find(TraceFilter(node="first"), 10)
+    assert (found["name"], found["start_ns"], found["end_ns"]) == ("span 0 of 1", 10 * SECOND, 15 * SECOND)
+    assert (found["spans"], found["errors"]) == (3, 0)
 
 
 def test_the_name_is_of_the_span_that_began_first_and_of_the_root_where_two_did(store):
     write(store, span(1, 1, 10, 12), span(1, 0, 10, 15))
     write(store, span(2, 1, 10, 12))
     write(store, span(2, 0, 10, 15))
-    assert {found.name for found in StoreReader(store).find_traces(TraceFilter(), 9)} == {"span 0 of 1", "span 0 of 2"}
+    assert {found["name"] for found in StoreReader(store).find(TraceFilter(), 9)} == {"span 0 of 1", "span 0 of 2"}
 
 
 def test_a_trace_of_two_services_is_found_by_both(store):
     write(store, span(1, 0, 10, 20), service="front")
     write(store, span(1, 1, 11, 12, failed=True), service="back")
     assert numbers(store, service="front") == numbers(store, service="back", is_error=True) == [1]
-    assert StoreReader(store).find_traces(TraceFilter(), 1)[0].service == "front"
+    assert StoreReader(store).find(TraceFilter(), 1)[0]["service"] == "front"
 
 
 def test_the_newest_come_first_and_the_limit_leaves_out_the_oldest(store):
@@ -93,7 +64,7 @@ def test_the_newest_come_first_and_the_limit_leaves_out_the_oldest(store):
 def test_what_had_to_make_room_is_no_longer_found_and_what_is_left_of_a_trace_is(tmp_path):
     store = SqliteStore(tmp_path / "spans.db", StoreLimits(max_bytes=2_000))
     write(store, span(1, 1, 10, 11, node="early", failed=True))
-    write(store, span(2, 0, 10, 11, node="gone"))
+    write(store, span(2, 0, 11, 12, node="gone"))
     assert numbers(store) == [2, 1]
     last = write(store, span(1, 0, 9, 12))
     while numbers(store, node="gone"):
@@ -101,33 +72,29 @@ def test_what_had_to_make_room_is_no_longer_found_and_what_is_left_of_a_trace_is
         last = write(store, span(last, 0, 20 + last, 40))
         write(store, span(1, last, 10, 11))
     batches = store.database.read(lambda c: c.execute("SELECT count(*) FROM batch").fetchone()[0])
-    kept = StoreReader(store).find_traces(TraceFilter(), 99)
-    assert sum(trace.spans for trace in kept) == batches < last
-    assert 2 not in [int(trace.trace_id, 16) for trace in kept]
+    kept = StoreReader(store).find(TraceFilter(), 99)
+    assert sum(trace["spans"] for trace in kept) == batches < last
+    assert 2 not in [int(trace["trace_id"], 16) for trace in kept]
     assert numbers(store, node="gone") == []
-    (found,) = [f for f in StoreReader(store).find_traces(TraceFilter(), 99) if int(f.trace_id, 16) == 1]
-    assert found.errors == 0  # the batch with the error is gone
-    assert len(StoreReader(store).get_trace(found.trace_id)) == found.spans
+    (found,) = [f for f in StoreReader(store).find(TraceFilter(), 99) if int(f["trace_id"], 16) == 1]
+    assert found["errors"] == 0  # the batch with the error is gone
+    assert len(StoreReader(store).get(found["trace_id"])["spans"]) == found["spans"]
     with pytest.raises(StoreError, match="No trace"):
-        StoreReader(store).get_trace((2).to_bytes(16, "big").hex())
+        StoreReader(store).get((2).to_bytes(16, "big").hex())
     store.close()
 
 
 def test_an_index_that_was_deleted_is_built_anew(store):
     for number in range(100):
         write(store, span(number, 0, number, number + 1, node="a"))
-    before = StoreReader(store).find_traces(TraceFilter(node="a"), 1000)
-    connection = sqlite3.connect(store.path)
-    for table in ("trace", "part", "word"):
-        connection.execute(f"DELETE FROM {table}")
-    connection.commit()
-    connection.close()
+    before = StoreReader(store).find(TraceFilter(node="a"), 1000)
+    index_path(store.path).unlink()
     told: list[tuple[int, int]] = []
     reader = StoreReader(store, progress=lambda done, total: told.append((done, total)))
-    assert reader.find_traces(TraceFilter(node="a"), 1000) == before
+    assert reader.find(TraceFilter(node="a"), 1000) == before
     assert told == [(32, 100), (64, 100), (96, 100), (100, 100)]
     told.clear()
-    reader.find_traces(TraceFilter(), 1)
+    reader.find(TraceFilter(), 1)
     assert told == []
 
 
@@ -137,7 +104,7 @@ def test_readers_that_fill_at_once_count_each_span_once(store):
     found: list[int] = []
 
     def read() -> None:
-        found.append(sum(trace.spans for trace in StoreReader(store).find_traces(TraceFilter(), 1000)))
+        found.append(sum(trace["spans"] for trace in StoreReader(store).find(TraceFilter(), 1000)))
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -183,9 +150,9 @@ def test_a_search_does_not_take_longer_with_what_is_kept(store):
             return 0
 
         reader = StoreReader(store)
-        reader.find_traces(TraceFilter(), 1)
-        reader._database.read(lambda connection: connection.set_progress_handler(count_one, 1))
-        reader.find_traces(TraceFilter(**wanted), 20)
+        reader.find(TraceFilter(), 1)
+        reader._index.database.read(lambda connection: connection.set_progress_handler(count_one, 1))
+        reader.find(TraceFilter(**wanted), 20)
         return count
 
     wanted = [{}, {"service": "app"}, {"node": "a"}, {"model": "b"}, {"node": "a", "model": "b", "is_error": True}]

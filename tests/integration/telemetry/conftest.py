@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import trustme
 from opentelemetry import trace
-from opentelemetry.util._once import Once
 
 from nodespan.otlp import SpanRecord
 
@@ -72,17 +71,6 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-@pytest.fixture
-def forget_providers(no_global_providers: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Lets ``configure()`` set a provider once more, as the next process would."""
-
-    def forget() -> None:
-        trace._TRACER_PROVIDER = None
-        trace._TRACER_PROVIDER_SET_ONCE = Once()
-
-    return forget
 
 
 @pytest.fixture(scope="session")

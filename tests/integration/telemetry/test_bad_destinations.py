@@ -51,7 +51,7 @@ def test_down_for_long_under_load_loses_nothing_and_holds_nothing_in_memory(
         most_queued = 0
         for round_ in range(40):
             names += make_spans(500, f"{protocol} {round_}", text="x" * 200)
-            most_queued = max(most_queued, len(telemetry._delivery._queue))
+            most_queued = max(most_queued, len(telemetry._pipelines.delivery._queue))
             time.sleep(0.05)
         down = telemetry.force_flush(0.5)
         assert (down.ended, down.stored, down.exported, down.waiting, down.dropped) == (20_000, 20_000, 0, 20_000, {})
@@ -256,7 +256,7 @@ def test_a_name_that_does_not_resolve_is_said_and_nothing_is_lost(make_spans, ca
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_certificate_that_nobody_vouches_for_keeps_spans_here_until_it_is_mended(
-    protocol, certificates, monkeypatch, forget_providers, make_spans, figures
+    protocol, certificates, monkeypatch, make_spans, figures
 ):
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # with the SDK's exporter they go before OpenTelemetry's
         monkeypatch.delenv(name, raising=False)
@@ -266,7 +266,6 @@ def test_a_certificate_that_nobody_vouches_for_keeps_spans_here_until_it_is_mend
             names = make_spans(10)
             report = telemetry.force_flush(3)
             assert (report.waiting, report.dropped, receiver.spans) == (10, {}, [])
-        forget_providers()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", certificates["authority"])
         with configure(endpoint=receiver.endpoint, protocol=protocol) as telemetry:
             names += make_spans(1, "after")

@@ -73,7 +73,7 @@ def test_a_place_that_cannot_serve_is_said_once_and_memory_serves(has_endpoint, 
         assert report == DeliveryReport(60, 60, 60 if has_endpoint else 0, 0, {})
         assert telemetry.store is not None
         assert telemetry.store.path == MEMORY
-        assert len(StoreReader(telemetry.store).find_traces(TraceFilter(), 100)) == 60
+        assert len(StoreReader(telemetry.store).find(TraceFilter(), 100)) == 60
         assert len(receiver.spans) == (60 if has_endpoint else 0)
     (warning,) = warnings_of(caplog)
     assert "kept in memory until this process ends" in warning
@@ -116,7 +116,7 @@ def test_a_store_that_somebody_holds_stops_no_span_and_what_is_too_much_is_count
         blocker = sqlite3.connect(store_path(), isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         make_spans(20, "before the writer tried")
-        while not telemetry._delivery._unwritten:
+        while not telemetry._pipelines.delivery._unwritten:
             time.sleep(0.01)
         # The writer waits in SQLite for the lock, a second each time. A span that waited for it would take as long.
         started = time.monotonic()

@@ -9,12 +9,18 @@ from rich.console import Console
 
 from nodespan import semconv
 from nodespan.cli._tree import duration, render_tree
-from nodespan.otlp import SpanRecord
 
 
 def record(span_id, parent, name, start_ms, end_ms, status="UNSET", attributes=None):
-    times = start_ms * 10**6, end_ms * 10**6
-    return SpanRecord("t" * 32, span_id, parent, name, "INTERNAL", *times, status, "", attributes or {}, {}, "test")
+    return {
+        "span_id": span_id,
+        "parent_span_id": parent,
+        "name": name,
+        "start_ns": start_ms * 10**6,
+        "duration_s": (end_ms - start_ms) / 1e3,
+        "status_code": status,
+        "attributes": attributes or {},
+    }
 
 
 USAGE = {
@@ -66,3 +72,19 @@ def test_and_below_it_where_they_do_not():
 )
 def test_durations_are_for_people(ns, words):
     assert duration(ns) == words
+
+
+def test_a_chain_of_many_spans_is_shown():
+    spans = [record(str(number), str(number - 1), f"step {number}", number, 9_999) for number in range(3_000)]
+    (tree,) = render_tree(spans, 80)
+    depth = 0
+    while tree.children:
+        (tree,) = tree.children
+        depth += 1
+    assert depth == 2_999
+
+
+def test_an_attribute_of_another_program_with_another_type_is_left_out():
+    attributes = {**USAGE, semconv.MIRROR_KEYS["tokens_per_s"]: "fast", semconv.MIRROR_KEYS["queue_s"]: None}
+    (tree,) = render_tree([record("a", "", "chat", 0, 1, attributes=attributes)], 200)
+    assert tree.label.plain == "chat  1.0 ms  in 44  cached 24  out 20  first token 940 ms"

@@ -26,7 +26,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from nodespan.fastspan import LeanProcessors, LeanSpan, LeanTracer, check, find_difference
 
-EXAMPLES = int(os.environ.get("NODESPAN_TEST_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("NODESPAN_TEST_EXAMPLES", "50"))
 START_NS = 1_700_000_000_000_000_000
 
 

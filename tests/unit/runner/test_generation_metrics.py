@@ -204,6 +204,7 @@ def test_a_span_that_is_not_recorded_counts_all_the_same(provider: TracerProvide
     assert not any(point.exemplars for point in measured.points()[semconv.OPERATION_DURATION])
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_a_provider_that_is_set_after_the_runner_was_made_counts_from_then_on(measured: Measured) -> None:
     with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=EchoPipeline) as factory:
         runner = Runner(factory)

@@ -187,6 +187,7 @@ def test_a_collection_waits_for_nobody(ask: Ask, factory: PipelineFactory, measu
     assert seen == [{"small": 1, "large": 0}]
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_a_provider_that_is_set_after_the_factory_was_made_counts_from_then_on(
     stage: Stage, measured: Measured
 ) -> None:

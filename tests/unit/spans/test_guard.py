@@ -13,7 +13,7 @@ from nodespan.spans.guard import Guard
 
 
 @pytest.fixture
-def counted(monkeypatch, measured):
+def counted(no_global_providers, monkeypatch, measured):
     """Reads the counter of our own errors by operation."""
     metrics.set_meter_provider(measured.provider)
     monkeypatch.setattr(guard, "_seen", set())

@@ -144,6 +144,7 @@ def test_without_a_real_provider_nothing_is_done_and_nothing_is_kept(provider: A
     assert not instruments._sources
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_the_global_provider_counts_from_when_it_is_set(measured):
     get_instruments().record(semconv.EVICTIONS, 1, MODEL)
     metrics.set_meter_provider(measured.provider)
@@ -215,6 +216,7 @@ def test_a_source_is_asked_at_each_collection_while_it_lives(measured):
     assert measured.of(semconv.LOADED) == {}
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_a_source_that_fails_is_counted_and_does_not_hide_the_others(measured, monkeypatch, caplog):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     monkeypatch.setattr(guard, "_seen", set())
@@ -228,6 +230,7 @@ def test_a_source_that_fails_is_counted_and_does_not_hide_the_others(measured, m
     assert measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND) == {"read an observed metric": 2}
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_a_meter_that_fails_is_said_once_and_does_not_recurse(measured, monkeypatch, caplog):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     monkeypatch.setattr(guard, "_seen", set())

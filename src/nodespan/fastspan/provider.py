@@ -1,0 +1,144 @@
+"""The one tracer provider of ours in a process. Each ``configure()`` exchanges what is behind it."""
+
+# The SDK has no public way to exchange them; a name that is missing in another version costs only the lean span.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk import trace as sdk
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
+from typing_extensions import override
+
+from nodespan import semconv
+from nodespan.fastspan.check import find_difference, lean_tracer
+from nodespan.fastspan.processors import LeanProcessors
+from nodespan.fastspan.tracer import LeanTracer
+from nodespan.spans.guard import Guard
+from nodespan.spans.log import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Tracer
+
+_SWITCHING: Final = Guard("switch a tracer on or off")
+
+
+class NodespanTracerProvider(TracerProvider):
+    """A provider of the SDK's whose resource, sampler, limits and processors can be exchanged.
+
+    Tracers that were obtained earlier use the new ones from their next span on. A span that is open ends under those it
+    started with. Processors that others have added stay until the interpreter exits. Before the first ``apply`` and
+    after ``suspend`` no span is recorded. Safe from any thread.
+    """
+
+    def __init__(self, meter_provider: MeterProvider) -> None:
+        super().__init__(
+            ALWAYS_OFF,
+            Resource.get_empty(),
+            shutdown_on_exit=False,
+            active_span_processor=LeanProcessors(),
+            meter_provider=meter_provider,
+        )
+        self._disabled = False  # OTEL_SDK_DISABLED is read by each configure()
+        self._exchange_lock = threading.RLock()
+        self._given_out: set[Any] = set()
+        self._others: list[SpanProcessor] = []
+        self._own: SpanProcessor | None = None
+        self._is_on = False
+        difference = find_difference()
+        self._makes_lean_spans = difference is None
+        if difference is not None:
+            warn(
+                "sdk.unknown_version",
+                "This version of opentelemetry-sdk makes other spans than nodespan's lean ones (%s). nodespan uses the "
+                "SDK's spans, which cost more.",
+                difference,
+            )
+
+    def apply(self, resource: Resource, sampler: Sampler, limits: SpanLimits, processor: SpanProcessor | None) -> None:
+        """Uses these from the next span on.
+
+        Args:
+            resource: Of the spans.
+            sampler: Decides which spans are recorded.
+            limits: Of attributes, events and links.
+            processor: Of ours; ``None`` where nodespan exports nothing.
+        """
+        with self._exchange_lock:
+            self._resource = resource
+            self.sampler = sampler
+            self._span_limits = limits
+            self._own = processor
+            self._exchange(is_on=True)
+
+    def suspend(self) -> None:
+        """Records nothing from now on, until the next ``apply``."""
+        with self._exchange_lock:
+            self.sampler = ALWAYS_OFF
+            self._own = None
+            self._exchange(is_on=False)
+
+    def shutdown_others(self) -> None:
+        """Shuts down the processors that others have added."""
+        with self._exchange_lock:
+            others, self._others = self._others, []
+        for processor in others:
+            processor.shutdown()
+
+    @override
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        with self._exchange_lock:
+            self._others.append(span_processor)
+            super().add_span_processor(span_processor)
+
+    @override
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Tracer:
+        arguments = instrumenting_module_name, instrumenting_library_version, schema_url, attributes
+        with self._exchange_lock:
+            tracer: Any = super().get_tracer(*arguments)
+            if self._makes_lean_spans and instrumenting_module_name == semconv.SCOPE and type(tracer) is sdk.Tracer:
+                tracer = self._tracers[tracer._instrumentation_scope] = self._lean(tracer)
+            if tracer not in self._given_out:
+                self._given_out.add(tracer)
+                self._switch(tracer)
+            return tracer
+
+    def _lean(self, tracer: sdk.Tracer) -> sdk.Tracer:
+        if type(tracer._tracer_metrics).__name__ != "NoOpTracerMetrics":
+            return tracer  # the SDK counts its own spans: OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED
+        return lean_tracer(tracer, self._meter_provider)
+
+    def _exchange(self, *, is_on: bool) -> None:
+        # New ones, as an open span reports its end to the processors that it started with.
+        processors = LeanProcessors()
+        for processor in (self._own, *self._others):
+            if processor is not None:
+                processors.add_span_processor(processor)
+        self._active_span_processor = processors
+        self._is_on = is_on
+        for tracer in self._given_out:
+            self._switch(tracer)
+
+    def _switch(self, tracer: Any) -> None:
+        tracer.resource = self._resource
+        tracer.span_processor = self._active_span_processor
+        tracer._span_limits = self._span_limits
+        tracer.sampler = self.sampler
+        # A sampler alone would still make ids for spans that nobody will find.
+        with _SWITCHING:
+            tracer._set_tracer_config(sdk._TracerConfig(is_enabled=self._is_on))
+        if isinstance(tracer, LeanTracer):
+            tracer.refresh()

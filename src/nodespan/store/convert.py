@@ -1,0 +1,70 @@
+"""Spans of a batch as records of the read model."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+
+from nodespan.otlp import decode_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nodespan import otlp
+    from nodespan.store.records import SpanRecord
+
+
+def span_records(data: bytes, trace_id: str | None = None) -> Iterator[SpanRecord]:
+    """The spans of an encoded batch, or those of one trace in it.
+
+    Raises:
+        google.protobuf.message.DecodeError: The bytes are not an ``ExportTraceServiceRequest``.
+    """
+    return map(_record, decode_batch(data, trace_id))
+
+
+def _record(span: otlp.SpanRecord) -> SpanRecord:
+    return {
+        "trace_id": span.trace_id,
+        "span_id": span.span_id,
+        "parent_span_id": span.parent_span_id,
+        "name": span.name,
+        "kind": span.kind,
+        "start_ns": span.start_ns,
+        "end_ns": span.end_ns,
+        "duration_s": (span.end_ns - span.start_ns) / 1e9,
+        "state": "ended",
+        "status_code": span.status_code,
+        "status_message": span.status_message,
+        "attributes": json_value(span.attributes),
+        "resource": json_value(span.resource),
+        "scope": span.scope,
+        "events": [
+            {"name": event.name, "time_ns": event.time_ns, "attributes": json_value(event.attributes)}
+            for event in span.events
+        ],
+        "links": [
+            {"trace_id": link.trace_id, "span_id": link.span_id, "attributes": json_value(link.attributes)}
+            for link in span.links
+        ],
+        "phase": None,
+        "process": None,
+        "edges": [],
+        "writes": [],
+    }
+
+
+def json_value(value: Any) -> Any:
+    """The value with JSON's types alone, as OTLP's JSON has it: non-finite numbers as text, bytes in base64."""
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value

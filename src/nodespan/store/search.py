@@ -1,0 +1,135 @@
+"""Queries of the search index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from nodespan.otlp import ERROR
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from nodespan.store.records import TraceFilter, TraceRecord
+
+    Word = tuple[str, str]
+
+_COUNTED: Final = 1_000
+"""Of several words the rarest leads the search; occurrences are counted up to this number."""
+_MAX: Final = 2**63 - 1
+_COLUMNS: Final = "trace.id, trace.trace_id, name, service, trace.start_ns, end_ns, spans, errors"
+
+
+def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> list[TraceRecord]:
+    """The newest traces that match, newest first."""
+    words = _words(wanted)
+    if len(words) > 1:
+        words.sort(key=lambda word: _frequency(connection, word))
+    below_ns, below_id = _upper_bound(connection, wanted)
+    since_ns = min(max(wanted.since_ns or 0, 0), _MAX)
+    where, bound = _conditions(wanted, words[1:])
+    if words:
+        # CROSS JOIN has SQLite walk the traces of the rarest word, newest first, until enough of them match.
+        tables, start, row_id = "word AS lead CROSS JOIN trace ON trace.id = lead.trace", "lead.start_ns", "lead.trace"
+        where, bound = f"lead.kind = ? AND lead.word = ? AND {where}", [*words[0], *bound]
+    else:
+        tables, start, row_id = "trace", "trace.start_ns", "trace.id"
+    query = (
+        f"SELECT {_COLUMNS} FROM {tables} WHERE {where} "  # noqa: S608 our own words
+        f"AND {start} BETWEEN ? AND ? AND ({start} < ? OR {row_id} < ?) ORDER BY {start} DESC, {row_id} DESC LIMIT ?"
+    )
+    rows = connection.execute(query, (*bound, since_ns, below_ns, below_ns, below_id, min(limit, _MAX)))
+    return [_record(connection, row) for row in rows.fetchall()]
+
+
+def changed(connection: sqlite3.Connection, wanted: TraceFilter, batches: tuple[int, int]) -> list[TraceRecord]:
+    """The matching traces with spans in this range of batches, by start."""
+    where, bound = _conditions(wanted, _words(wanted))
+    query = (
+        f"SELECT {_COLUMNS} FROM trace WHERE {where} AND start_ns BETWEEN ? AND ? "  # noqa: S608 our own words
+        "AND id IN (SELECT trace FROM part WHERE batch BETWEEN ? AND ?) ORDER BY start_ns, id"
+    )
+    since_ns = min(max(wanted.since_ns or 0, 0), _MAX)
+    until_ns = _MAX if wanted.until_ns is None else min(wanted.until_ns - 1, _MAX)
+    rows = connection.execute(query, (*bound, since_ns, until_ns, *batches))
+    return [_record(connection, row) for row in rows.fetchall()]
+
+
+def by_prefix(connection: sqlite3.Connection, prefix: str) -> list[TraceRecord]:
+    """Up to two traces whose ids begin so."""
+    query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id >= ? AND trace_id < ? LIMIT 2"  # noqa: S608 our own words
+    rows = connection.execute(query, _prefix_range(prefix))
+    return [_record(connection, row) for row in rows.fetchall()]
+
+
+def batches_of(connection: sqlite3.Connection, trace_id: str) -> list[int]:
+    """Ids of the batches with spans of a trace."""
+    query = "SELECT batch FROM part WHERE trace = (SELECT id FROM trace WHERE trace_id = ?) ORDER BY batch"
+    return [batch_id for (batch_id,) in connection.execute(query, (trace_id,))]
+
+
+def _record(connection: sqlite3.Connection, row: tuple[int, str, str, str, int, int, int, int]) -> TraceRecord:
+    trace, trace_id, name, service, start_ns, end_ns, spans, errors = row
+    labels: dict[str, list[str]] = {}
+    for kind, word in connection.execute("SELECT kind, word FROM word WHERE trace = ? ORDER BY kind, word", (trace,)):
+        if kind != ERROR[0]:
+            labels.setdefault(kind, []).append(word)
+    return {
+        "trace_id": trace_id,
+        "name": name,
+        "service": service,
+        "start_ns": start_ns,
+        "end_ns": end_ns,
+        "duration_s": (end_ns - start_ns) / 1e9,
+        "state": "ended",
+        "spans": spans,
+        "errors": errors,
+        "running": 0,
+        "lost": 0,
+        "phase": None,
+        "labels": labels,
+    }
+
+
+def _conditions(wanted: TraceFilter, words: Iterable[Word]) -> tuple[str, list[Any]]:
+    """A condition on ``trace``, and the values of its parameters."""
+    where = ["end_ns - trace.start_ns >= ?"]
+    bound: list[Any] = [(wanted.min_duration_s or 0.0) * 1e9]
+    if wanted.trace_id is not None:
+        where.append("trace.trace_id >= ? AND trace.trace_id < ?")
+        bound += _prefix_range(wanted.trace_id)
+    for word in words:
+        where.append(
+            "EXISTS (SELECT 1 FROM word WHERE kind = ? AND word = ? AND start_ns = trace.start_ns AND trace = trace.id)"
+        )
+        bound += word
+    return " AND ".join(where), bound
+
+
+def _upper_bound(connection: sqlite3.Connection, wanted: TraceFilter) -> tuple[int, int]:
+    """Start and row id, either of which a wanted trace is below: the start's if the starts differ."""
+    bounds = [(_MAX, _MAX)]
+    if wanted.until_ns is not None:
+        bounds.append((max(min(wanted.until_ns, _MAX), 0), 0))
+    if wanted.before is not None:
+        row = connection.execute("SELECT start_ns, id FROM trace WHERE trace_id = ?", (wanted.before,)).fetchone()
+        bounds.append(row or (0, 0))
+    return min(bounds)
+
+
+def _prefix_range(prefix: str) -> tuple[str, str]:
+    first = prefix.lower()
+    return first, first + "g"
+
+
+def _words(wanted: TraceFilter) -> list[Word]:
+    kinds = ("service", "workflow", "node", "model", "conversation", "user", "graph")
+    given = [(kind, getattr(wanted, kind)) for kind in kinds]
+    words = [(kind, word) for kind, word in given if word is not None]
+    words += [("tag", tag) for tag in wanted.tags] + [("metadata", pair) for pair in wanted.metadata]
+    return [*words, ERROR] if wanted.is_error else words
+
+
+def _frequency(connection: sqlite3.Connection, word: Word) -> int:
+    query = "SELECT count(*) FROM (SELECT 1 FROM word WHERE kind = ? AND word = ? LIMIT ?)"
+    return connection.execute(query, (*word, _COUNTED)).fetchone()[0]

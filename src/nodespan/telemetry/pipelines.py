@@ -1,0 +1,227 @@
+"""What stands behind the global providers while a configuration is active: traces, metrics and logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from weakref import WeakKeyDictionary
+
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from typing_extensions import override
+
+from nodespan.delivery.outage_log import SaidOnce
+from nodespan.delivery.processor import DESTINATION_READINGS, READINGS, StoreSpanProcessor
+from nodespan.fastspan import NodespanTracerProvider
+from nodespan.spans.guard import Guard
+from nodespan.spans.instruments import get_instruments
+from nodespan.spans.log import logger, warn
+from nodespan.store import open_store
+from nodespan.telemetry.logger_provider import NodespanLoggerProvider
+from nodespan.telemetry.logs import OTelHandler
+from nodespan.telemetry.meter_provider import NodespanMeterProvider
+from nodespan.telemetry.providers import make_logger_provider, make_meter_provider, make_resource, make_sender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.metrics import MeterProvider
+
+    from nodespan.telemetry.providers import Stop
+    from nodespan.telemetry.settings import Settings
+
+_LEAST_S: Final = 0.05
+_STOPPING: Final = Guard("stop an exporter")
+
+
+class _Attached(SpanProcessor):
+    """Stands on a provider of others for good, as a processor cannot be removed, and passes on to the active one."""
+
+    def __init__(self) -> None:
+        self.target: SpanProcessor | None = None
+
+    @override
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.target is not None:
+            self.target.on_end(span)
+
+    @override
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self.target is None or self.target.force_flush(timeout_millis)
+
+    @override
+    def shutdown(self) -> None:
+        if self.target is not None:
+            self.target.shutdown()
+
+
+class Pipelines:
+    """Sets up the three signals, and stops them.
+
+    Attributes:
+        delivery: Receives the spans; ``None`` where they go elsewhere.
+    """
+
+    # Made once and global for the life of the process: OpenTelemetry's globals can be set only once.
+    _tracers: ClassVar[NodespanTracerProvider | None] = None
+    _meters: ClassVar[NodespanMeterProvider] = NodespanMeterProvider()
+    _loggers: ClassVar[NodespanLoggerProvider] = NodespanLoggerProvider()
+    _attached: ClassVar[WeakKeyDictionary[Any, _Attached]] = WeakKeyDictionary()
+
+    def __init__(self, settings: Settings) -> None:
+        self.delivery: StoreSpanProcessor | None = None
+        self._settings = settings
+        self._outages = SaidOnce()
+        self._stops: list[Stop] = []
+        existing: Any = trace.get_tracer_provider()
+        is_ours = isinstance(existing, NodespanTracerProvider)
+        if is_ours or not hasattr(existing, "add_span_processor"):
+            self._set_up_all()
+        elif settings.attach:
+            self._attach(existing)
+        else:
+            warn(
+                "configure.foreign_provider",
+                "A tracer provider is set already (%s): spans are made on it and go where it sends them. "
+                "configure(attach=True) stores them with nodespan as well.",
+                type(existing).__name__,
+            )
+
+    def stop(self, deadline: float) -> None:
+        """Stops every signal: metrics after spans, whose last figures they export.
+
+        Args:
+            deadline: On the monotonic clock.
+        """
+        while self._stops:
+            stop = self._stops.pop(0)
+            with _STOPPING:
+                stop(max((deadline - time.monotonic()) / (len(self._stops) + 1), _LEAST_S))
+
+    @classmethod
+    def shut_down_others(cls) -> None:
+        """Shuts down, at interpreter exit, the processors that others have added to our provider."""
+        if cls._tracers is not None:
+            with _STOPPING:
+                cls._tracers.shutdown_others()
+
+    def _set_up_all(self) -> None:
+        settings, resource = self._settings, make_resource(self._settings)
+        meters = make_meter_provider(settings, resource, self._outages)  # first: a setting that is wrong raises here
+        loggers = make_logger_provider(settings, resource, self._outages)
+        defaults = TracerProvider(resource=resource, shutdown_on_exit=False)
+        processor = self._make_processor()
+        provider = self._tracer_provider()
+        if settings.is_disabled:
+            provider.suspend()
+        else:
+            provider.apply(resource, defaults.sampler, SpanLimits(), processor)
+        self._stops.append(lambda _: self._stop_traces(provider, processor))
+        self._use_meters(meters)
+        self._use_loggers(loggers)
+        self._observe()
+
+    @classmethod
+    def _tracer_provider(cls) -> NodespanTracerProvider:
+        existing = trace.get_tracer_provider()
+        if isinstance(existing, NodespanTracerProvider):
+            return existing
+        cls._tracers = provider = NodespanTracerProvider(cls._meters)
+        trace.set_tracer_provider(provider)
+        return provider
+
+    def _stop_traces(self, provider: NodespanTracerProvider, processor: SpanProcessor | None) -> None:
+        if processor is not None:
+            processor.shutdown()
+        provider.suspend()
+
+    def _attach(self, existing: Any) -> None:
+        settings, resource = self._settings, make_resource(self._settings)
+        attached = self._attached.get(existing)
+        if attached is None:
+            attached = self._attached[existing] = _Attached()
+            existing.add_span_processor(attached)
+        attached.target = delivery = self._make_delivery()
+        self._stops.append(lambda _: self._detach(attached, delivery))
+        if settings.exporter_of("metrics") == "otlp":
+            self._use_meters(make_meter_provider(settings, resource, self._outages))
+        if settings.exporter_of("logs") == "otlp":
+            self._use_loggers(make_logger_provider(settings, resource, self._outages))
+        self._observe()
+
+    def _detach(self, attached: _Attached, delivery: StoreSpanProcessor) -> None:
+        delivery.shutdown()
+        attached.target = None
+
+    def _make_processor(self) -> SpanProcessor | None:
+        kind = self._settings.exporter_of("traces")
+        if kind == "console":
+            return SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout))
+        return None if kind == "none" else self._make_delivery()
+
+    def _make_delivery(self) -> StoreSpanProcessor:
+        settings = self._settings
+        destination = settings.endpoint_of("traces") if settings.exporter_of("traces") == "otlp" else None
+        self.delivery = StoreSpanProcessor(
+            open_store(),
+            destination,
+            lambda: make_sender(settings),
+            self._outages,
+            settings.write_interval_s,
+            settings.queue_max,
+        )
+        return self.delivery
+
+    def _observe(self) -> None:
+        """Reports the figures of delivery, once the meter provider is there."""
+        delivery, instruments = self.delivery, get_instruments()
+        if delivery is not None:
+            has_destination = self._settings.exporter_of("traces") == "otlp"
+            instruments.observe(delivery, READINGS | (DESTINATION_READINGS if has_destination else {}))
+            self._stops.append(lambda _: instruments.unobserve(delivery))
+
+    def _use_meters(self, made: tuple[MeterProvider, Stop] | None) -> None:
+        existing: Any = metrics.get_meter_provider()
+        if made is None:
+            return
+        if existing is not self._meters and not type(existing).__module__.startswith(metrics.__name__):
+            warn(
+                "configure.foreign_meter_provider",
+                "A meter provider is set already (%s): metrics are recorded on it and go where it sends them.",
+                type(existing).__name__,
+            )
+            self._stops.append(made[1])
+            return
+        self._meters.use(made[0])
+        if existing is not self._meters:
+            metrics.set_meter_provider(self._meters)
+        get_instruments(self._meters).set_live(is_live=True)
+        self._stops.append(self._ending(made[1], self._unuse_meters))
+
+    def _unuse_meters(self) -> None:
+        self._meters.use(None)
+        get_instruments(self._meters).set_live(is_live=False)
+
+    def _use_loggers(self, made: tuple[Any, Stop] | None) -> None:
+        if made is None:
+            return
+        self._loggers.use(made[0])
+        existing: Any = _logs.get_logger_provider()
+        if existing is not self._loggers and type(existing).__module__.startswith(_logs.__name__):
+            _logs.set_logger_provider(self._loggers)
+        handler = OTelHandler(made[0].get_logger("nodespan"))
+        logger.addHandler(handler)
+        self._stops.append(lambda _: logger.removeHandler(handler))
+        self._stops.append(self._ending(made[1], lambda: self._loggers.use(None)))
+
+    @staticmethod
+    def _ending(stop: Stop, then: Callable[[], None]) -> Stop:
+        def end(timeout_s: float) -> None:
+            try:
+                stop(timeout_s)
+            finally:
+                then()
+
+        return end
