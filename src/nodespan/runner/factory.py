@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
 from nodespan.errors import ConfigurationError, UnknownProfileError
-<<<<<<< HEAD
 from nodespan.runner.event_loop import close_event_loop
 from nodespan.runner.scheduler import Lane, Scheduler
 from nodespan.runner.scheduler_metrics import READINGS
-=======
-from nodespan.runner.lane import Lane
-from nodespan.runner.pool import Pool
-from nodespan.runner.pool_metrics import READINGS
 from nodespan.spans.exits import end_before_telemetry
->>>>>>> main
 from nodespan.spans.instruments import get_instruments
 from nodespan.types import ModelProfile
 

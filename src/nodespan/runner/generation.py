@@ -1,4 +1,4 @@
-"""One generation from the request to its end: its waiting, its measurements, and its span."""
+"""One generation from the request to its end: waiting, running, stopped, ended."""
 
 from __future__ import annotations
 
@@ -6,54 +6,29 @@ import asyncio
 import contextvars
 import functools
 import threading
-import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nodespan import semconv
 from nodespan.engine.contract import Cancellation, GenerationResult
-from nodespan.engine.generation_span import GenerationSpan
-from nodespan.engine.measurement import Phase, describe, engine_phases, record_generation
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_buffer import UNREAD_LIMIT_BYTES, ChunkBuffer
 from nodespan.runner.event_loop import event_loop
-from nodespan.spans.content import message, text_part, tool_call_part
-from nodespan.spans.exceptions import error_type
+from nodespan.runner.record import GenerationRecord
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
-from nodespan.spans.model_call import exemplar_context
-from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from opentelemetry.trace import Tracer
 
-    from nodespan.engine.contract import AsyncPipeline, Pipeline, Server
-    from nodespan.spans.content import Part
+    from nodespan.engine.contract import AsyncPipeline, Pipeline
+    from nodespan.runner.record import Model
     from nodespan.spans.instruments import Instruments
-    from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
+    from nodespan.types import CacheStatus, FinishReason, GenerationRequest, PipelineExecutionMetadata
 
 _ENDING: Final = Guard("end a generation")
-_READING: Final = "read a pipeline's measurements"
 _CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
 """Raised to a reader, these would end its loop or its task without an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model as the generations of its lane see it.
-
-    Attributes:
-        pipeline_type: Class of the pipeline.
-        server: Where the model is served; ``None`` for this process.
-        warned: Fields of ``GenerationResult`` whose impossible values have been logged.
-    """
-
-    profile: ModelProfile
-    pipeline_type: str
-    server: Server | None
-    warned: set[str] = field(default_factory=set[str])
 
 
 class Generation:
@@ -84,8 +59,8 @@ class Generation:
         priority: int,
         deadline_s: float | None,
     ) -> None:
-        self._entered_at = time.perf_counter()
-        self._entered_ns = time.time_ns()
+        self._record = GenerationRecord(request, model, tracer, instruments, priority)
+        self.owner = self._record.owner
         self.request = request
         self.priority = priority
         self.result = GenerationResult()
@@ -93,20 +68,12 @@ class Generation:
         self.metadata: PipelineExecutionMetadata | None = None
         self.error: BaseException | None = None
         self._model = model
-        self._instruments = instruments
         self._cancellation = Cancellation()
         self._stopped_by: BaseException | None = None
         self._state = threading.RLock()  # a collected factory may stop it inside stop()
         self._is_running = False
         self._has_ended = False
         self._has_overflowed = False
-        self._cache_status: CacheStatus | None = None
-        self._taken_at: float | None = None
-        self._load_s: float | None = None
-        self._first_piece_at: float | None = None
-        self._pieces_put = 0
-        self.owner = GenerationSpan(tracer, request, model.profile, self._entered_ns, model.server)
-        self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
         self._cancel_deadline: Callable[[], None] | None = None
         if deadline_s is not None:  # the last of all: from now on it may be stopped
@@ -124,18 +91,11 @@ class Generation:
 
     def take(self, cache_status: CacheStatus) -> None:
         """Marks the end of its waiting."""
-        self._cache_status = cache_status
-        self._taken_at = time.perf_counter()
+        self._record.take(cache_status)
 
     def loaded(self, error: BaseException | None = None) -> None:
         """Marks the end of the loading, or its failure."""
-        assert self._taken_at is not None
-        self._load_s = load_s = time.perf_counter() - self._taken_at
-        labels = {
-            semconv.REQUEST_MODEL: self._model.profile.model_name,
-            semconv.ERROR_TYPE: None if error is None else error_type(error),
-        }
-        self._instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
+        self._record.loaded(error)
 
     def fail(self, error: BaseException) -> None:
         """Ends it with an error that its pipeline has not raised."""
@@ -258,11 +218,7 @@ class Generation:
                 f"{self._model.pipeline_type} yielded a {type(piece).__name__}. A piece of an answer is a str."
             )
         if piece:
-            if not self._pieces_put:
-                self._first_piece_at = time.perf_counter()
-            self._pieces_put += 1
-            if self._said is not None:
-                self._said.append(piece)
+            self._record.saw(piece)
             if not self.pieces.put(piece):
                 self._has_overflowed = True
                 return False
@@ -278,36 +234,18 @@ class Generation:
             if self._has_ended:
                 return
             self._has_ended = True
-        ended_at = time.perf_counter()
         try:
             if self._cancel_deadline is not None:
                 self._cancel_deadline()
             with _ENDING:
-                self._read_result()
+                self.result = self._record.read(self.result)
             self.error = _raisable(error) if error is not None or completed else self._stopped_by
-            reason = self._reason(completed=completed)
-            self.metadata = self._measured(reason, ended_at)
+            self.metadata = self._record.metadata(self.result, self._reason(completed=completed), self.error)
             with _ENDING:
-                self._close(self.metadata, ended_at)
+                self._record.close(self.metadata, self.result, self.error)
         finally:
             if not self._is_running:
                 self.pieces.end()
-
-    def _read_result(self) -> None:
-        """Takes over the pipeline's measurements, without those that cannot be."""
-        self.result, bad = self.result.checked(self._entered_at)
-        for name in bad:
-            self._instruments.record(
-                semconv.TELEMETRY_ERRORS, 1, {semconv.TELEMETRY_ERROR_KIND: _READING}, exemplar_context(self.owner.span)
-            )
-            if name not in self._model.warned:
-                self._model.warned.add(name)
-                warn(
-                    "pipeline.bad_measurement",
-                    "%s wrote a value into GenerationResult.%s that cannot be; it is left out. Logged once.",
-                    self._model.pipeline_type,
-                    name,
-                )
 
     def _reason(self, *, completed: bool) -> FinishReason:
         if self.error is not None:
@@ -321,70 +259,6 @@ class Generation:
             )
             return "length"
         return self.result.finish_reason or "stop" if completed else "cancelled"
-
-    def _measured(self, reason: FinishReason, ended_at: float) -> PipelineExecutionMetadata:
-        return PipelineExecutionMetadata(
-            model_name=self._model.profile.model_name,
-            model_provider=self._model.profile.provider,
-            pipeline_type=self._model.pipeline_type,
-            cache_status=self._cache_status,
-            queue_s=(self._taken_at or ended_at) - self._entered_at,
-            load_s=self._load_s,
-            finish_reason=reason,
-            error_type=None if self.error is None else error_type(self.error),
-            **self.result.facts(self._entered_at),
-        )
-
-    def _close(self, metadata: PipelineExecutionMetadata, ended_at: float) -> None:
-        """Records the metrics and ends the span."""
-        if self.owner.content is not None and (parts := self._answer_parts()):
-            self.owner.content.said([message("assistant", parts, metadata.finish_reason)])
-        time_to_first_chunk_s = self._since_entry(self._first_piece_at)
-        describe(
-            self.owner,
-            vars(metadata),
-            self._phases(metadata),
-            priority=self.priority,
-            chunks=self._pieces_put,
-            time_to_first_chunk_s=time_to_first_chunk_s,
-        )
-        record_generation(
-            self._instruments,
-            self.owner,
-            vars(metadata),
-            (self.result,),
-            duration_s=ended_at - self._entered_at,
-            time_to_first_chunk_s=time_to_first_chunk_s,
-            priority=self.priority,
-            in_process=self._model.server is None,
-        )
-        if self.error is not None:
-            self.owner.fail(self.error)
-        else:
-            cancelled = metadata.finish_reason == "cancelled"
-            self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(ended_at))
-
-    def _answer_parts(self) -> list[Part]:
-        text = "".join(self._said or ())
-        calls = [tool_call_part(call.id, call.name, call.arguments) for call in self.result.tool_calls]
-        return [text_part(text), *calls] if text else calls
-
-    def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Phase]:
-        """The stretches that took place."""
-        for name, start, length_s in (
-            (semconv.PIPELINE_QUEUE, self._entered_at, metadata.queue_s),
-            (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s),
-        ):
-            if start is not None and length_s is not None:
-                start_ns = self._unix_ns(start)
-                yield Phase(name, start_ns, start_ns + round(length_s * 1e9), {})
-        yield from engine_phases(self.result, self._unix_ns)
-
-    def _since_entry(self, at: float | None) -> float | None:
-        return None if at is None else at - self._entered_at
-
-    def _unix_ns(self, at: float) -> int:
-        return self._entered_ns + round((at - self._entered_at) * 1e9)
 
     def _start_deadline(self, deadline_s: float) -> Callable[[], None]:
         expired = DeadlineExceededError(

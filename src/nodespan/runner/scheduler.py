@@ -12,7 +12,7 @@ from nodespan import semconv
 from nodespan.engine.measurement import is_of_llama_cpp
 from nodespan.errors import ConfigurationError, PipelineClosedError
 from nodespan.runner.event_loop import event_loop
-from nodespan.runner.generation import Model
+from nodespan.runner.record import Model
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.log import warn
 
