@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp
+from nodespan.engine.measurement import llama_cpp_phases
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -56,6 +57,7 @@ def measured(
                 result.output_tokens -= 1
             if not llama.context_params.no_perf:
                 _split(result, start, first, _Evaluated.so_far(llama))
+                result.phases = llama_cpp_phases(result)
 
 
 @contextmanager
@@ -68,6 +70,7 @@ def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Gene
     yield
     if not llama.context_params.no_perf:
         result.prefill_tokens, result.prefill_s = _Evaluated.so_far(llama).since(start)
+        result.phases = llama_cpp_phases(result)
 
 
 class _Evaluated(NamedTuple):
