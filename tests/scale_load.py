@@ -1,0 +1,239 @@
+"""The load of the tests of scale, and the count of its spans at both ends of the chain."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scale_chain import GATEWAYS, Chain
+from stack_programs import HOST
+
+from stack_backends import Jaeger, eventually
+
+PROGRAM = Path(__file__).parent / "scale" / "program.py"
+PROCESSES = 8
+PAUSE_S = 0.3
+STEP = 1000
+ARRIVED_S = 180.0
+STILL_S = 2.0
+"""How long a counter must not change before the chain counts as empty: four times its longest batching time."""
+
+
+@dataclass
+class Sent:
+    """What the programs of a phase reported.
+
+    Attributes:
+        spans: The ids of the spans that were reported stored, by trace.
+        failed: The traces of the workflows that failed on purpose.
+        reports: The last report of each program that lived to the end.
+    """
+
+    spans: dict[str, set[str]]
+    failed: set[str]
+    reports: list[dict[str, Any]]
+
+    @property
+    def count(self) -> int:
+        return sum(len(ids) for ids in self.spans.values())
+
+
+@dataclass
+class Row:
+    """A line of the table: what became of the spans of one phase."""
+
+    name: str
+    sent: int
+    received: int
+    lost: int
+    duplicates: int
+    invented: int = 0
+    seconds: float = 0.0
+    remarks: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        remarks = ", ".join(f"{name} {value}" for name, value in self.remarks.items())
+        numbers = f"{self.sent:>8} {self.received:>9} {self.lost:>6} {self.duplicates:>10} {self.seconds:>7.0f}"
+        return f"{self.name:<44} {numbers}  {remarks}".rstrip()
+
+
+HEADER = f"{'fault':<44} {'sent':>8} {'received':>9} {'lost':>6} {'duplicates':>10} {'seconds':>7}"
+
+
+class Programs:
+    """Programs that share one store, as those of one machine do, and send to one endpoint."""
+
+    def __init__(self, endpoint: str, folder: Path, count: int = PROCESSES) -> None:
+        self.folder = folder
+        self._count = count
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
+        self.environment = {
+            **ours,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_SERVICE_NAME": "load",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "NODESPAN_STORE": str(folder / "store.db"),
+        }
+        self._processes: list[subprocess.Popen[str]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        """Start those that do not run, and wait until all take commands."""
+        running = [process for process in self._processes if process.poll() is None]
+        with (self.folder / "programs.log").open("ab") as log:
+            started = [
+                subprocess.Popen(
+                    [sys.executable, str(PROGRAM), str(self.folder)],
+                    env=self.environment, cwd=self.folder,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                )
+                for _ in range(self._count - len(running))
+            ]  # fmt: skip
+        self._processes = running + started
+        for process in started:
+            self._answer(process)
+
+    @contextmanager
+    def running(self, phase: str, pause_s: float = PAUSE_S, fail_every: int = 0) -> Iterator[Sent]:
+        """Run workflows in all programs. Afterwards the yielded object has what was sent; all of it is delivered."""
+        sent = Sent({}, set(), [])
+        self._tell(f"run {phase} {pause_s} {fail_every}")
+        yield sent
+        self._tell("stop")
+        sent.reports = [self._answer(process) for process in self._processes if process.poll() is None]
+        for path in self.folder.glob(f"{phase}-*.ids"):
+            for line in path.read_text().splitlines():
+                trace_id, failed, *ids = line.split()
+                sent.spans[trace_id] = set(ids)
+                if failed == "failed":
+                    sent.failed.add(trace_id)
+
+    def kill(self, count: int) -> None:
+        """End so many programs with SIGKILL."""
+        for process in self._processes[:count]:
+            process.kill()
+            process.wait()
+        self._processes = self._processes[count:]
+
+    def flush(self) -> str:
+        """Run `nodespan flush` for their store and return its output."""
+        command = [sys.executable, "-c", "from nodespan.cli import main; main()", "flush"]
+        ran = subprocess.run(command, env=self.environment, check=False, capture_output=True, text=True, timeout=180)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def stop(self) -> None:
+        self._tell("end")
+        for process in self._processes:
+            process.wait(60)
+
+    def _tell(self, command: str) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                assert process.stdin is not None
+                process.stdin.write(f"{command}\n")
+                process.stdin.flush()
+
+    def _answer(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"a program ended: {(self.folder / 'programs.log').read_text()[-2000:]}"
+        return json.loads(line)
+
+
+class Counters:
+    """The chain's own counters of spans, read from its metrics pages."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    def read(self, port: int, name: str, **labels: str) -> float:
+        """The sum of a counter's series that have these labels; 0 while the program is away or has none."""
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as response:
+                page = response.read().decode()
+        except OSError:
+            return 0
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [line for line in page.splitlines() if re.match(rf"{name}(\{{|\s)", line)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(pair in line for pair in wanted))
+
+    def into_jaeger(self) -> int:
+        """Spans that Jaeger accepted since its start."""
+        return round(self.read(self._chain.jaeger_ports.metrics, "otelcol_receiver_accepted_spans_total"))
+
+    def out_of_gateways(self) -> int:
+        """Spans for which Jaeger gave the gateways an acknowledgement, since the gateways' start."""
+        return round(
+            sum(
+                self.read(self._chain.ports[name].metrics, "otelcol_exporter_sent_spans_total", exporter="otlp_grpc/jaeger")
+                for name in GATEWAYS
+            )
+        )
+
+    def into_agent(self) -> int:
+        """Spans that the agent accepted since its start."""
+        return round(self.read(self._chain.ports["agent"].metrics, "otelcol_receiver_accepted_spans_total"))
+
+
+class Count:
+    """Counts the spans of phases at both ends."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.counters = Counters(chain)
+        self._jaeger = Jaeger(chain.jaeger)
+
+    def missing(self, spans: dict[str, set[str]]) -> dict[str, set[str]]:
+        """Ids by trace that Jaeger does not have now."""
+        found = {trace_id: ids - self.seen(trace_id) for trace_id, ids in spans.items()}
+        return {trace_id: ids for trace_id, ids in found.items() if ids}
+
+    def seen(self, trace_id: str) -> set[str]:
+        """The ids of a trace that Jaeger has now."""
+        return {span.span_id for span in self._jaeger.trace(trace_id)}
+
+    def wait_until_all_arrived(self, sent: Sent) -> None:
+        """Until Jaeger has every id that was reported stored."""
+        left = sent.spans
+
+        def missing() -> dict[str, set[str]]:
+            nonlocal left
+            left = self.missing(left)  # what was seen once stays
+            return left
+
+        eventually(missing, lambda now: not now, "spans reported stored that Jaeger does not have", ARRIVED_S)
+
+    def wait_until_still(self) -> None:
+        """Until no more spans arrive in Jaeger."""
+        last, since = self.counters.into_jaeger(), time.monotonic()
+        deadline = since + ARRIVED_S
+        while time.monotonic() - since < STILL_S:
+            assert time.monotonic() < deadline, f"spans still arrive in Jaeger: {last}"
+            time.sleep(0.2)
+            if (now := self.counters.into_jaeger()) != last:
+                last, since = now, time.monotonic()
+
+    def row(self, name: str, sent: Sent, deliveries: int, seconds: float, **remarks: Any) -> Row:
+        """What Jaeger has of a phase now. ``deliveries``: how many spans it was given in all."""
+        received = invented = lost = 0
+        for trace_id, ids in sent.spans.items():
+            seen = self.seen(trace_id)
+            received += len(seen & ids)
+            invented += len(seen - ids)
+            lost += len(ids - seen)
+        return Row(name, sent.count, received, lost, deliveries - received - invented, invented, seconds, remarks)
+
+    def progress(self, spans: int, what: str) -> None:
+        """Wait until Jaeger has accepted so many spans more."""
+        before = self.counters.into_jaeger()
+        eventually(self.counters.into_jaeger, lambda now: now >= before + spans, what, ARRIVED_S)

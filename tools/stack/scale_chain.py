@@ -1,0 +1,137 @@
+"""The chain for more than one machine, on loopback: an agent, Kafka, two gateways, Jaeger and Prometheus.
+
+    programs --OTLP--> agent (queue on disk) --> Kafka (3 partitions) --> gateway-1, gateway-2 --> Jaeger, Prometheus
+
+The configs are those of ``collector/``. The tests of scale run it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stack_programs import (
+    CONFIGS,
+    HOST,
+    CollectorPorts,
+    JaegerPorts,
+    Program,
+    Programs,
+    collector,
+    free_ports,
+    jaeger,
+    prometheus,
+)
+
+GATEWAYS = ("gateway-1", "gateway-2")
+TOPICS = ("nodespan-spans", "nodespan-metrics", "nodespan-logs")
+GROUP = "nodespan-gateways"
+PARTITIONS = 3
+BROKER = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers={host}:{controller}
+log.dirs={data}
+message.max.bytes=4194304
+auto.create.topics.enable=false
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+"""
+
+
+class Chain(Programs):
+    """The chain. Its gateways are started with ``start`` or with other overlays by ``set_gateways``.
+
+    Args:
+        binaries: The path of each program, as from ``stack_binaries.scale_binaries()``.
+        folder: For their data and logs.
+        overlays: Configs that both gateways merge into theirs.
+        agent_wrapper: The beginning of the agent's command line, such as that of a tool that limits it.
+    """
+
+    def __init__(
+        self,
+        binaries: Mapping[str, Path],
+        folder: Path,
+        overlays: Sequence[Path] = (),
+        agent_wrapper: Sequence[str] = (),
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._binaries = binaries
+        agent, first, second = (CollectorPorts(*free_ports(4)) for _ in range(3))
+        self.ports = {"agent": agent, **dict(zip(GATEWAYS, (first, second), strict=True))}
+        self.jaeger_ports = JaegerPorts(*free_ports(6))
+        prometheus_port, broker, controller = free_ports(3)
+        self.endpoint = f"http://{HOST}:{agent.otlp_http}"
+        """Where programs send OTLP over HTTP."""
+        self.jaeger = f"http://{HOST}:{self.jaeger_ports.query}"
+        self.prometheus = f"http://{HOST}:{prometheus_port}"
+        self.broker = f"{HOST}:{broker}"
+        config = folder / "kafka.properties"
+        config.write_text(BROKER.format(host=HOST, port=broker, controller=controller, data=folder / "kafka"))
+        scraped = {
+            "localhost:9090": [prometheus_port],
+            "otel-collector:8888": [ports.metrics for ports in self.ports.values()],
+            "jaeger:8888": [self.jaeger_ports.metrics],
+        }
+        super().__init__(
+            folder,
+            {
+                "prometheus": prometheus(binaries["prometheus"], prometheus_port, folder, scraped, "1s"),
+                "jaeger": jaeger(binaries["jaeger"], self.jaeger_ports, folder / "jaeger", self.prometheus),
+                "kafka": Program([str(binaries["kafka"]), str(config)], {}, f"tcp://{self.broker}"),
+            },
+        )
+        for name in GATEWAYS:
+            self.set_gateway(name, overlays)
+        self.programs["agent"] = self._agent(agent_wrapper)
+
+    def start(self, name: str) -> None:
+        """Start a program; with a new broker the topics are created."""
+        is_new = name == "kafka" and not (self.folder / "kafka").exists()
+        super().start(name)
+        for topic in TOPICS if is_new else ():
+            self.kafka_tool("TopicCommand", "--create", "--topic", topic, "--partitions", str(PARTITIONS))
+
+    def set_gateway(self, name: str, overlays: Sequence[Path]) -> None:
+        """Set the overlays with which a gateway starts the next time."""
+        files = ["config.yaml", "scale-out/gateway.yaml", "scale-out/kafka-in.yaml"]
+        environment = {
+            "KAFKA_BROKER": self.broker,
+            "JAEGER_OTLP_ENDPOINT": f"{HOST}:{self.jaeger_ports.otlp_grpc}",
+            "PROMETHEUS_OTLP_ENDPOINT": f"{self.prometheus}/api/v1/otlp",
+            "SPAN_METRICS_FLUSH_INTERVAL": "1s",
+        }
+        self.programs[name] = collector(
+            self._binaries["otelcol"],
+            [*(CONFIGS / file for file in files), *overlays],
+            self.ports[name],
+            self.folder / name,
+            environment,
+        )
+
+    def kafka_tool(self, tool: str, *arguments: str, given: bytes = b"") -> str:
+        """Run one of Kafka's tools against the broker and return its output.
+
+        Raises:
+            RuntimeError: It failed; with its output.
+        """
+        command = [self._binaries["kafka"], f"org.apache.kafka.tools.{tool}", "--bootstrap-server", self.broker]
+        ran = subprocess.run([*command, *arguments], check=False, capture_output=True, input=given, timeout=60)
+        if ran.returncode:
+            raise RuntimeError(f"{tool} {' '.join(arguments)} failed: {(ran.stdout + ran.stderr).decode()}")
+        return ran.stdout.decode()
+
+    def _agent(self, wrapper: Sequence[str]) -> Program:
+        files = [CONFIGS / "scale-out" / name for name in ("agent.yaml", "kafka-out.yaml")]
+        state = self.folder / "agent"
+        program = collector(
+            self._binaries["otelcol"], files, self.ports["agent"], state, {"KAFKA_BROKER": self.broker}
+        )
+        return Program([*wrapper, *program.command], program.environment, program.ready)
