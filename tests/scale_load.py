@@ -22,8 +22,8 @@ from stack_backends import Jaeger, eventually
 
 PROGRAM = Path(__file__).parent / "scale" / "program.py"
 PROCESSES = 8
-PAUSE_S = 0.3
-STEP = 1000
+PAUSE_S = 0.6
+STEP = 500
 ARRIVED_S = 180.0
 STILL_S = 2.0
 """How long a counter must not change before the chain counts as empty: four times its longest batching time."""
@@ -56,18 +56,19 @@ class Row:
     sent: int
     received: int
     lost: int
-    duplicates: int
-    invented: int = 0
-    seconds: float = 0.0
+    invented: int
+    duplicates: int | None
+    seconds: float
     remarks: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         remarks = ", ".join(f"{name} {value}" for name, value in self.remarks.items())
-        numbers = f"{self.sent:>8} {self.received:>9} {self.lost:>6} {self.duplicates:>10} {self.seconds:>7.0f}"
-        return f"{self.name:<44} {numbers}  {remarks}".rstrip()
+        duplicates = "-" if self.duplicates is None else self.duplicates
+        numbers = f"{self.sent:>8} {self.received:>9} {self.lost:>6} {duplicates:>10} {self.seconds:>7.0f}"
+        return f"{self.name:<46} {numbers}  {remarks}".rstrip()
 
 
-HEADER = f"{'fault':<44} {'sent':>8} {'received':>9} {'lost':>6} {'duplicates':>10} {'seconds':>7}"
+HEADER = f"{'fault':<46} {'sent':>8} {'received':>9} {'lost':>6} {'duplicates':>10} {'seconds':>7}"
 
 
 class Programs:
@@ -123,6 +124,7 @@ class Programs:
         for process in self._processes[:count]:
             process.kill()
             process.wait()
+            self._close(process)
         self._processes = self._processes[count:]
 
     def flush(self) -> str:
@@ -136,6 +138,12 @@ class Programs:
         self._tell("end")
         for process in self._processes:
             process.wait(60)
+            self._close(process)
+
+    def _close(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
 
     def _tell(self, command: str) -> None:
         for process in self._processes:
@@ -181,9 +189,13 @@ class Counters:
             )
         )
 
-    def into_agent(self) -> int:
-        """Spans that the agent accepted since its start."""
-        return round(self.read(self._chain.ports["agent"].metrics, "otelcol_receiver_accepted_spans_total"))
+    def of_agent(self, name: str) -> int:
+        """A counter or gauge of spans of the agent."""
+        return round(self.read(self._chain.ports["agent"].metrics, name))
+
+    def refused_by_agent(self) -> int:
+        """Spans that the agent refused since its start."""
+        return self.of_agent("otelcol_receiver_refused_spans_total")
 
 
 class Count:
@@ -193,25 +205,26 @@ class Count:
         self.counters = Counters(chain)
         self._jaeger = Jaeger(chain.jaeger)
 
-    def missing(self, spans: dict[str, set[str]]) -> dict[str, set[str]]:
-        """Ids by trace that Jaeger does not have now."""
-        found = {trace_id: ids - self.seen(trace_id) for trace_id, ids in spans.items()}
-        return {trace_id: ids for trace_id, ids in found.items() if ids}
-
     def seen(self, trace_id: str) -> set[str]:
         """The ids of a trace that Jaeger has now."""
         return {span.span_id for span in self._jaeger.trace(trace_id)}
 
-    def wait_until_all_arrived(self, sent: Sent) -> None:
-        """Until Jaeger has every id that was reported stored."""
-        left = sent.spans
+    def wait_until_arrived(self, sent: Sent) -> dict[str, set[str]]:
+        """Wait until Jaeger has every id that was reported stored; returns all ids that it has, by trace."""
+        seen: dict[str, set[str]] = {}
 
         def missing() -> dict[str, set[str]]:
-            nonlocal left
-            left = self.missing(left)  # what was seen once stays
-            return left
+            for trace_id, ids in sent.spans.items():
+                if not ids <= seen.get(trace_id, set()):
+                    seen[trace_id] = self.seen(trace_id)
+            return {trace_id: left for trace_id, ids in sent.spans.items() if (left := ids - seen[trace_id])}
 
-        eventually(missing, lambda now: not now, "spans reported stored that Jaeger does not have", ARRIVED_S)
+        eventually(missing, lambda left: not left, "spans reported stored that Jaeger does not have", ARRIVED_S)
+        return seen
+
+    def wait_until_agent_empty(self) -> None:
+        """Until the agent has sent all that it accepted, if only for a moment."""
+        eventually(lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue")
 
     def wait_until_still(self) -> None:
         """Until no more spans arrive in Jaeger."""
@@ -223,15 +236,14 @@ class Count:
             if (now := self.counters.into_jaeger()) != last:
                 last, since = now, time.monotonic()
 
-    def row(self, name: str, sent: Sent, deliveries: int, seconds: float, **remarks: Any) -> Row:
-        """What Jaeger has of a phase now. ``deliveries``: how many spans it was given in all."""
-        received = invented = lost = 0
-        for trace_id, ids in sent.spans.items():
-            seen = self.seen(trace_id)
-            received += len(seen & ids)
-            invented += len(seen - ids)
-            lost += len(ids - seen)
-        return Row(name, sent.count, received, lost, deliveries - received - invented, invented, seconds, remarks)
+    def row(
+        self, name: str, sent: Sent, seen: dict[str, set[str]], deliveries: int | None, seconds: float, **remarks: Any
+    ) -> Row:
+        """The line of a phase. ``deliveries``: how many spans Jaeger was given in all, if that is known."""
+        received = sum(len(seen[trace_id] & ids) for trace_id, ids in sent.spans.items())
+        invented = sum(len(seen[trace_id] - ids) for trace_id, ids in sent.spans.items())
+        duplicates = None if deliveries is None else deliveries - received - invented
+        return Row(name, sent.count, received, sent.count - received, invented, duplicates, seconds, remarks)
 
     def progress(self, spans: int, what: str) -> None:
         """Wait until Jaeger has accepted so many spans more."""

@@ -7,8 +7,10 @@ The configs are those of ``collector/``. The tests of scale run it.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from stack_programs import (
@@ -45,14 +47,24 @@ transaction.state.log.min.isr=1
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A partition, the member of the consumer group that reads it, and the group's place in it."""
+
+    topic: str
+    partition: int
+    committed: int
+    end: int
+    member: str
+
+
 class Chain(Programs):
-    """The chain. Its gateways are started with ``start`` or with other overlays by ``set_gateways``.
+    """The chain.
 
     Args:
         binaries: The path of each program, as from ``stack_binaries.scale_binaries()``.
         folder: For their data and logs.
         overlays: Configs that both gateways merge into theirs.
-        agent_wrapper: The beginning of the agent's command line, such as that of a tool that limits it.
     """
 
     def __init__(
@@ -60,7 +72,6 @@ class Chain(Programs):
         binaries: Mapping[str, Path],
         folder: Path,
         overlays: Sequence[Path] = (),
-        agent_wrapper: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._binaries = binaries
@@ -85,12 +96,16 @@ class Chain(Programs):
             {
                 "prometheus": prometheus(binaries["prometheus"], prometheus_port, folder, scraped, "1s"),
                 "jaeger": jaeger(binaries["jaeger"], self.jaeger_ports, folder / "jaeger", self.prometheus),
-                "kafka": Program([str(binaries["kafka"]), str(config)], {}, f"tcp://{self.broker}"),
+                "kafka": Program(
+                    [str(binaries["kafka"]), str(config)],
+                    {"JAVA": shutil.which("java") or "java"},
+                    f"tcp://{self.broker}",
+                ),
             },
         )
         for name in GATEWAYS:
             self.set_gateway(name, overlays)
-        self.programs["agent"] = self._agent(agent_wrapper)
+        self.set_agent(folder / "agent")
 
     def start(self, name: str) -> None:
         """Start a program; with a new broker the topics are created."""
@@ -128,10 +143,29 @@ class Chain(Programs):
             raise RuntimeError(f"{tool} {' '.join(arguments)} failed: {(ran.stdout + ran.stderr).decode()}")
         return ran.stdout.decode()
 
-    def _agent(self, wrapper: Sequence[str]) -> Program:
-        files = [CONFIGS / "scale-out" / name for name in ("agent.yaml", "kafka-out.yaml")]
-        state = self.folder / "agent"
+    def set_agent(self, state: Path, wrapper: Sequence[str] = ()) -> None:
+        """Set the directory of the agent's queue, and a command that runs the agent, for its next start."""
         program = collector(
-            self._binaries["otelcol"], files, self.ports["agent"], state, {"KAFKA_BROKER": self.broker}
+            self._binaries["otelcol"],
+            [CONFIGS / "scale-out" / name for name in ("agent.yaml", "kafka-out.yaml")],
+            self.ports["agent"],
+            state,
+            {"KAFKA_BROKER": self.broker},
         )
-        return Program([*wrapper, *program.command], program.environment, program.ready)
+        self.programs["agent"] = Program([*wrapper, *program.command], program.environment, program.ready)
+
+    def group_state(self) -> list[Assignment]:
+        """Where the gateways' consumer group stands in each partition."""
+        lines = self.kafka_tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", GROUP).splitlines()
+        header = next(line.split() for line in lines if line.startswith("GROUP"))
+        rows = [dict(zip(header, line.split(), strict=False)) for line in lines if line.startswith(GROUP)]
+        return [
+            Assignment(
+                topic=row["TOPIC"],
+                partition=int(row["PARTITION"]),
+                committed=0 if row["CURRENT-OFFSET"] == "-" else int(row["CURRENT-OFFSET"]),
+                end=int(row["LOG-END-OFFSET"]),
+                member=row["CONSUMER-ID"],
+            )
+            for row in rows
+        ]
