@@ -27,6 +27,13 @@ STEP = 500
 ARRIVED_S = 180.0
 STILL_S = 2.0
 """How long a counter must not change before the chain counts as empty: four times its longest batching time."""
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has used."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / CLOCK_TICKS  # utime and stime: proc(5)
 
 
 @dataclass
@@ -74,14 +81,14 @@ HEADER = f"{'fault':<46} {'sent':>8} {'received':>9} {'lost':>6} {'duplicates':>
 class Programs:
     """Programs that share one store, as those of one machine do, and send to one endpoint."""
 
-    def __init__(self, endpoint: str, folder: Path, count: int = PROCESSES) -> None:
+    def __init__(self, endpoint: str, folder: Path, count: int = PROCESSES, service: str = "load") -> None:
         self.folder = folder
         self._count = count
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
         self.environment = {
             **ours,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_SERVICE_NAME": "load",
+            "OTEL_SERVICE_NAME": service,
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
             "NODESPAN_STORE": str(folder / "store.db"),
         }
@@ -167,14 +174,17 @@ class Counters:
 
     def read(self, port: int, name: str, **labels: str) -> float:
         """The sum of a counter's series that have these labels; 0 while the program is away or has none."""
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as response:
-                page = response.read().decode()
-        except OSError:
-            return 0
+        page = self._page(port)
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         lines = [line for line in page.splitlines() if re.match(rf"{name}(\{{|\s)", line)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if all(pair in line for pair in wanted))
+
+    def _page(self, port: int) -> str:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as response:
+                return response.read().decode()
+        except OSError:
+            return ""
 
     def into_jaeger(self) -> int:
         """Spans that Jaeger accepted since its start."""
@@ -184,7 +194,9 @@ class Counters:
         """Spans for which Jaeger gave the gateways an acknowledgement, since the gateways' start."""
         return round(
             sum(
-                self.read(self._chain.ports[name].metrics, "otelcol_exporter_sent_spans_total", exporter="otlp_grpc/jaeger")
+                self.read(
+                    self._chain.ports[name].metrics, "otelcol_exporter_sent_spans_total", exporter="otlp_grpc/jaeger"
+                )
                 for name in GATEWAYS
             )
         )
@@ -224,13 +236,15 @@ class Count:
 
     def wait_until_agent_empty(self) -> None:
         """Until the agent has sent all that it accepted, if only for a moment."""
-        eventually(lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue")
+        eventually(
+            lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue"
+        )
 
-    def wait_until_still(self) -> None:
+    def wait_until_still(self, still_s: float = STILL_S) -> None:
         """Until no more spans arrive in Jaeger."""
         last, since = self.counters.into_jaeger(), time.monotonic()
         deadline = since + ARRIVED_S
-        while time.monotonic() - since < STILL_S:
+        while time.monotonic() - since < still_s:
             assert time.monotonic() < deadline, f"spans still arrive in Jaeger: {last}"
             time.sleep(0.2)
             if (now := self.counters.into_jaeger()) != last:

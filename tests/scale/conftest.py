@@ -43,7 +43,9 @@ def binaries() -> dict[str, Path]:
     Skips where a command is missing, and names it; in CI that is a failure.
     """
     if missing := missing_for_scale():
-        message = f"NOTHING of docs/scale.md is tested: not installed: {', '.join(missing)}. Install go, Java and Maven."
+        message = (
+            f"NOTHING of docs/scale.md is tested: not installed: {', '.join(missing)}. Install go, Java and Maven."
+        )
         if os.environ.get("CI"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)

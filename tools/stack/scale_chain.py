@@ -114,14 +114,15 @@ class Chain(Programs):
         for topic in TOPICS if is_new else ():
             self.kafka_tool("TopicCommand", "--create", "--topic", topic, "--partitions", str(PARTITIONS))
 
-    def set_gateway(self, name: str, overlays: Sequence[Path]) -> None:
-        """Set the overlays with which a gateway starts the next time."""
+    def set_gateway(self, name: str, overlays: Sequence[Path], **variables: str) -> None:
+        """Set the overlays and environment variables with which a gateway starts the next time."""
         files = ["config.yaml", "scale-out/gateway.yaml", "scale-out/kafka-in.yaml"]
         environment = {
             "KAFKA_BROKER": self.broker,
             "JAEGER_OTLP_ENDPOINT": f"{HOST}:{self.jaeger_ports.otlp_grpc}",
             "PROMETHEUS_OTLP_ENDPOINT": f"{self.prometheus}/api/v1/otlp",
             "SPAN_METRICS_FLUSH_INTERVAL": "1s",
+            **variables,
         }
         self.programs[name] = collector(
             self._binaries["otelcol"],

@@ -110,9 +110,7 @@ class LocalStack(Programs):
             {
                 "prometheus": prometheus(programs["prometheus"], ports.prometheus, folder, scraped, interval),
                 "jaeger": jaeger(programs["jaeger"], ports.jaeger, folder / "jaeger", self.prometheus),
-                "collector": collector(
-                    programs["otelcol"], configs, ports.collector, folder / "otelcol", destinations
-                ),
+                "collector": collector(programs["otelcol"], configs, ports.collector, folder / "otelcol", destinations),
             },
         )
 
