@@ -148,7 +148,8 @@ class Programs:
             self._close(process)
 
     def _close(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         process.stdout.close()
 
@@ -185,6 +186,15 @@ class Counters:
                 return response.read().decode()
         except OSError:
             return ""
+
+    def queues(self) -> dict[str, list[str]]:
+        """The lines of the metrics pages that tell how full the collectors' queues are."""
+        wanted = ("otelcol_exporter_queue_size{", "otelcol_exporter_send_failed", "otelcol_receiver_refused")
+        pages = {name: self._page(ports.metrics) for name, ports in self._chain.ports.items()}
+        return {
+            name: [line for line in page.splitlines() if line.startswith(wanted) and not line.endswith(" 0")]
+            for name, page in pages.items()
+        }
 
     def into_jaeger(self) -> int:
         """Spans that Jaeger accepted since its start."""

@@ -1,9 +1,8 @@
 """ClickHouse with the tables of Jaeger's ClickHouse storage: python clickhouse.py FOLDER SPANS. Prints JSON.
 
-The tables have the columns, keys and indexes that Jaeger 2.14 to 2.20 creates (its directory
-``internal/storage/v2/clickhouse/sql``), written anew here. They are filled with spans of nodespan's shape, seven days of
-runs of 50 spans. Then each question of the boards and of the viewer is asked several times, first of Jaeger's table and
-then of the same table with five attributes as columns of their own.
+The tables have the columns, keys, indexes and views that Jaeger's ClickHouse storage creates. They are filled with
+spans of nodespan's shape: seven days of runs of 50 spans. Then each question of the boards and of the viewer is asked several
+times, first of Jaeger's table and then of the same table with five attributes as columns of their own.
 """
 
 from __future__ import annotations
@@ -118,8 +117,9 @@ SELECT
   concat('service-', toString(run % {SERVICES})),
   'nodespan',
   arrayConcat(['gen_ai.operation.name', 'gen_ai.workflow.name', 'gen_ai.conversation.id', 'nodespan.status'],
-    if(place = 0, [], ['gen_ai.node.name', 'langgraph.task.id', 'langgraph.checkpoint_ns', 'langgraph.node.trigger']),
-    if(step = 0, [], ['gen_ai.request.model', 'gen_ai.provider.name', 'nodespan.cache_status', 'nodespan.finish_reason'])),
+    if(place = 0, [], ['gen_ai.node.name', 'langgraph.task.id', 'langgraph.checkpoint_ns', 'langgraph.trigger']),
+    if(step = 0, [], ['gen_ai.request.model', 'gen_ai.provider.name', 'nodespan.cache_status',
+                      'nodespan.finish_reason'])),
   arrayConcat([work, 'support', concat('conversation-', toString(intDiv(run, 4))), if(fails, 'error', 'ok')],
     if(place = 0, [], [node_name, hex(sipHash128(number, 'task')), concat(node_name, ':', hex(dice)), 'branch']),
     if(step = 0, [], [model, 'llama_cpp', 'hit', if(dice % 20 = 0, 'length', 'stop')])),
@@ -172,7 +172,8 @@ def questions(*, own_columns: bool) -> dict[str, Callable[[random.Random, int], 
         ),
         "viewer: the last 50 runs of a service": lambda chance, _: (
             f"SELECT trace_id, name, start_time, duration, {value('nodespan_status')} FROM jaeger.spans "
-            f"WHERE {service(chance)} AND name = 'invoke_workflow support' AND {last(24)} ORDER BY start_time DESC LIMIT 50"
+            f"WHERE {service(chance)} AND name = 'invoke_workflow support' AND {last(24)} "
+            "ORDER BY start_time DESC LIMIT 50"
         ),
         "viewer: slow model calls of an hour": lambda chance, _: (
             f"SELECT DISTINCT trace_id FROM jaeger.spans WHERE {service(chance)} AND name = 'chat model-1' "

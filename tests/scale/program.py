@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -93,7 +94,7 @@ def workflow() -> Any:
     for name in NODES:
         graph.add_node(name, node)
     graph.add_edge(START, NODES[0])
-    for before, after in zip(NODES, NODES[1:], strict=False):
+    for before, after in pairwise(NODES):
         graph.add_edge(before, after)
     return graph.compile(name="load")
 
@@ -152,19 +153,24 @@ class Load:
         return report
 
 
+def answer(facts: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
 def main(folder: Path) -> None:
     """Do what standard input commands until its end."""
     with nodespan.configure() as telemetry:
         nodespan.instrument()
         load = Load(telemetry, folder)
-        print(json.dumps({"pid": os.getpid()}), flush=True)
+        answer({"pid": os.getpid()})
         for line in sys.stdin:
             command, *arguments = line.split()
             if command != "run":
                 break
             told = threading.Event()
             threading.Thread(target=lambda told=told: (sys.stdin.readline(), told.set()), daemon=True).start()
-            print(json.dumps(load.run(arguments[0], float(arguments[1]), int(arguments[2]), told)), flush=True)
+            answer(load.run(arguments[0], float(arguments[1]), int(arguments[2]), told))
 
 
 if __name__ == "__main__":

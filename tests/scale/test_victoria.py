@@ -1,4 +1,4 @@
-"""VictoriaMetrics and VictoriaLogs take metrics and logs by OTLP from the committed configs; the boards work on the former."""
+"""VictoriaMetrics and VictoriaLogs take metrics and logs by OTLP with the committed configs."""
 
 from __future__ import annotations
 

@@ -233,9 +233,8 @@ def jaeger(binary: Path, ports: JaegerPorts, data: Path, prometheus_url: str) ->
 def prometheus(binary: Path, port: int, folder: Path, scraped: Mapping[str, Sequence[int]], interval: str) -> Program:
     """Prometheus with a copy of its config in ``folder``, as its addresses cannot come from the environment.
 
-    Args:
-        scraped: The addresses of docker compose, each with the ports that replace it.
-        interval: How often it scrapes and evaluates.
+    ``scraped`` has the addresses of docker compose, each with the ports that replace it. Prometheus scrapes and
+    evaluates at the interval.
     """
     config = folder / "prometheus"
     shutil.rmtree(config, ignore_errors=True)
