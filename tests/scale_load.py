@@ -215,6 +215,15 @@ class Counters:
         """A counter or gauge of spans of the agent."""
         return round(self.read(self._chain.ports["agent"].metrics, name))
 
+    def queued_for_jaeger(self) -> int:
+        """Requests in the gateways' queues for Jaeger."""
+        return round(
+            sum(
+                self.read(self._chain.ports[name].metrics, "otelcol_exporter_queue_size", exporter="otlp_grpc/jaeger")
+                for name in GATEWAYS
+            )
+        )
+
     def refused_by_agent(self) -> int:
         """Spans that the agent refused since its start."""
         return self.of_agent("otelcol_receiver_refused_spans_total")
@@ -249,6 +258,10 @@ class Count:
         eventually(
             lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue"
         )
+
+    def wait_until_gateways_empty(self) -> None:
+        """Until the gateways have sent to Jaeger all that is in their queues, if only for a moment."""
+        eventually(self.counters.queued_for_jaeger, lambda size: size == 0, "gateways' queues for Jaeger", ARRIVED_S)
 
     def wait_until_still(self, still_s: float = STILL_S) -> None:
         """Until no more spans arrive in Jaeger."""

@@ -68,6 +68,7 @@ def lost_when_the_gateway_is_killed(
     chain.set_gateway(gateway, [])
     chain.start(gateway)
     eventually(lambda: committed(chain), lambda place: place[0] == place[1], "everything in Kafka is committed", 120)
+    count.wait_until_gateways_empty()
     count.wait_until_still()
     return sent, sum(len(ids - count.seen(trace_id)) for trace_id, ids in sent.spans.items())
 

@@ -1,7 +1,7 @@
 """What Jaeger's page asks of Jaeger's API, asked of a run of ours: the page itself is not in the build that is tested.
 
-The requests are those of the page's client in Jaeger UI (``packages/jaeger-ui/src/api``), and a span is classified as its
-GenAI view does it (``src/utils/genai``).
+The requests are those of the page's client in Jaeger UI (``packages/jaeger-ui/src/api``), and a span is classified as
+its GenAI view does it (``src/utils/genai``).
 """
 
 from __future__ import annotations
