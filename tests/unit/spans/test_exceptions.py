@@ -137,10 +137,7 @@ def test_repeated_frames_are_collapsed_and_the_error_is_the_end_of_the_stack():
 
 
 def test_of_a_stack_that_is_too_long_the_middle_is_cut():
-    frames = (
-        "\n".join(f"def f{n}(): return f{n + 1}()" for n in range(600))
-        + "\ndef f600(): raise ValueError('the cause')\n"
-    )
+    frames = [*(f"def f{n}(): return f{n + 1}()" for n in range(600)), "def f600(): raise ValueError('the cause')"]
     names: dict[str, object] = {}
     exec(compile("\n".join(frames), "a/rather/long/path/of/a/generated/module.py", "exec"), names)
     with pytest.raises(ValueError, match="the cause") as caught:
