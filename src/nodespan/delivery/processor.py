@@ -19,6 +19,7 @@ from nodespan import semconv
 from nodespan.delivery.ledger import DeliveryReport, Ledger
 from nodespan.delivery.outage_log import SaidOnce
 from nodespan.delivery.outbox_sender import Shipper
+from nodespan.delivery.running_spans import AFTER_S, RunningSpans
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.fastspan import LeanSpan
 from nodespan.otlp import Encoded, encode_spans, join_batches
@@ -28,8 +29,12 @@ from nodespan.store import EXPORTED, MEMORY, SqliteStore
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span
+
     from nodespan.delivery.senders.answer import MakeSender, Sender
     from nodespan.spans.instruments import Readings
+    from nodespan.store.running import Key
 
 QUEUE_MAX: Final = 65_536
 """Ended spans that wait for the writer: at 300 spans a second, three minutes of a store that does not answer."""
@@ -64,6 +69,7 @@ class StoreSpanProcessor(SpanProcessor):
         said: Where warnings are said once.
         write_interval_s: How long a span waits for others.
         queue_max: How many spans may wait for the writer; one more is dropped.
+        running_after_s: How long a span is open before it has a row in the store.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class StoreSpanProcessor(SpanProcessor):
         said: SaidOnce | None = None,
         write_interval_s: float = WRITE_INTERVAL_S,
         queue_max: int = QUEUE_MAX,
+        running_after_s: float = AFTER_S,
     ) -> None:
         self.store = store
         self._destination = destination
@@ -81,6 +88,7 @@ class StoreSpanProcessor(SpanProcessor):
         self._said = said or SaidOnce()
         self._write_interval_s = write_interval_s
         self._queue_max = queue_max
+        self._running_after_s = running_after_s
         self._begin()
         _alive.add(self)
 
@@ -89,7 +97,10 @@ class StoreSpanProcessor(SpanProcessor):
         self.ledger = Ledger()
         self._writer = uuid.uuid4().hex
         self._queue: deque[ReadableSpan] = deque()
-        self._unwritten: deque[Encoded] = deque()
+        self._unwritten: deque[tuple[Encoded, list[Key]]] = deque()
+        self.running = RunningSpans(self._running_after_s)
+        self._is_asleep = False
+        self._wake = threading.Event()
         self._starting = threading.Lock()
         self._writing = threading.Lock()
         self._news = threading.Event()
@@ -101,6 +112,18 @@ class StoreSpanProcessor(SpanProcessor):
         self._ship_from(self.store)
 
     accepts_lean_spans = True
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Remembers a started span, weakly."""
+        if self._stopped.is_set():
+            return
+        self.running.on_start(span)
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wake.set()
+        elif not self._threads:
+            with _WRITING:
+                self._start()
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queues an ended span. Does no I/O and does not wait for a thread that does."""
@@ -145,7 +168,10 @@ class StoreSpanProcessor(SpanProcessor):
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self._wake.set()
         self._write()
+        with self._writing, _WRITING:
+            self.running.close()
         self._news.set()
         self._hurry.set()
         if self._sender is not None:
@@ -186,8 +212,18 @@ class StoreSpanProcessor(SpanProcessor):
             Finalize(self, self.shutdown, exitpriority=0)
 
     def _keep_writing(self) -> None:
-        while not self._stopped.wait(self._write_interval_s):
-            self._write()
+        write_at = time.monotonic() + self._write_interval_s
+        while not self._stopped.is_set():
+            self._is_asleep = is_idle = self.running.is_idle
+            left_s = max(write_at - time.monotonic(), 0.0)
+            self._wake.wait(left_s if is_idle else min(left_s, self._running_after_s))
+            self._wake.clear()
+            if time.monotonic() >= write_at:
+                self._write()
+                write_at = time.monotonic() + self._write_interval_s
+            elif not self.running.is_idle:
+                with self._writing, _WRITING, suppress(StoreError):
+                    self.running.tick(self.store, is_drained=False)
 
     def _write(self) -> None:
         # Whoever finds the store busy comes again: what was taken from the queue stays first in line.
@@ -197,26 +233,33 @@ class StoreSpanProcessor(SpanProcessor):
                 if not self._unwritten:
                     self._encode()
                     continue
-                self._append(self._unwritten[0])
-                self.ledger.stored(self._unwritten.popleft().spans)
+                self._append(*self._unwritten[0])
+                self.ledger.stored(self._unwritten.popleft()[0].spans)
                 has_written = True
+            if not self.running.is_idle:
+                self.running.tick(self.store, is_drained=True)
             if has_written:  # said once for all, which then go out in few requests; the sender looks by itself as well
                 self._news.set()
 
     def _encode(self) -> None:
         """Makes one batch of many slices: each call of SQLite waits for the GIL, long beside a busy event loop."""
         made: list[Encoded] = []
+        ended: list[Key] = []
         taken = 0
         while self._queue and taken < _BATCH_SPANS:
             spans = [self._queue.popleft() for _ in range(min(_SLICE, len(self._queue)))]
             taken += len(spans)
             made += encode_spans(spans)
-        self._unwritten.extend(join_batches(made))
+            ended += self.running.ended(spans)
+        for batch in join_batches(made):
+            self._unwritten.append((batch, ended))  # the rows go with the first; a reader prefers an ended span
+            ended = []
+        self.running.forget(ended)
         self.ledger.dropped(taken - sum(batch.spans for batch in made), "not_encodable")
 
-    def _append(self, batch: Encoded) -> None:
+    def _append(self, batch: Encoded, ended: list[Key]) -> None:
         try:
-            self.store.append(batch, self._destination, self._writer)
+            self.store.append(batch, self._destination, self._writer, ended)
         except StoreBusyError:
             raise
         except StoreError as error:
@@ -318,7 +361,19 @@ def _waiting_age_s(processor: StoreSpanProcessor) -> Readings:
     return [(0.0 if oldest_ns is None else max(time.time_ns() - oldest_ns, 0) / 1e9, {})]
 
 
-READINGS: Final = {semconv.SPANS_PROCESSED: _processed}
+def _executions(processor: StoreSpanProcessor) -> Readings:
+    return processor.running.executions()
+
+
+def _ages_s(processor: StoreSpanProcessor) -> Readings:
+    return processor.running.ages_s()
+
+
+READINGS: Final = {
+    semconv.SPANS_PROCESSED: _processed,
+    semconv.NODE_RUNNING: _executions,
+    semconv.NODE_RUNNING_AGE: _ages_s,
+}
 """Metrics of a processor."""
 DESTINATION_READINGS: Final = {
     semconv.SPANS_EXPORTED: _sent,

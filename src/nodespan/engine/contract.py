@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from nodespan.types import FinishReason, GenerationRequest
 
@@ -51,6 +51,8 @@ class GenerationResult:
         decode_s: The same for ``decode_tokens``.
         prefill_at: ``time.perf_counter()`` when the prefill began.
         first_token_at: ``time.perf_counter()`` when the first token was there.
+        evaluated: Returns the number of prompt tokens that are evaluated or cached so far; called on another thread
+            during the prefill. ``None`` where the engine does not say.
         finish_reason: Why the model ended by itself: ``stop`` or ``length``.
         model_bytes: Size of the model's tensors.
         state_bytes: Size of its context's state at the end, KV cache included.
@@ -66,6 +68,7 @@ class GenerationResult:
     decode_s: float | None = None
     prefill_at: float | None = None
     first_token_at: float | None = None
+    evaluated: Callable[[], int | None] | None = None
     finish_reason: FinishReason | None = None
     model_bytes: int | None = None
     state_bytes: int | None = None

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 from nodespan import semconv
 from nodespan.engine.contract import Cancellation, GenerationResult
-from nodespan.engine.measurement import Phase, describe, engine_phases, record_generation
+from nodespan.engine.measurement import Phase as Stretch
+from nodespan.engine.measurement import describe, engine_phases, record_generation
+from nodespan.engine.phase import engine_phase
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner.chunk_queue import ChunkQueue
 from nodespan.runner.generation_span import GenerationSpan
 from nodespan.spans.content import message, text_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.model_call import exemplar_context
+from nodespan.spans.phases import Phase, publish
 from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from opentelemetry.trace import Tracer
 
@@ -44,6 +47,7 @@ class Generation:
         result: What the pipeline has measured so far.
         metadata: What it did and took; ``None`` until it ended.
         error: What the consumer is to see at the end.
+        ahead: Returns the number of generations that come before it; takes no lock.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Generation:
         self._first_piece_at: float | None = None
         self._pieces_put = 0
         self.owner = GenerationSpan(tracer, request, profile, self._entered_ns)
+        self.ahead: Callable[[], int] | None = None
+        publish(self.owner.span, self)
         self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
         self._deadline = None if deadline_s is None else self._make_deadline(deadline_s)
@@ -89,6 +95,16 @@ class Generation:
     def is_unwanted(self) -> bool:
         """Whether it was stopped or dropped."""
         return self._cancellation.requested
+
+    def phase(self) -> Phase | None:
+        """What it does now; see ``HasPhase``."""
+        if self._has_ended:
+            return None
+        if self._taken_at is None:
+            return Phase("queued", self._entered_ns, position=None if self.ahead is None else self.ahead())
+        if self._load_s is None and self._cache_status == "loaded":
+            return Phase("loading", self._unix_ns(self._taken_at))
+        return engine_phase(self.result)
 
     def take(self, cache_status: CacheStatus) -> None:
         """Says that the queue is behind it."""
@@ -235,7 +251,7 @@ class Generation:
             cancelled = metadata.finish_reason == "cancelled"
             self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(ended_at))
 
-    def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Phase]:
+    def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Stretch]:
         """The stretches that took place."""
         for name, start, length_s in (
             (semconv.PIPELINE_QUEUE, self._entered_at, metadata.queue_s),
@@ -243,7 +259,7 @@ class Generation:
         ):
             if start is not None and length_s is not None:
                 start_ns = self._unix_ns(start)
-                yield Phase(name, start_ns, start_ns + round(length_s * 1e9), {})
+                yield Stretch(name, start_ns, start_ns + round(length_s * 1e9), {})
         yield from engine_phases(self.result, self._unix_ns)
 
     def _since_entry(self, at: float | None) -> float | None:

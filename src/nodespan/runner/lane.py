@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import threading
+import weakref
 from typing import TYPE_CHECKING, Final, Literal
 
 from nodespan import semconv
@@ -71,7 +73,9 @@ class Lane:
 
     def add(self, arrival: int, generation: Generation) -> None:
         """Queues a generation; ``pool.changed`` is held."""
-        heapq.heappush(self._heap, ((-generation.priority, arrival), generation))
+        rank = -generation.priority, arrival
+        generation.ahead = functools.partial(_ahead_of, weakref.ref(self), rank)
+        heapq.heappush(self._heap, (rank, generation))
         if len(self._priorities) < _MAX_PRIORITIES:
             self._priorities.add(generation.priority)
         if self.thread is None:
@@ -87,6 +91,10 @@ class Lane:
     def waiting(self) -> list[Generation]:
         """Those who wait, in no order. Takes no lock."""
         return [generation for _, generation in self._heap.copy() if not generation.is_unwanted]
+
+    def queued(self) -> list[tuple[Rank, Generation]]:
+        """The queue, in no order. Takes no lock."""
+        return self._heap.copy()
 
     def forget(self) -> list[Generation]:
         """Gives away all it had, in a forked child, where its thread does not exist."""
@@ -161,3 +169,11 @@ class Lane:
         if pipeline is not None:
             with _FREEING:
                 pipeline.close()
+
+
+def _ahead_of(lane: weakref.ref[Lane], rank: Rank) -> int:
+    """Generations of a lane that come before this place in its queue. Takes no lock."""
+    if (found := lane()) is None:
+        return 0
+    waiting = sum(other < rank and not generation.is_unwanted for other, generation in found.queued())
+    return waiting + (found.running is not None)

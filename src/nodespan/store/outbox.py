@@ -6,16 +6,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from nodespan.store import running
 from nodespan.store.database import MEMORY, Database
 from nodespan.store.paths import is_default
 from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from nodespan.otlp import Encoded
+    from nodespan.store.running import Key
 
 EXPORTED: Final = "exported"
 """The outcome of a span that its destination has; every other outcome is the reason why it is lost."""
@@ -91,8 +93,14 @@ class SqliteStore:
         self._max_age_s = limits.max_age_s
         self._next_age_check = 0.0
 
-    def append(self, batch: Encoded, destination: str | None, writer: str = "") -> int:
+    def append(self, batch: Encoded, destination: str | None, writer: str = "", ended: Iterable[Key] = ()) -> int:
         """Stores a batch, safe from the death of the process, and makes room for it.
+
+        Args:
+            batch: The spans.
+            destination: Where they are to go; ``None`` if they stay.
+            writer: The process.
+            ended: Spans of it whose rows as open spans go with their end.
 
         Returns:
             The batch's id.
@@ -103,6 +111,7 @@ class SqliteStore:
                 "INSERT INTO batch (created_ns, writer, spans, bytes, destination, data) VALUES (?, ?, ?, ?, ?, ?)",
                 (time.time_ns(), writer, batch.spans, len(batch.data), destination, batch.data),
             )
+            running.remove(connection, ended)
             self._make_room(connection)
             return row.lastrowid or 0
 

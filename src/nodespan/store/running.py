@@ -29,7 +29,7 @@ RUNNING: Final = (
         start_ns INTEGER NOT NULL,
         heartbeat_ns INTEGER NOT NULL,
         heartbeat_monotonic_ns INTEGER NOT NULL,
-        untracked INTEGER NOT NULL,       -- open spans without a row
+        untracked INTEGER NOT NULL,       -- spans so far that got no row
         resource TEXT NOT NULL
     ) WITHOUT ROWID
     """,
@@ -89,7 +89,7 @@ class Changed:
         opened: Spans that have no row yet.
         phases: New phases of spans that have one.
         gone: Spans that ended without being stored, or were collected without an end.
-        untracked: Number of open spans that get no row.
+        untracked: Number of spans so far that got no row.
     """
 
     opened: Sequence[OpenSpan] = ()
@@ -205,7 +205,7 @@ class OpenSpans:
 
     Attributes:
         version: Number of the last change of a row.
-        untracked: Open spans without a row.
+        untracked: Spans of living processes that got no row.
         states: State of each process with rows, by its id.
         spans: By trace and span id.
     """

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from opentelemetry.util.re import parse_env_headers
 
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
+from nodespan.delivery.running_spans import AFTER_S
 from nodespan.errors import ConfigurationError
 from nodespan.store.location import positive_variable
 
@@ -122,6 +123,15 @@ class Settings:
             ConfigurationError: It is no positive number.
         """
         return positive_variable("OTEL_BSP_SCHEDULE_DELAY", WRITE_INTERVAL_S * 1e3) / 1e3
+
+    @property
+    def running_after_s(self) -> float:
+        """How long a span is open before it has a row in the store; ``NODESPAN_RUNNING_AFTER_MS`` is in ms.
+
+        Raises:
+            ConfigurationError: It is not a positive number.
+        """
+        return positive_variable("NODESPAN_RUNNING_AFTER_MS", AFTER_S * 1e3) / 1e3
 
     @property
     def queue_max(self) -> int:

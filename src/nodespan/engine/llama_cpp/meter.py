@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+import weakref
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from nodespan.engine.contract import GenerationResult
 
@@ -34,6 +35,7 @@ def measured(
     result.context_size = llama.n_ctx()
     result.input_tokens = len(prompt)
     result.output_tokens = 0
+    result.evaluated = _tokens_in_context(weakref.ref(llama))
     start = _Evaluated.so_far(llama)
     first: _Evaluated | None = None
     token = -1
@@ -68,6 +70,11 @@ def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Gene
     yield
     if not llama.context_params.no_perf:
         result.prefill_tokens, result.prefill_s = _Evaluated.so_far(llama).since(start)
+
+
+def _tokens_in_context(llama: weakref.ref[llama_cpp.Llama]) -> Callable[[], int | None]:
+    """``Llama.n_tokens`` grows with each evaluated batch, and can be read while native code runs without the GIL."""
+    return lambda: getattr(llama(), "n_tokens", None)
 
 
 class _Evaluated(NamedTuple):
