@@ -181,21 +181,28 @@ def export(
 @app.command()
 def flush(
     everything: Annotated[
-        bool, typer.Option("--all", help="Also what was kept without a destination or for another one.")
+        bool, typer.Option("--all", help="Include spans that were stored without an endpoint.")
     ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="ID", help="Send the spans of this other destination here; see --list."),
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="List what waits, by destination; send nothing.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="When to give up.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Send what waits in the local store to the endpoint that the OTEL_* variables name."""
-    from nodespan.cli._flush import flush_outbox
+    """Send what waits in the local store to the endpoint of the OTEL_* variables."""
+    from nodespan.cli._flush import flush_outbox, show_waiting
 
-    if not flush_outbox(Console(), everything=everything, timeout_s=timeout, as_json=as_json):
+    if list_only:
+        show_waiting(Console(), as_json=as_json)
+    elif not flush_outbox(Console(), everything=everything, source=source, timeout_s=timeout, as_json=as_json):
         raise typer.Exit(1)
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is configured, what is reachable, and which versions are here."""
+    """Show what is configured, what is reachable, and which versions are here."""
     from nodespan.cli._doctor import examine, show
 
     found = examine()

@@ -34,6 +34,7 @@ _STARTED_MAX: Final = 65_536
 _HEARTBEAT_S: Final = 1.0
 _PHASE_S: Final = 1.0
 """A row is written anew for its phase at most this often."""
+_LEAVE_S: Final = 0.2
 _DEAD_KEPT_S: Final = 7 * 24 * 3600.0
 _ATTRIBUTE_MAX: Final = 1024
 """A longer text or list (a prompt, where content is captured) is left out of the row; the ended span has it."""
@@ -112,12 +113,13 @@ class RunningSpans:
         )
         return [tracked.key for tracked in found if tracked is not None and tracked.is_written]
 
-    def tick(self, store: SqliteStore, *, is_drained: bool) -> None:
+    def tick(self, store: SqliteStore, *, is_drained: bool, timeout_s: float | None = None) -> None:
         """Writes what has changed since the last tick.
 
         Args:
             store: Where the rows are.
             is_drained: Every span that had ended before this call began is stored or dropped.
+            timeout_s: Longest time to wait for another process's write lock; the usual one if not given.
 
         Raises:
             StoreError: The store cannot be written now; the next tick tries again.
@@ -133,7 +135,7 @@ class RunningSpans:
         phases = self._changed_phases(now)
         is_beat = bool(self._tracked) and now - self._beaten_at >= _HEARTBEAT_S
         if opened or phases or over or self._gone or is_beat:
-            self._write(store, opened, phases, over, now)
+            self._write(store, opened, phases, over, now, timeout_s)
 
     def close(self) -> None:
         """Removes the process's rows: it ends in order, and with it whatever is still open."""
@@ -212,7 +214,13 @@ class RunningSpans:
         return changed
 
     def _write(
-        self, store: SqliteStore, opened: list[_Tracked], phases: list[_Tracked], over: list[Id], now: float
+        self,
+        store: SqliteStore,
+        opened: list[_Tracked],
+        phases: list[_Tracked],
+        over: list[Id],
+        now: float,
+        timeout_s: float | None,
     ) -> None:
         spans = [(tracked, span) for tracked in opened if (span := tracked.span()) is not None]
         if self._process is None:
@@ -228,7 +236,7 @@ class RunningSpans:
             self.untracked,
         )
         try:
-            store.database.write(lambda connection: write(connection, process, changed))
+            store.database.write(lambda connection: write(connection, process, changed), timeout_s)
         except StoreError:
             for tracked in phases:  # so that the next tick finds them changed
                 tracked.phase = None
@@ -262,7 +270,7 @@ class RunningSpans:
         self._process = None
         if store is not None and process is not None:
             with suppress(StoreError):
-                store.database.write(lambda connection: remove_process(connection, process.id))
+                store.database.write(lambda connection: remove_process(connection, process.id), _LEAVE_S)
         if self._lock is not None:
             self._lock.release()
             self._lock = None

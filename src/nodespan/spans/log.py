@@ -17,6 +17,15 @@ CODES: Final[Mapping[str, str]] = {
     "configure.foreign_meter_provider": "nodespan's metrics go to a meter provider that the program has set.",
     "configure.foreign_provider": "nodespan's spans go to a tracer provider that the program has set.",
     "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
+    "configure.invalid_variable": "An OTEL_* variable has a value that is invalid or unsupported; its default is used.",
+    "configure.timeout_capped": "OTEL_EXPORTER_OTLP_TIMEOUT is in seconds and at most 60.",
+    "export.kept_in_memory": "The store cannot be used; spans are kept in memory until the process ends.",
+    "export.left_behind": "Spans were not exported before the process ended; they are sent later.",
+    "export.lost_at_exit": "Spans could not be stored before the process ended; they are lost.",
+    "export.other_destination": "The store holds spans for a destination that this program does not use.",
+    "export.recovered": "A destination accepts data again after an outage.",
+    "export.rejected": "A destination permanently rejected spans.",
+    "export.unreachable": "A destination does not accept data; spans are kept and sent later.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
     "sdk.unknown_version": "nodespan uses the SDK's spans, as this version of the SDK is unknown to its lean ones.",
     "store.copy_with_log": "A store is read as a copy without its write-ahead log: its newest spans are missing.",
@@ -25,6 +34,7 @@ CODES: Final[Mapping[str, str]] = {
     "store.index_unavailable": "The search index cannot be written: each process that reads builds a temporary one.",
     "store.locked": "Another process holds the store's write lock: spans are stored later.",
     "store.no_home": "There is no home directory for the store: spans are kept in memory.",
+    "store.no_key": "The store's key cannot be used; a temporary one is.",
     "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""

@@ -17,6 +17,7 @@ from nodespan.spans.log import warn
 from nodespan.store.mounts import network_file_system
 from nodespan.store.posix import locked
 from nodespan.store.sqlite_file import (
+    BUSY_TIMEOUT_S,
     Content,
     Schema,
     connect,
@@ -67,14 +68,18 @@ class Database:
         if getattr(self, "_connection", None) is not None:
             self._close()
 
-    def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def write(self, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         """Runs the work in a write transaction; runs it a second time if the file was damaged.
 
+        Args:
+            work: Called with the connection.
+            timeout_s: Longest time to wait for the write lock; 1 s if not given.
+
         Raises:
-            StoreBusyError: Another process holds the write lock for longer than the busy timeout.
+            StoreBusyError: Another process or thread holds the write lock for longer.
             StoreError: The file cannot be used.
         """
-        return self._do("BEGIN IMMEDIATE", work)
+        return self._do("BEGIN IMMEDIATE", work, timeout_s)
 
     def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Runs the work on one state of the file; does not block writers.
@@ -128,32 +133,41 @@ class Database:
                 raise StoreError(f"{path} cannot be written: {error}.") from error
             raise
 
-    def _do(self, begin: str | None, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        with self._lock:
+    def _do(self, begin: str | None, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
+        lock = self._lock
+        if not lock.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0.0)):
+            raise StoreBusyError(f"The store {self.path} is in use by another thread.")
+        try:
             try:
-                try:
-                    return self._try(begin, work)
-                except sqlite3.Error as error:
-                    if not self._recovered_from(error):
-                        raise
-                    return self._try(begin, work)
+                return self._try(begin, work, timeout_s)
             except sqlite3.Error as error:
-                if error_code(error) in _BUSY:
-                    raise StoreBusyError(f"The store {self.path} is locked by another process: {error}.") from error
-                raise self._cannot(error) from error
+                if not self._recovered_from(error):
+                    raise
+                return self._try(begin, work, timeout_s)
+        except sqlite3.Error as error:
+            if error_code(error) in _BUSY:
+                raise StoreBusyError(f"The store {self.path} is locked by another process: {error}.") from error
+            raise self._cannot(error) from error
+        finally:
+            lock.release()
 
-    def _try(self, begin: str | None, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _try(self, begin: str | None, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         connection = self._open()
         if begin is None:
             return work(connection)
-        connection.execute(begin)
+        if timeout_s is not None:
+            connection.execute(f"PRAGMA busy_timeout = {max(round(timeout_s * 1e3), 0)}")
         try:
+            connection.execute(begin)
             result = work(connection)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        finally:
+            if timeout_s is not None:
+                connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1e3)}")
         return result
 
     def _open(self) -> sqlite3.Connection:
@@ -294,8 +308,9 @@ class DatabaseReader(Database):
         super().__init__(path, schema)
         self.is_copy = self.is_absent = False
 
-    def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def write(self, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         """Raises ``StoreError``."""
+        del work, timeout_s
         raise self._cannot("it was opened for reading")
 
     def _open(self) -> sqlite3.Connection:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Content = Literal["ours", "empty", "other_version", "foreign"]
 
-_BUSY_TIMEOUT_S: Final = 1.0
+BUSY_TIMEOUT_S: Final = 1.0
 """Short enough for a process that exits: on a locked store the caller keeps its data and tries again."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
@@ -52,7 +52,7 @@ def connect(path: Path, options: str = "") -> sqlite3.Connection:
     place = f"file:{quote(str(path))}?{options}" if options else path
     # Transactions are begun in words: sqlite3's own way takes the write lock too late to read before writing.
     return sqlite3.connect(
-        place, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, uri=bool(options)
+        place, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, uri=bool(options)
     )
 
 

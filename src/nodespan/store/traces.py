@@ -183,7 +183,7 @@ class StoreReader:
         Raises:
             StoreError: The store cannot be read.
         """
-        query = "SELECT spans, bytes FROM total"
+        query = "SELECT spans, bytes FROM totals"
         spans, size_bytes = self._outbox.read(lambda connection: connection.execute(query).fetchone())
         return {
             "path": str(self._path),
