@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +41,15 @@ class Stage:
     """
 
     free: bool = True
+    is_async: bool = False
+    slots: int = 1
     load_error: BaseException | None = None
     may_load: threading.Event = field(default_factory=threading.Event)
     log: list[str] = field(default_factory=list)
+    look: Callable[[], object] = lambda: None
     threads: set[int] = field(default_factory=set)
     busy: int = 0
+    most_busy: int = 0
     overlaps: int = 0
     most_loaded: int = 0
     loaded: int = 0
@@ -56,18 +61,64 @@ class Stage:
     def let(self, pieces: int) -> None:
         self._steps.release(pieces)
 
-    def create(self, profile: ModelProfile) -> StagedPipeline:
+    def create(self, profile: ModelProfile) -> StagedPipeline | AsyncStagedPipeline:
         self.log.append(f"load {profile.model_name}")
         assert self.may_load.wait(PATIENCE_S)
         if self.load_error is not None:
             raise self.load_error
         self.loaded += 1
         self.most_loaded = max(self.most_loaded, self.loaded)
-        return StagedPipeline(self, profile.model_name)
+        return (AsyncStagedPipeline if self.is_async else StagedPipeline)(self, profile.model_name)
 
     def step(self, cancellation: Cancellation) -> None:
+        self.look()
         while not self.free and not cancellation.requested and not self._steps.acquire(timeout=0.002):
             pass
+
+    async def astep(self, cancellation: Cancellation) -> None:
+        self.look()
+        await asyncio.sleep(0)
+        while not self.free and not cancellation.requested and not self._steps.acquire(blocking=False):
+            await asyncio.sleep(0.002)
+
+
+class AsyncStagedPipeline:
+    def __init__(self, stage: Stage, name: str) -> None:
+        self.stage = stage
+        self.name = name
+        self.slots = stage.slots
+        self.is_closed = False
+
+    async def agenerate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> AsyncGenerator[str]:
+        assert not self.is_closed
+        stage = self.stage
+        stage.threads.add(threading.get_ident())
+        stage.overlaps += stage.busy >= self.slots
+        stage.busy += 1
+        stage.most_busy = max(stage.most_busy, stage.busy)
+        stage.log.append(f"begin {request.prompt}")
+        result.output_tokens = 0
+        try:
+            for word in (request.prompt or "").split():
+                await stage.astep(cancellation)
+                if cancellation.requested:
+                    return
+                if word == "raise":
+                    raise ValueError("the model's own error")
+                result.output_tokens += 1
+                yield word
+            result.finish_reason = "stop"
+        finally:
+            stage.busy -= 1
+            stage.log.append(f"end {request.prompt}")
+
+    async def aclose(self) -> None:
+        if not self.is_closed:
+            self.stage.loaded -= 1
+            self.stage.log.append(f"close {self.name}")
+        self.is_closed = True
 
 
 class StagedPipeline:

@@ -1,4 +1,4 @@
-"""The data that crosses rooms: what a model set-up is, what is asked of it, and what was measured.
+"""The data that crosses rooms: a model set-up, a request for it, and the measurements of its answer.
 
 Everything here is frozen. Durations are seconds, counts are tokens of the model's own vocabulary.
 """
@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nodespan.errors import ConfigurationError
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = str
+"""``stop``, ``length``, ``cancelled``, ``error``, or the engine's own word, such as ``tool_calls``."""
+
 CacheStatus = Literal["hit", "loaded"]
 Status = Literal["ok", "error", "interrupted", "cancelled"]
 
@@ -24,7 +26,7 @@ _Tokens = Annotated[int, Field(ge=0)]
 
 
 class ModelProfileType(IntEnum):
-    """Which model set-up is meant. Any ``IntEnum`` of your own serves as well."""
+    """The model set-ups of a factory. Any ``IntEnum`` of your own serves as well, with one class per factory."""
 
     Primary = 0
     Secondary = 1
@@ -32,7 +34,7 @@ class ModelProfileType(IntEnum):
 
 
 class PipelinePriority(IntEnum):
-    """Who goes first when several requests wait for one loaded model; equal ones go by arrival."""
+    """Order of the requests that wait for one model: the highest first, equal ones by arrival."""
 
     LOW = 1
     MEDIUM = 5
@@ -71,7 +73,11 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 class Sampling(_CheckedAtSetUp):
-    """How tokens are drawn, in llama-cpp-python's own names; ``None`` leaves its default in force."""
+    """How tokens are drawn, in llama-cpp-python's own names.
+
+    A value that is not given leaves the default in force: for a request the profile's, for a profile the engine's. A
+    request removes a value of the profile with ``None``, or ``()`` for ``stop``.
+    """
 
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -83,6 +89,14 @@ class Sampling(_CheckedAtSetUp):
     presence_penalty: float | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     stop: tuple[str, ...] = ()
+
+    def over(self, defaults: Sampling) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] values of several types
+        """The values in force, by name: those given here, else those given in ``defaults``.
+
+        A value given as ``None`` or as ``()`` removes the default, so that the engine's own value is in force.
+        """
+        given = {**defaults.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)}
+        return {name: value for name, value in given.items() if value is not None and value != ()}
 
 
 class ModelProfile(_CheckedAtSetUp):
@@ -97,7 +111,7 @@ class ModelProfile(_CheckedAtSetUp):
         n_threads: Threads for generation; llama.cpp's own choice if not given.
         n_gpu_layers: Layers kept on a GPU, -1 for all.
         chat_format: A llama-cpp-python chat format; the template inside the file if not given.
-        sampling: Defaults for every request; what a request sets itself goes first.
+        sampling: Defaults for every request; a value that the request gives takes precedence.
         options: Any further argument of ``llama_cpp.Llama``, passed on as it is.
 
     Raises:
@@ -121,35 +135,96 @@ class ModelProfile(_CheckedAtSetUp):
         return self.name or (self.model_path.stem if self.model_path else self.provider.lower())
 
 
+_Object = Mapping[str, Any]
+"""A JSON object of the OpenAI protocol, passed on as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call in a model's answer.
+
+    Attributes:
+        id: The engine's id of the call; empty if it gives none.
+        name: Name of the tool.
+        arguments: Its arguments as the model wrote them, usually a JSON object.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
 class ChatMessage(_CheckedAtSetUp):
-    """One message for the model's chat template."""
+    """One message for the model's chat template.
+
+    Args:
+        role: ``system``, ``user``, ``assistant`` or ``tool``.
+        content: The text.
+        name: Name of the author.
+        tool_calls: The calls of an assistant's answer, as objects of the OpenAI protocol.
+        tool_call_id: The call that a message of the role ``tool`` answers.
+    """
 
     role: str
     content: str
+    name: str | None = None
+    tool_calls: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
+    tool_call_id: str | None = None
+
+    def as_object(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] JSON
+        """The message as an object of the OpenAI protocol."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [dict(call) for call in self.tool_calls]
+        more = {"name": self.name, "tool_call_id": self.tool_call_id}
+        return {**message, **{key: value for key, value in more.items() if value is not None}}
 
 
 class GenerationRequest(_CheckedAtSetUp):
-    """What a model is asked for: chat messages or a raw prompt, exactly one of the two.
+    """A request to a model: chat messages or a raw prompt, exactly one of the two.
+
+    Args:
+        messages: The chat.
+        prompt: The raw prompt.
+        sampling: Values that take precedence over the profile's.
+        tools: Tools that the model may call, as objects of the OpenAI protocol; with messages only.
+        tool_choice: ``auto``, ``none``, ``required``, or an object that names a tool.
+        response_format: Such as ``{"type": "json_object"}``, with or without a schema; with messages only.
+        options: Any further argument of the engine's own call, passed on as it is: ``grammar``, ``logprobs``, ...
 
     Raises:
-        ConfigurationError: Neither or both are given, or a sampling value cannot work.
+        ConfigurationError: Neither or both are given, or a value cannot work.
     """
 
     messages: tuple[ChatMessage, ...] = ()
     prompt: str | None = None
     sampling: Sampling = Sampling()
+    tools: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
+    tool_choice: str | _Object | None = None  # pyright: ignore[reportExplicitAny]
+    response_format: _Object | None = None  # pyright: ignore[reportExplicitAny]
+    options: _Object = {}  # pyright: ignore[reportExplicitAny]
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _is_consistent(self) -> Self:
         if bool(self.messages) == (self.prompt is not None):
             raise ConfigurationError(
                 "GenerationRequest takes messages=[{'role': ..., 'content': ...}] or prompt='...': exactly one of them."
             )
+        if self.prompt is not None and (self.tools or self.tool_choice or self.response_format):
+            raise ConfigurationError(
+                "GenerationRequest(prompt=...) takes no tools, tool_choice or response_format. Give messages=[...]."
+            )
         return self
+
+    def arguments(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] JSON
+        """Tools, tool choice, response format and options, as far as given, by their names in the OpenAI protocol."""
+        tools = [dict(tool) for tool in self.tools] or None
+        given = {"tools": tools, "tool_choice": self.tool_choice, "response_format": self.response_format}
+        return {**{key: value for key, value in given.items() if value is not None}, **self.options}
 
     @property
     def operation(self) -> Literal["chat", "text_completion"]:
-        """The GenAI operation name that this request is: ``chat`` or ``text_completion``."""
+        """The GenAI operation name of this request: ``chat`` or ``text_completion``."""
         return "chat" if self.messages else "text_completion"
 
 

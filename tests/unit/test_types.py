@@ -98,3 +98,10 @@ def test_every_key_of_an_entry_is_an_attribute_in_the_table_or_the_span_itself()
 def test_a_node_id_is_8_hex_digits(node_id):
     with pytest.raises(ValidationError):
         NodeMetadata(**{**NODE, "node_id": node_id})
+
+
+def test_a_request_sets_changes_and_removes_what_the_profile_samples_with():
+    profile = Sampling(temperature=0.5, stop=("q",), seed=3, max_tokens=9)
+    assert Sampling().over(profile) == {"temperature": 0.5, "stop": ("q",), "seed": 3, "max_tokens": 9}
+    assert Sampling(stop=(), temperature=None, seed=0).over(profile) == {"seed": 0, "max_tokens": 9}
+    assert Sampling(stop=("z",)).over(Sampling()) == {"stop": ("z",)}

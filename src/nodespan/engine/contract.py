@@ -1,44 +1,89 @@
-"""What a pipeline is: the contract between the Runner and whatever runs a model."""
+"""The contract between the Runner and a pipeline: whatever runs a model, in this process or on a server."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import math
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
+
+from nodespan.types import ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
-    from nodespan.types import FinishReason, GenerationRequest
+    from nodespan.types import GenerationRequest
+
+_MAX_INT: Final = 2**63 - 1
+"""Largest integer of an OTLP attribute."""
+
+_MAX_REASON: Final = 64
+"""Most characters of a finish reason, which is a label of a metric."""
 
 
 class Cancellation:
-    """The Runner's word to a pipeline that nobody wants the answer any more. It is given once and stays given.
+    """The Runner's request to a pipeline to end a generation early. Once requested, it stays requested.
 
     Safe from any thread, a destructor included: it takes no lock.
 
     Attributes:
-        flag: Two bytes, ``00 00`` until the word is given and ``01 00`` from then on. Native code may hold their
-            address: read as a C string they are empty, then not.
+        flag: Two bytes, ``00 00`` before the request and ``01 00`` after it. Native code may hold their address: read
+            as a C string they are empty before and not empty after.
+        wake: Called by each request, if set; for the Runner.
     """
 
-    __slots__ = ("flag",)
+    __slots__ = ("flag", "wake")
 
     def __init__(self) -> None:
         self.flag = bytearray(2)
+        self.wake: Callable[[], None] | None = None
 
     def request(self) -> None:
-        """Gives the word."""
+        """Requests the end."""
         self.flag[0] = 1
+        if (wake := self.wake) is not None:
+            wake()
 
     @property
     def requested(self) -> bool:
-        """Whether the word was given."""
+        """Whether the end was requested."""
         return self.flag[0] != 0
+
+
+class Server(NamedTuple):
+    """Where a model is served.
+
+    Attributes:
+        address: Host name or IP address, without brackets.
+        port: TCP port.
+    """
+
+    address: str
+    port: int
+
+
+class EnginePhase(NamedTuple):
+    """A measured stretch of a generation, which becomes a child span.
+
+    Attributes:
+        name: Name of the span, such as ``llama_cpp.prefill``.
+        start_at: Its start as a ``time.perf_counter()``.
+        duration_s: Its length by the engine's own clock.
+        tokens: Tokens evaluated in it.
+    """
+
+    name: str
+    start_at: float
+    duration_s: float
+    tokens: int | None = None
+
+
+def _unknown() -> None:
+    """Stands for a count that the engine does not report."""
 
 
 @dataclass(slots=True)
 class GenerationResult:
-    """What a pipeline measures of one generation; filled in while it runs. A value that is not known stays ``None``.
+    """A pipeline's measurements of one generation, filled in while it runs. An unknown value stays ``None``.
 
     Attributes:
         context_size: Tokens that fit into the model's context.
@@ -49,13 +94,17 @@ class GenerationResult:
         decode_tokens: Tokens evaluated after that.
         prefill_s: Time of the engine's own clock for ``prefill_tokens``.
         decode_s: The same for ``decode_tokens``.
-        prefill_at: ``time.perf_counter()`` when the prefill began.
-        first_token_at: ``time.perf_counter()`` when the first token was there.
-        evaluated: Returns the number of prompt tokens that are evaluated or cached so far; called on another thread
-            during the prefill. ``None`` where the engine does not say.
-        finish_reason: Why the model ended by itself: ``stop`` or ``length``.
+        prefill_at: ``time.perf_counter()`` at the start of the prefill.
+        first_token_at: ``time.perf_counter()`` at the first token.
+        finish_reason: Why the model ended by itself: ``stop``, ``length`` or the engine's own word.
+        evaluated: Returns the prompt tokens in the context so far; called on another thread during the prefill.
         model_bytes: Size of the model's tensors.
         state_bytes: Size of its context's state at the end, KV cache included.
+        phases: Child spans to make. Their names are the pipeline's: ``llama_cpp.*`` is measured by llama.cpp alone, and
+            its metrics are recorded with them.
+        tool_calls: Tools that the model calls. This and the following are content: for the reader of the stream.
+        reasoning: Text of the model's reasoning, which is no part of the answer.
+        logprobs: Log probabilities, in the engine's own form.
     """
 
     context_size: int | None = None
@@ -68,16 +117,20 @@ class GenerationResult:
     decode_s: float | None = None
     prefill_at: float | None = None
     first_token_at: float | None = None
-    evaluated: Callable[[], int | None] | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: str | None = None
+    evaluated: Callable[[], int | None] = _unknown
     model_bytes: int | None = None
     state_bytes: int | None = None
+    phases: list[EnginePhase] = field(default_factory=list[EnginePhase])
+    tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    reasoning: str = ""
+    logprobs: list[Any] = field(default_factory=list[Any])
 
     def facts(self, entered_at: float) -> dict[str, Any]:
-        """What was measured, by the keys of ``PipelineExecutionMetadata``.
+        """The measurements by the keys of ``PipelineExecutionMetadata``.
 
         Args:
-            entered_at: ``time.perf_counter()`` when the generation was asked for.
+            entered_at: ``time.perf_counter()`` at the request.
         """
         speed = None
         if self.decode_s and self.output_tokens and self.output_tokens > 1:
@@ -92,13 +145,71 @@ class GenerationResult:
             "tokens_per_s": speed,
         }
 
+    def checked(self, entered_at: float) -> tuple[GenerationResult, list[str]]:
+        """A copy without the values that cannot be, and the names of these.
+
+        A pipeline may write anything here. Counts are integers from 0 to 2**63 - 1, times are finite numbers from 0,
+        points in time are not before the request.
+
+        Args:
+            entered_at: ``time.perf_counter()`` at the request.
+        """
+        sound, bad = GenerationResult(), list[str]()
+        sound.tool_calls = [call for call in _items(self.tool_calls) if isinstance(call, ToolCall)]
+        sound.logprobs = _items(self.logprobs)
+        sound.reasoning = str(self.reasoning)
+        for name in (one.name for one in fields(self) if one.default is None):
+            value = getattr(self, name)
+            if value is None or _is_possible(name, value, entered_at):
+                setattr(sound, name, value)
+            else:
+                bad.append(name)
+        for phase in _items(self.phases):
+            if _is_phase(phase, entered_at):
+                sound.phases.append(phase)
+            else:
+                bad.append("phases")
+        return sound, bad
+
+
+def is_count(value: object) -> bool:
+    """Whether a measured value can be a number of tokens or bytes."""
+    return type(value) is int and 0 <= value <= _MAX_INT
+
+
+def _is_time(value: object, least: float = 0.0) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= least  # type: ignore[arg-type, operator]
+
+
+def _is_possible(name: str, value: object, entered_at: float) -> bool:
+    if name == "finish_reason":
+        return isinstance(value, str) and 0 < len(value) <= _MAX_REASON
+    if name.endswith("_at"):
+        return _is_time(value, entered_at)
+    return _is_time(value) if name.endswith("_s") else is_count(value)
+
+
+def _is_phase(phase: object, entered_at: float) -> TypeGuard[EnginePhase]:
+    return (
+        isinstance(phase, EnginePhase)
+        and isinstance(phase.name, str)  # pyright: ignore[reportUnnecessaryIsInstance] a pipeline may write anything
+        and _is_time(phase.start_at, entered_at)
+        and _is_time(phase.duration_s)
+        and (phase.tokens is None or is_count(phase.tokens))
+    )
+
+
+def _items(values: object) -> list[object]:
+    return list(values) if isinstance(values, list) else [values]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
 
 class Pipeline(Protocol):
-    """A loaded model.
+    """A loaded model that one thread uses at a time: the synchronous form of the contract.
 
     It is made from a ``ModelProfile`` (that is the loading) and used by one thread alone: loaded, asked, and closed
-    there. It may generate once at a time. A class may have a static ``check_profile(profile)``; ``PipelineFactory``
-    calls it at set-up, so that a profile that cannot work is refused there and not at the first request.
+    there. It generates once at a time. A class may have static methods: ``check_profile(profile)`` raises at set-up
+    what would fail at the first request; ``server_of(profile)`` returns the ``Server`` that runs the model, ``None``
+    for this process.
     """
 
     def generate(
@@ -110,13 +221,41 @@ class Pipeline(Protocol):
             Pieces of text, none empty, none with half a character.
 
         Between two pieces the caller may stop for good by closing the generator. While it runs, ``cancellation`` is
-        looked at after every token and, where the engine allows it, during the prefill; once requested, the generator
-        ends soon and without an error. However it ends (by itself, closed, cancelled, raising) the pipeline can take
-        the next request, which gives the text that a freshly loaded model would give, and ``result`` holds what is
-        known by then. The engine's own errors pass through unchanged.
+        checked after every token and, where the engine allows it, during the prefill; once requested, the generator
+        ends soon and without an error. However it ends (by itself, closed, cancelled, raising) the pipeline can serve
+        the next request with the text that a freshly loaded model would give, and ``result`` holds what is known by
+        then. The engine's own errors pass through unchanged.
         """
         ...
 
     def close(self) -> None:
         """Frees the model. May be called twice; nothing else is called afterwards."""
+        ...
+
+
+class AsyncPipeline(Protocol):
+    """A model that serves several requests at once: the asynchronous form of the contract.
+
+    It is made in a thread (that is the loading, which may block), and used on one event loop from then on. A model of
+    a class with ``agenerate`` is not held in this process: it does not count as loaded in ``max_loaded``. The static
+    methods are those of ``Pipeline``.
+
+    Attributes:
+        slots: Requests that it serves at once, 1 or more; read before each request.
+    """
+
+    slots: int
+
+    def agenerate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> AsyncGenerator[str]:
+        """Streams the answer to one request, as ``Pipeline.generate`` does.
+
+        A requested cancellation also cancels the task that waits for the next piece, once. The generator then frees
+        the server's resources and lets ``asyncio.CancelledError`` pass.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Closes its connections. May be called twice; nothing else is called afterwards."""
         ...

@@ -1,4 +1,4 @@
-"""What an engine measured of a generation, as span attributes, child spans and metrics."""
+"""An engine's measurements of a generation as span attributes, child spans and metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from nodespan import semconv
+from nodespan.engine.contract import EnginePhase
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import exemplar_context, record_model_call
 from nodespan.spans.values import clean
@@ -48,9 +49,15 @@ _MIRRORED: Final = {
 }  # fmt: skip
 """Facts of the generation that have no standard name; the others stand under theirs."""
 
+_PHASE_METRICS: Final = {
+    semconv.LLAMA_CPP_PREFILL: (semconv.PREFILL_DURATION, semconv.PREFILL_TOKENS),
+    semconv.LLAMA_CPP_DECODE: (semconv.DECODE_DURATION, semconv.DECODE_TOKENS),
+}
+"""Metrics of a phase's seconds and tokens, by the phase's name."""
+
 
 class Phase(NamedTuple):
-    """A stretch of a generation that was measured; times are Unix time in ns."""
+    """A measured stretch of a generation; times are Unix time in ns."""
 
     name: str
     start_ns: int
@@ -104,19 +111,29 @@ def describe(
 
 
 def engine_phases(result: GenerationResult, unix_ns: Callable[[float], int]) -> Iterator[Phase]:
-    """Prefill and decode, as far as they took place; each has the length that the engine's own clock measured.
+    """The phases that the pipeline has measured, at Unix time.
 
     Args:
-        result: What was measured.
+        result: Its measurements.
         unix_ns: Unix time in ns of a ``time.perf_counter()``.
     """
-    for name, start, length_s, tokens in (
-        (semconv.LLAMA_CPP_PREFILL, result.prefill_at, result.prefill_s, result.prefill_tokens),
-        (semconv.LLAMA_CPP_DECODE, result.first_token_at, result.decode_s or None, result.decode_tokens),
-    ):
-        if start is not None and length_s is not None:
-            start_ns = unix_ns(start)
-            yield Phase(name, start_ns, start_ns + round(length_s * 1e9), {semconv.EVALUATED_TOKENS: tokens})
+    for name, start_at, duration_s, tokens in result.phases:
+        start_ns = unix_ns(start_at)
+        yield Phase(name, start_ns, start_ns + round(duration_s * 1e9), {semconv.EVALUATED_TOKENS: tokens})
+
+
+def llama_cpp_phases(result: GenerationResult) -> list[EnginePhase]:
+    """Prefill and decode as llama.cpp has measured them, as far as they took place."""
+    phases: list[EnginePhase] = []
+    if result.prefill_at is not None and result.prefill_s is not None:
+        phases.append(
+            EnginePhase(semconv.LLAMA_CPP_PREFILL, result.prefill_at, result.prefill_s, result.prefill_tokens)
+        )
+    if result.first_token_at is not None and result.decode_s:
+        phases.append(
+            EnginePhase(semconv.LLAMA_CPP_DECODE, result.first_token_at, result.decode_s, result.decode_tokens)
+        )
+    return phases
 
 
 def record_generation(
@@ -128,8 +145,9 @@ def record_generation(
     duration_s: float,
     time_to_first_chunk_s: float | None,
     priority: int | None = None,
+    in_process: bool = True,
 ) -> None:
-    """Records what a generation took. What was not measured is not recorded; loading is recorded where it ends.
+    """Records the metrics of a generation. Unknown values are not recorded; loading is recorded where it ends.
 
     Args:
         instruments: From ``get_instruments(meter_provider)``.
@@ -139,6 +157,7 @@ def record_generation(
         duration_s: From the request to the end.
         time_to_first_chunk_s: From the request to the first chunk; only where the answer was streamed.
         priority: In the queue; ``None`` where there is none.
+        in_process: The model runs in this process, and so the metrics of a model server are recorded as well.
     """
     if not instruments.are_live:
         return
@@ -160,7 +179,16 @@ def record_generation(
         if priority is not None and queue_s is not None:
             labels = {semconv.REQUEST_MODEL: owner.model, semconv.PRIORITY: priority}
             instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(owner.span))
-    record_engine(instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
+    record_engine(
+        instruments,
+        owner.span,
+        owner.operation,
+        owner.provider,
+        owner.model,
+        facts,
+        results,
+        in_process=in_process,
+    )
 
 
 def record_engine(
@@ -171,15 +199,17 @@ def record_engine(
     model: str | None,
     facts: Mapping[str, Any],
     results: Iterable[GenerationResult],
+    *,
+    in_process: bool = True,
 ) -> None:
-    """Records of a generation what only the engine knows, whoever records the call. Arguments as there."""
+    """Records the engine's own measurements of a generation. Arguments as in ``record_generation``."""
     if not instruments.are_live:
         return
     with _RECORDING:
         of_model: Labels = {semconv.REQUEST_MODEL: model}
         of_call: Labels = {semconv.OPERATION_NAME: operation, semconv.PROVIDER_NAME: provider, **of_model}
         context = exemplar_context(span)
-        for name, value in _of_server(facts):
+        for name, value in _of_server(facts) if in_process else ():
             if value is not None:
                 instruments.record(name, value, of_call, context)
         for result in results:
@@ -189,23 +219,29 @@ def record_engine(
 
 
 def _of_server(facts: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """What the conventions ask of whoever serves a model."""
+    """The metrics that the conventions ask of a model server."""
     yield semconv.TIME_TO_FIRST_TOKEN, facts.get("time_to_first_token_s")
     if tokens_per_s := facts.get("tokens_per_s"):
         yield semconv.TIME_PER_OUTPUT_TOKEN, 1 / tokens_per_s
 
 
+def is_of_llama_cpp(result: GenerationResult) -> bool:
+    """Whether llama.cpp has measured it."""
+    return any(phase.name in _PHASE_METRICS for phase in result.phases)
+
+
 def _of_engine(result: GenerationResult) -> Iterator[tuple[str, float | None]]:
-    """What an engine such as llama.cpp measures by its own clock and counters.
+    """The metrics of llama.cpp's own clock and counters; none where another engine has measured.
 
     Tokens and their seconds come together or not at all, so that the ratio of their sums is the speed.
     """
-    if result.prefill_s is not None and result.prefill_tokens is not None:
-        yield semconv.PREFILL_DURATION, result.prefill_s
-        yield semconv.PREFILL_TOKENS, result.prefill_tokens
-    if result.decode_s is not None and result.decode_tokens:  # a single token takes no decoding
-        yield semconv.DECODE_DURATION, result.decode_s
-        yield semconv.DECODE_TOKENS, result.decode_tokens
+    if not is_of_llama_cpp(result):
+        return
+    for phase in result.phases:
+        if phase.tokens is not None and phase.name in _PHASE_METRICS:
+            duration, tokens = _PHASE_METRICS[phase.name]
+            yield duration, phase.duration_s
+            yield tokens, phase.tokens
     yield semconv.CACHED_TOKENS, result.cached_input_tokens
     if result.context_size and result.input_tokens is not None and result.output_tokens is not None:
         yield semconv.CONTEXT_UTILIZATION, (result.input_tokens + result.output_tokens) / result.context_size

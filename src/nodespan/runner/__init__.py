@@ -1,17 +1,27 @@
-"""Runs local models: who may use which, one at a time, streamed, measured. Knows no LangGraph."""
+"""Runs models: schedules their requests, streams and measures their answers. Does not depend on LangGraph."""
 
-from nodespan.engine.contract import Cancellation, GenerationResult, Pipeline
+from nodespan.engine.contract import (
+    AsyncPipeline,
+    Cancellation,
+    EnginePhase,
+    GenerationResult,
+    Pipeline,
+    Server,
+)
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
 from nodespan.runner.factory import PipelineFactory
 from nodespan.runner.runner import Runner
 from nodespan.runner.stream import PipelineStream
 
 __all__ = [
+    "AsyncPipeline",
     "Cancellation",
+    "EnginePhase",
     "GenerationResult",
     "LlamaCppPipeline",
     "Pipeline",
     "PipelineFactory",
     "PipelineStream",
     "Runner",
+    "Server",
 ]

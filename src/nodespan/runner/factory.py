@@ -1,4 +1,4 @@
-"""PipelineFactory: loads models when they are first asked for and keeps those that are used."""
+"""PipelineFactory: loads models at their first request and keeps those in use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
 from nodespan.errors import ConfigurationError, UnknownProfileError
-from nodespan.runner.lane import Lane
-from nodespan.runner.pool import Pool
-from nodespan.runner.pool_metrics import READINGS
+from nodespan.runner.event_loop import close_event_loop
+from nodespan.runner.scheduler import Lane, Scheduler
+from nodespan.runner.scheduler_metrics import READINGS
 from nodespan.spans.exits import end_before_telemetry
 from nodespan.spans.instruments import get_instruments
 from nodespan.types import ModelProfile
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
 
-    from nodespan.engine.contract import Pipeline
+    from nodespan.engine.contract import AsyncPipeline, Pipeline
     from nodespan.runner.generation import Generation
 
 _EXIT_PATIENCE_S: Final = 2.0
-"""Models are freed in milliseconds once their last token is out; the rest of this is for slow tokens."""
+"""Models are freed in milliseconds after their last token; the rest of this is for slow tokens."""
 
-_pools: Final[weakref.WeakSet[Pool]] = weakref.WeakSet()
+_schedulers: Final[weakref.WeakSet[Scheduler]] = weakref.WeakSet()
 
 
 class PipelineFactory:
-    """The models of a program: which there are, and who may use which.
+    """The models of a program, and the order of the requests for them.
 
-    A model is loaded when it is first asked for, once, and generates for one request at a time, whoever asks; those
-    that wait go by priority, then by arrival. When another model needs the room, the one not used for longest makes it,
-    never one that is generating: who asks waits until one is idle. A stream that nobody reads to its end holds its
-    model until it is closed or dropped.
+    A model is loaded at its first request, once. A model in this process generates for one request at a time, a model
+    behind a server for as many at once as the server has slots. Requests wait by priority, then by arrival. When
+    another model needs the room, the least recently used one is freed, never one that is generating: the request waits
+    until one is idle.
 
     Safe from any thread. After a fork the child loads its models anew; streams that were open there end with a
     ``PipelineClosedError``.
 
     Args:
         profiles: The models by profile type.
-        max_loaded: How many may be loaded at once.
-        create: Loads a model: a class such as ``LlamaCppPipeline``, or anything that takes a ``ModelProfile`` and
-            returns a ``Pipeline``. If it has a ``check_profile``, that is called here for each profile.
-        meter_provider: Where queues, loaded models and evictions count; the global provider if not given.
+        max_loaded: Most models that are held in this process at once.
+        create: Loads a model: a class such as ``LlamaCppPipeline``, or a function of a ``ModelProfile`` that returns a
+            ``Pipeline`` or an ``AsyncPipeline``. Its ``check_profile``, if any, is called here for each profile.
+        meter_provider: Records queues, loaded models and evictions; the global provider if not given.
 
     Raises:
-        ConfigurationError: There is no profile, or one of them cannot work.
-        ModelLoadError: A model file is missing or is no GGUF file.
+        ConfigurationError: There is no profile, one of them cannot work, or two have the same number.
+        ModelLoadError: A model file is missing or is not a GGUF file.
         MissingDependencyError: ``create`` needs a package that is not installed.
     """
 
@@ -63,65 +63,75 @@ class PipelineFactory:
         profiles: Mapping[IntEnum, ModelProfile],
         *,
         max_loaded: int = 1,
-        create: Callable[[ModelProfile], Pipeline] = LlamaCppPipeline,
+        create: Callable[[ModelProfile], Pipeline | AsyncPipeline] = LlamaCppPipeline,
         meter_provider: MeterProvider | None = None,
     ) -> None:
         if max_loaded < 1:
             raise ConfigurationError(f"PipelineFactory(max_loaded={max_loaded}) could load no model. Give 1 or more.")
         self._profiles = _checked(profiles, getattr(create, "check_profile", None))
-        self.pipeline_type: Final = getattr(create, "__name__", type(create).__name__)
-        self._pool = Pool(max_loaded, meter_provider)
+        self._scheduler = Scheduler(max_loaded, meter_provider)
         for profile_type, profile in self._profiles.items():
-            self._pool.lanes[int(profile_type)] = Lane(self._pool, profile, create)
-        _pools.add(self._pool)
-        weakref.finalize(self, Pool.close, self._pool).atexit = False  # at exit it is done with patience, see below
+            self._scheduler.lanes[int(profile_type)] = Lane(self._scheduler, profile, create)
+        _schedulers.add(self._scheduler)
+        # At exit ``_close_at_exit`` waits for the models to be freed.
+        weakref.finalize(self, Scheduler.close, self._scheduler).atexit = False
 
     def profile(self, profile_type: IntEnum) -> ModelProfile:
         """The profile of that type.
 
         Raises:
-            UnknownProfileError: There is none.
+            UnknownProfileError: There is none, or the factory has one of the same number under another class.
         """
-        profile = self._profiles.get(profile_type)
-        if profile is None:
-            raise UnknownProfileError(
-                f"The PipelineFactory has no profile {profile_type!r}. "
-                f"It has: {', '.join(map(repr, self._profiles))}. Ask for one of them, or give it to the factory."
-            )
-        return profile
+        # Members of different IntEnums are equal, and so one key of a dict, when their numbers are.
+        for known, profile in self._profiles.items():
+            if known is profile_type:
+                return profile
+        raise UnknownProfileError(
+            f"The PipelineFactory has no profile {profile_type!r}. It has: {', '.join(map(repr, self._profiles))}. "
+            "Request one of them, or give this one to the factory, with a number of its own."
+        )
 
-    def submit(self, profile_type: IntEnum, generation: Generation) -> None:
-        """Queues a generation for the model of that profile type. For the Runner.
+    def lane(self, profile_type: IntEnum) -> Lane:
+        """The lane of a profile. For the Runner.
+
+        Raises:
+            UnknownProfileError: The factory has no such profile.
+        """
+        self.profile(profile_type)
+        return self._scheduler.lanes[int(profile_type)]
+
+    def submit(self, lane: Lane, generation: Generation) -> None:
+        """Queues a generation. For the Runner.
 
         Raises:
             PipelineClosedError: The factory was closed.
         """
-        pool = self._pool
-        get_instruments(pool.meter_provider).observe(pool, READINGS)
-        with pool.changed:
-            pool.submit(pool.lanes[int(profile_type)], generation)
+        scheduler = self._scheduler
+        get_instruments(scheduler.meter_provider).observe(scheduler, READINGS)
+        with scheduler.changed:
+            scheduler.submit(lane, generation)
 
     def queue_length(self, profile_type: IntEnum) -> Counter[int]:
-        """How many wait for that model, by priority."""
-        return +Counter(self._pool.lanes[int(profile_type)].queue_lengths())
+        """Number of requests that wait for that model, by priority."""
+        return +Counter(self.lane(profile_type).queue_lengths())
 
     def running(self, profile_type: IntEnum) -> Generation | None:
-        """The generation that the model is busy with."""
-        return self._pool.lanes[int(profile_type)].running
+        """The oldest generation of that model in progress."""
+        return next(iter(self.lane(profile_type).running.copy()), None)
 
     def is_loaded(self, profile_type: IntEnum) -> bool:
-        """Whether that model takes room, be it that it is just being loaded or freed."""
-        with self._pool.changed:
-            return self._pool.holds(self._pool.lanes[int(profile_type)])
+        """Whether that model is loaded, is being loaded, or is being freed."""
+        with self._scheduler.changed:
+            return self._scheduler.holds(self.lane(profile_type))
 
     @property
     def evictions(self) -> int:
-        """How many models were freed to make room for another."""
-        return self._pool.evictions
+        """Number of models that were freed to make room for another."""
+        return self._scheduler.evictions
 
     def close(self) -> None:
         """Stops what runs and what waits, and frees all models; returns when that is done. May be called twice."""
-        for thread in self._pool.close():
+        for thread in self._scheduler.close():
             thread.join()
 
     def __enter__(self) -> PipelineFactory:
@@ -141,11 +151,17 @@ def _checked(
             "PipelineFactory got no profile. "
             "Type: PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path='model.gguf')})."
         )
+    by_number: dict[int, IntEnum] = {}
     for profile_type, profile in profiles.items():
         if not isinstance(profile_type, IntEnum) or not isinstance(profile, ModelProfile):  # pyright: ignore[reportUnnecessaryIsInstance] callers without types
             raise ConfigurationError(
                 f"PipelineFactory got {profile_type!r}: {type(profile).__name__}. "
                 "Give an IntEnum such as ModelProfileType.Primary, and a ModelProfile."
+            )
+        if (other := by_number.setdefault(int(profile_type), profile_type)) is not profile_type:
+            raise ConfigurationError(
+                f"PipelineFactory got {other!r} and {profile_type!r}, which have the same number. "
+                "Give each profile a number of its own."
             )
         if check is not None:
             check(profile)
@@ -155,14 +171,15 @@ def _checked(
 def _close_at_exit() -> None:
     """Frees the models while Python still can; what takes longer is left to the end of the process."""
     patient_until = time.monotonic() + _EXIT_PATIENCE_S
-    threads: list[threading.Thread] = [thread for pool in list(_pools) for thread in pool.close()]
+    threads: list[threading.Thread] = [thread for one in list(_schedulers) for thread in one.close()]
     for thread in threads:
         thread.join(max(0.0, patient_until - time.monotonic()))
+    close_event_loop(max(0.1, patient_until - time.monotonic()))
 
 
 def _start_anew_in_child() -> None:
-    for pool in list(_pools):
-        pool.forget()
+    for scheduler in list(_schedulers):
+        scheduler.forget()
 
 
 end_before_telemetry(_close_at_exit)

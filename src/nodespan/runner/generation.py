@@ -1,136 +1,119 @@
-"""One generation from the request to its end: what it waits for, what it measured, and the span that says so."""
+"""One generation from the request to its end: waiting, running, stopped, ended."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import functools
 import threading
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from nodespan import semconv
 from nodespan.engine.contract import Cancellation, GenerationResult
-from nodespan.engine.measurement import Phase as Stretch
-from nodespan.engine.measurement import describe, engine_phases, record_generation
-from nodespan.engine.phase import engine_phase
 from nodespan.errors import DeadlineExceededError
-from nodespan.runner.chunk_queue import ChunkQueue
-from nodespan.runner.generation_span import GenerationSpan
-from nodespan.spans.content import message, text_part
-from nodespan.spans.exceptions import error_type
-from nodespan.spans.model_call import exemplar_context
-from nodespan.spans.phases import Phase, publish
-from nodespan.types import PipelineExecutionMetadata
+from nodespan.runner.chunk_buffer import UNREAD_LIMIT_BYTES, ChunkBuffer
+from nodespan.runner.event_loop import event_loop
+from nodespan.runner.record import GenerationRecord
+from nodespan.spans.guard import Guard
+from nodespan.spans.log import warn
+from nodespan.spans.phases import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from opentelemetry.trace import Tracer
 
-    from nodespan.engine.contract import Pipeline
+    from nodespan.engine.contract import AsyncPipeline, Pipeline
+    from nodespan.runner.record import Model
     from nodespan.spans.instruments import Instruments
-    from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
+    from nodespan.spans.phases import Phase
+    from nodespan.types import CacheStatus, FinishReason, GenerationRequest, PipelineExecutionMetadata
+
+_ENDING: Final = Guard("end a generation")
+_CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
+"""Raised to a reader, these would end its loop or its task without an error."""
 
 
 class Generation:
-    """Waits in a model's queue, runs on the model's thread, and ends once, whoever ends it.
+    """Waits in a model's queue, runs on the model's thread or event loop, and ends exactly once.
 
-    ``take``, ``loaded``, ``run``, ``release`` and ``fail`` belong to the model's thread; ``stop`` and ``drop`` may come
-    from any.
+    ``take``, ``loaded``, ``run``, ``arun``, ``release`` and ``fail`` belong to the model's lane; ``stop`` and ``drop``
+    may be called from any thread.
 
     Args:
-        priority: The higher goes first.
+        priority: The highest is served first.
         deadline_s: Longest time from now to its end.
 
     Attributes:
         context: A copy of the caller's, to load and run in.
-        pieces: The text on its way to the consumer.
-        result: What the pipeline has measured so far.
-        metadata: What it did and took; ``None`` until it ended.
-        error: What the consumer is to see at the end.
-        ahead: Returns the number of generations that come before it; takes no lock.
+        pieces: The text on its way to the reader.
+        result: The pipeline's measurements so far.
+        metadata: The facts of the generation; ``None`` until it ended.
+        error: The error to raise to the reader at the end.
+        ahead: Returns the number of generations before it in the queue. Takes no lock.
     """
 
     def __init__(
         self,
         request: GenerationRequest,
-        profile: ModelProfile,
-        pipeline_type: str,
+        model: Model,
         tracer: Tracer,
         instruments: Instruments,
         *,
         priority: int,
         deadline_s: float | None,
     ) -> None:
-        self._entered_at = time.perf_counter()
-        self._entered_ns = time.time_ns()
+        self._record = GenerationRecord(request, model, tracer, instruments, priority)
+        self.owner = self._record.owner
         self.request = request
-        self.profile = profile
         self.priority = priority
         self.result = GenerationResult()
-        self.pieces = ChunkQueue()
+        self.pieces = ChunkBuffer()
         self.metadata: PipelineExecutionMetadata | None = None
         self.error: BaseException | None = None
-        self._pipeline_type = pipeline_type
-        self._instruments = instruments
+        self._model = model
         self._cancellation = Cancellation()
         self._stopped_by: BaseException | None = None
-        self._state = threading.RLock()  # a collected factory may stop it in the midst of stop()
+        self._state = threading.RLock()  # a collected factory may stop it inside stop()
         self._is_running = False
         self._has_ended = False
-        self._cache_status: CacheStatus | None = None
-        self._taken_at: float | None = None
-        self._load_s: float | None = None
-        self._first_piece_at: float | None = None
-        self._pieces_put = 0
-        self.owner = GenerationSpan(tracer, request, profile, self._entered_ns)
-        self.ahead: Callable[[], int] | None = None
+        self._has_overflowed = False
+        self.ahead: Callable[[], int] = int
         publish(self.owner.span, self)
-        self._said: list[str] | None = None if self.owner.content is None else []
         self.context = contextvars.copy_context()
-        self._deadline = None if deadline_s is None else self._make_deadline(deadline_s)
-        if self._deadline is not None:
-            self._deadline.start()  # the last of all: from now on it may be stopped
+        self._cancel_deadline: Callable[[], None] | None = None
+        if deadline_s is not None:  # the last of all: from now on it may be stopped
+            self._cancel_deadline = self._start_deadline(deadline_s)
 
     @property
     def is_unwanted(self) -> bool:
         """Whether it was stopped or dropped."""
         return self._cancellation.requested
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its pipeline was called."""
+        return self._is_running
+
     def phase(self) -> Phase | None:
         """What it does now; see ``HasPhase``."""
-        if self._has_ended:
-            return None
-        if self._taken_at is None:
-            return Phase("queued", self._entered_ns, position=None if self.ahead is None else self.ahead())
-        if self._load_s is None and self._cache_status == "loaded":
-            return Phase("loading", self._unix_ns(self._taken_at))
-        return engine_phase(self.result)
+        return None if self._has_ended else self._record.phase(self.result, self.ahead)
 
     def take(self, cache_status: CacheStatus) -> None:
-        """Says that the queue is behind it."""
-        self._cache_status = cache_status
-        self._taken_at = time.perf_counter()
+        """Marks the end of its waiting."""
+        self._record.take(cache_status)
 
     def loaded(self, error: BaseException | None = None) -> None:
-        """Says that loading is behind it too, or with the error that it has failed."""
-        assert self._taken_at is not None
-        self._load_s = load_s = time.perf_counter() - self._taken_at
-        labels = {
-            semconv.REQUEST_MODEL: self.profile.model_name,
-            semconv.ERROR_TYPE: None if error is None else error_type(error),
-        }
-        self._instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
+        """Marks the end of the loading, or its failure."""
+        self._record.loaded(error)
 
     def fail(self, error: BaseException) -> None:
-        """Ends it: there is no model to run it."""
+        """Ends it with an error that its pipeline has not raised."""
         self._end(error, completed=False)
 
     def run(self, pipeline: Pipeline) -> None:
-        """Generates to the end. Never raises: what goes wrong is the consumer's to see, after ``release``."""
-        with self._state:
-            if self._has_ended:
-                return
-            self._is_running = True
+        """Generates to the end. An error of the pipeline is for the reader, after ``release``."""
+        if not self._begin():
+            return
         try:
             completed = self._put_pieces(pipeline)
         except BaseException as error:  # noqa: BLE001 raised again where the stream is read
@@ -138,23 +121,36 @@ class Generation:
         else:
             self._end(None, completed=completed)
 
+    async def arun(self, pipeline: AsyncPipeline) -> None:
+        """The same in the asynchronous form, in a task of its own."""
+        if not self._begin():
+            return
+        try:
+            with self.owner.attached():
+                completed = await self._aput_pieces(pipeline)
+        except BaseException as error:  # noqa: BLE001 raised again where the stream is read
+            self._end(error, completed=False)
+        else:
+            self._end(None, completed=completed)
+
     def release(self) -> None:
-        """Lets the consumer see the end of what has run; the model's thread is ready for the next."""
+        """Gives the reader the end of what has run; the lane is ready for the next."""
         if self._is_running:
             self.pieces.end()
 
     def orphan(self, error: BaseException) -> None:
         """Ends it in a forked child, where its thread does not exist and its span belongs to the parent process."""
         self._has_ended = True
+        self._cancellation.wake = None  # the event loop is the parent's
         self.error = error
         self.drop()
         self.pieces.end()
 
     def stop(self, reason: BaseException | None = None) -> None:
-        """Ends it before its time: within one token if it runs, at once if it does not.
+        """Ends it early: within one token if it runs, at once if it does not.
 
         Args:
-            reason: What the consumer is to see; ``None`` if the consumer itself has left.
+            reason: The error to raise to the reader; ``None`` if the reader itself has left.
         """
         with self._state:
             if self._has_ended:
@@ -163,115 +159,127 @@ class Generation:
                 self._stopped_by = reason
             self.drop()
             if self._is_running:
-                return  # its thread ends it
+                return  # its lane ends it
         self._end(None, completed=False)
 
     def drop(self) -> None:
-        """Says that nobody will read the pieces. Takes no lock, for a destructor; the model's thread does the rest."""
+        """Marks its text as unwanted. Takes no lock, for a destructor; the lane ends it."""
         self._cancellation.request()
-        self.pieces.release_writer()
+
+    def _begin(self) -> bool:
+        with self._state:
+            if not self._has_ended:
+                self._is_running = True
+            return not self._has_ended
 
     def _put_pieces(self, pipeline: Pipeline) -> bool:
-        """Hands out the pieces while they are wanted; says whether the model came to an end by itself."""
-        flag = self._cancellation.flag  # looked at once per piece: a property would cost more than the rest
-        put, said = self.pieces.put, self._said
+        """Hands out the pieces while they are wanted; returns whether the answer is complete."""
+        is_exhausted = False
         pieces = pipeline.generate(self.request, self._cancellation, self.result)
         try:
             for piece in pieces:
-                if not self._pieces_put:
-                    self._first_piece_at = time.perf_counter()
-                self._pieces_put += 1
-                if said is not None:
-                    said.append(piece)
-                put(piece, flag)
-                if flag[0]:
-                    return False
+                if not self._put(piece):
+                    break
+            else:
+                is_exhausted = True
         finally:
-            pieces.close()
-        return self.result.finish_reason is not None or not flag[0]
+            if (close := getattr(pieces, "close", None)) is not None:
+                close()
+        return self._is_complete(is_exhausted=is_exhausted)
+
+    async def _aput_pieces(self, pipeline: AsyncPipeline) -> bool:
+        is_exhausted = False
+        task = asyncio.current_task()
+        assert task is not None
+        pieces = pipeline.agenerate(self.request, self._cancellation, self.result)
+        self._cancellation.wake = functools.partial(self._wake_task, asyncio.get_running_loop(), task)
+        try:
+            if not self.is_unwanted:  # requested before there was a wake
+                async for piece in pieces:
+                    if not self._put(piece):
+                        break
+                else:
+                    is_exhausted = True
+        except asyncio.CancelledError:
+            if not self.is_unwanted:
+                raise
+            task.uncancel()
+        finally:
+            self._cancellation.wake = None  # from now on the cleanup is not interrupted
+            if (close := getattr(pieces, "aclose", None)) is not None:
+                await close()
+        return self._is_complete(is_exhausted=is_exhausted)
+
+    def _wake_task(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+        """Cancels the task, once; a destructor may call it."""
+
+        def cancel() -> None:
+            if self._cancellation.wake is not None:
+                self._cancellation.wake = None
+                task.cancel()
+
+        loop.call_soon_threadsafe(cancel, context=contextvars.Context())
+
+    def _put(self, piece: str) -> bool:
+        """Hands out one piece; returns whether another is wanted."""
+        if not isinstance(piece, str):  # pyright: ignore[reportUnnecessaryIsInstance] a pipeline may yield anything
+            raise TypeError(
+                f"{self._model.pipeline_type} yielded a {type(piece).__name__}. A piece of an answer is a str."
+            )
+        if piece:
+            self._record.saw(piece)
+            if not self.pieces.put(piece):
+                self._has_overflowed = True
+                return False
+        return not self._cancellation.flag[0]
+
+    def _is_complete(self, *, is_exhausted: bool) -> bool:
+        if self._has_overflowed:
+            return True
+        return is_exhausted and (self.result.finish_reason is not None or not self.is_unwanted)
 
     def _end(self, error: BaseException | None, *, completed: bool) -> None:
         with self._state:
             if self._has_ended:
                 return
             self._has_ended = True
-        if self._deadline is not None:
-            self._deadline.cancel()
-        reason: FinishReason = "cancelled"
-        if error is not None:
-            reason = "error"
-        elif completed:
-            reason = self.result.finish_reason or "stop"
-        self.error = error if error is not None or completed else self._stopped_by
         try:
-            ended_at = time.perf_counter()
-            self.metadata = self._measured(reason, ended_at)
-            if self.owner.content is not None and self._said:
-                self.owner.content.said([message("assistant", [text_part("".join(self._said))], reason)])
-            self._close(self.metadata, error, ended_at)
+            if self._cancel_deadline is not None:
+                self._cancel_deadline()
+            with _ENDING:
+                self.result = self._record.read(self.result)
+            self.error = _raisable(error) if error is not None or completed else self._stopped_by
+            self.metadata = self._record.metadata(self.result, self._reason(completed=completed), self.error)
+            with _ENDING:
+                self._record.close(self.metadata, self.result, self.error)
         finally:
             if not self._is_running:
                 self.pieces.end()
 
-    def _measured(self, reason: FinishReason, ended_at: float) -> PipelineExecutionMetadata:
-        return PipelineExecutionMetadata(
-            model_name=self.profile.model_name,
-            model_provider=self.profile.provider,
-            pipeline_type=self._pipeline_type,
-            cache_status=self._cache_status,
-            queue_s=(self._taken_at or ended_at) - self._entered_at,
-            load_s=self._load_s,
-            finish_reason=reason,
-            error_type=None if self.error is None else error_type(self.error),
-            **self.result.facts(self._entered_at),
-        )
+    def _reason(self, *, completed: bool) -> FinishReason:
+        if self.error is not None:
+            return "error"
+        if self._has_overflowed:
+            warn(
+                "stream.unread_limit",
+                "A stream of %s was ended: more than %d bytes of its text were not read.",
+                self._model.profile.model_name,
+                UNREAD_LIMIT_BYTES,
+            )
+            return "length"
+        return self.result.finish_reason or "stop" if completed else "cancelled"
 
-    def _close(self, metadata: PipelineExecutionMetadata, error: BaseException | None, ended_at: float) -> None:
-        time_to_first_chunk_s = self._since_entry(self._first_piece_at)
-        describe(
-            self.owner,
-            vars(metadata),
-            self._phases(metadata),
-            priority=self.priority,
-            chunks=self._pieces_put,
-            time_to_first_chunk_s=time_to_first_chunk_s,
-        )
-        record_generation(
-            self._instruments,
-            self.owner,
-            vars(metadata),
-            (self.result,),
-            duration_s=ended_at - self._entered_at,
-            time_to_first_chunk_s=time_to_first_chunk_s,
-            priority=self.priority,
-        )
-        if error is not None:
-            self.owner.fail(error)
-        else:
-            cancelled = metadata.finish_reason == "cancelled"
-            self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(ended_at))
-
-    def _phases(self, metadata: PipelineExecutionMetadata) -> Iterator[Stretch]:
-        """The stretches that took place."""
-        for name, start, length_s in (
-            (semconv.PIPELINE_QUEUE, self._entered_at, metadata.queue_s),
-            (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s),
-        ):
-            if start is not None and length_s is not None:
-                start_ns = self._unix_ns(start)
-                yield Stretch(name, start_ns, start_ns + round(length_s * 1e9), {})
-        yield from engine_phases(self.result, self._unix_ns)
-
-    def _since_entry(self, at: float | None) -> float | None:
-        return None if at is None else at - self._entered_at
-
-    def _unix_ns(self, at: float) -> int:
-        return self._entered_ns + round((at - self._entered_at) * 1e9)
-
-    def _make_deadline(self, deadline_s: float) -> threading.Timer:
+    def _start_deadline(self, deadline_s: float) -> Callable[[], None]:
         expired = DeadlineExceededError(
             f"The generation was stopped: deadline_s={deadline_s} passed before it ended, waiting and loading included."
         )
-        timer = threading.Timer(deadline_s, self.stop, (expired,))
-        timer.daemon = True
-        return timer
+        return event_loop().call_later(deadline_s, functools.partial(self.stop, expired))
+
+
+def _raisable(error: BaseException | None) -> BaseException | None:
+    """The error, or one in its place where the reader's own loop or task would end by it."""
+    if not isinstance(error, _CONTROL_FLOW):
+        return error
+    raised = RuntimeError(f"The pipeline raised {type(error).__name__}.")
+    raised.__cause__ = error
+    return raised

@@ -65,20 +65,19 @@ class Runner:
             ConfigurationError: ``deadline_s`` is not above 0.
             PipelineClosedError: The factory was closed.
         """
-        profile = self._factory.profile(profile_type)
+        lane = self._factory.lane(profile_type)
         if deadline_s is not None and not deadline_s > 0:
             raise ConfigurationError(f"stream_pipeline(deadline_s={deadline_s}) leaves no time. Give seconds above 0.")
         generation = Generation(
             request,
-            profile,
-            self._factory.pipeline_type,
+            lane.model,
             self._tracer,
             get_instruments(self._meter_provider),
             priority=int(priority),
             deadline_s=deadline_s,
         )
         try:
-            self._factory.submit(profile_type, generation)
+            self._factory.submit(lane, generation)
         except BaseException as error:
             generation.fail(error)
             raise

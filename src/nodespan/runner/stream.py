@@ -1,8 +1,8 @@
-"""PipelineStream: the consumer's end of a generation."""
+"""PipelineStream: the reader's end of a generation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nodespan.spans.directory import span_id_of
 from nodespan.types import Chunk
@@ -12,15 +12,16 @@ if TYPE_CHECKING:
 
     from nodespan.runner.factory import PipelineFactory
     from nodespan.runner.generation import Generation
-    from nodespan.types import PipelineExecutionMetadata
+    from nodespan.types import PipelineExecutionMetadata, ToolCall
 
 
 class PipelineStream:
     """The chunks of one generation, to be read once: ``for`` in a thread, ``async for`` in an event loop.
 
-    The generation runs from the moment it was asked for; what is not read waits, and beyond 64 chunks the model waits
-    too. Closing, a ``with`` block's end, cancelling a read, and dropping the stream stop the model, within one token.
-    Reading raises what the model raised, or ``DeadlineExceededError``, after the chunks that were there before.
+    The generation runs from its request on and does not wait for its reader; only a stream with more than 1 MiB of
+    unread text is ended, as ``length``. Closing, the end of a ``with`` block, cancelling a read, and dropping the
+    stream stop the model, within one token. Reading raises what the model raised, or ``DeadlineExceededError``, after
+    the chunks before it.
 
     One reader at a time; ``close`` may come from any thread.
     """
@@ -35,8 +36,23 @@ class PipelineStream:
 
     @property
     def metadata(self) -> PipelineExecutionMetadata | None:
-        """What the generation did and took; ``None`` until it ended."""
+        """The facts of the generation; ``None`` until it ended."""
         return self._generation.metadata
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Tools that the model calls; complete once the stream is at its end."""
+        return tuple(self._generation.result.tool_calls)
+
+    @property
+    def reasoning(self) -> str:
+        """The model's reasoning so far, where the engine keeps it apart from the answer."""
+        return self._generation.result.reasoning
+
+    @property
+    def logprobs(self) -> list[Any]:
+        """Log probabilities so far, in the engine's own form, if the request asks for them."""
+        return list(self._generation.result.logprobs)
 
     def __iter__(self) -> PipelineStream:
         return self

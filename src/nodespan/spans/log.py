@@ -16,9 +16,9 @@ CODE_FIELD: Final = "nodespan.code"
 CODES: Final[Mapping[str, str]] = {
     "configure.foreign_meter_provider": "nodespan's metrics go to a meter provider that the program has set.",
     "configure.foreign_provider": "nodespan's spans go to a tracer provider that the program has set.",
-    "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
     "configure.invalid_variable": "An OTEL_* variable has a value that is invalid or unsupported; its default is used.",
     "configure.timeout_capped": "OTEL_EXPORTER_OTLP_TIMEOUT is in seconds and at most 60.",
+    "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
     "export.kept_in_memory": "The store cannot be used; spans are kept in memory until the process ends.",
     "export.left_behind": "Spans were not exported before the process ended; they are sent later.",
     "export.lost_at_exit": "Spans could not be stored before the process ended; they are lost.",
@@ -27,6 +27,9 @@ CODES: Final[Mapping[str, str]] = {
     "export.rejected": "A destination permanently rejected spans.",
     "export.unreachable": "A destination does not accept data; spans are kept and sent later.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
+    "pipeline.bad_measurement": "A pipeline reported a value that cannot be, such as a negative time; it is left out.",
+    "pipeline.close_failed": "A pipeline raised an error when it was closed; its room is free all the same.",
+    "pipeline.task_failed": "A task that an asynchronous pipeline started has ended with an error of its own.",
     "sdk.unknown_version": "nodespan uses the SDK's spans, as this version of the SDK is unknown to its lean ones.",
     "store.copy_with_log": "A store is read as a copy without its write-ahead log: its newest spans are missing.",
     "store.damaged": "The store's file is damaged: it was renamed, and a new one was created.",
@@ -36,6 +39,7 @@ CODES: Final[Mapping[str, str]] = {
     "store.no_home": "There is no home directory for the store: spans are kept in memory.",
     "store.no_key": "The store's key cannot be used; a temporary one is.",
     "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
+    "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 

@@ -1,12 +1,14 @@
-"""For tests of programs that use nodespan: the span tree as plain data, and a pipeline that needs no model."""
+"""For tests of programs that use nodespan: the span tree as plain data, and pipelines that need no model."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from nodespan.engine.measurement import llama_cpp_phases
 from nodespan.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -62,22 +64,10 @@ def _id(span: ReadableSpan) -> int:
     return context.span_id if context is not None else 0
 
 
-class EchoPipeline:
-    """A model for tests: says back what it was asked, word by word, at once and always the same.
+class _Echo:
+    """What the two forms of the echo have in common: the profile, the words, and their measurements."""
 
-    ``PipelineFactory({ModelProfileType.Primary: ModelProfile(name="echo")}, create=EchoPipeline)``. A word with the
-    white space before it is a token and a chunk. Stop strings, ``max_tokens`` and prefix reuse work as with a model:
-    what the last request began with as well counts as cached.
-
-    The profile's ``options`` say how it behaves:
-
-    - ``answer`` (str): what it says, instead of the last message or the prompt.
-    - ``delay_s`` (float): pause before each word.
-    - ``error`` (exception) and ``error_at`` (int, 0 if not given): raised instead of the word of that index.
-
-    Raises:
-        ConfigurationError: An option is not one of these.
-    """
+    _KNOWN: ClassVar[frozenset[str]] = frozenset({"answer", "delay_s", "engine", "error", "error_at"})
 
     def __init__(self, profile: ModelProfile) -> None:
         self.check_profile(profile)
@@ -87,31 +77,30 @@ class EchoPipeline:
         self._delay_s: float = options.get("delay_s", 0.0)
         self._error: BaseException | None = options.get("error")
         self._error_at: int = options.get("error_at", 0)
+        self._engine: str | None = options.get("engine")
         self._cached: list[str] = []
 
-    @staticmethod
-    def check_profile(profile: ModelProfile) -> None:
-        """Refuses options that it does not know."""
-        known = {"answer", "delay_s", "error", "error_at"}
-        if unknown := sorted(set(profile.options) - known):
+    @classmethod
+    def check_profile(cls, profile: ModelProfile) -> None:
+        """Raises for an unknown option."""
+        if unknown := sorted(set(profile.options) - cls._KNOWN):
             raise ConfigurationError(
-                f"EchoPipeline does not know the option {', '.join(unknown)}. It knows: {', '.join(sorted(known))}."
+                f"{cls.__name__} has no option {', '.join(unknown)}. It has: {', '.join(sorted(cls._KNOWN))}."
             )
 
-    def generate(
+    def _steps(
         self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
-    ) -> Generator[str]:
-        """See ``nodespan.runner.Pipeline``."""
+    ) -> Generator[str | float]:
+        """The words, each after the seconds to pause before it."""
         result.prefill_at = time.perf_counter()
         result.context_size = self._profile.n_ctx
         self._read_prompt(request, result)
-        text, max_tokens = self._what_to_say(request)
-        words = _words(text)
+        sampling = request.sampling.over(self._profile.sampling)
+        words, max_tokens = _words(self._text(request, sampling)), sampling.get("max_tokens")
         result.output_tokens = result.decode_tokens = 0
         started = result.prefill_at
         for index, word in enumerate(words[:max_tokens]):
-            if self._delay_s:
-                _pause(self._delay_s, cancellation)
+            yield self._delay_s
             if cancellation.requested:
                 return
             if self._error is not None and index == self._error_at:
@@ -123,12 +112,10 @@ class EchoPipeline:
             result.output_tokens = index + 1
             result.decode_tokens = index
             result.decode_s = now - started
+            if self._engine == "llama_cpp":
+                result.phases = llama_cpp_phases(result)
             yield word
         result.finish_reason = "stop" if max_tokens is None or len(words) <= max_tokens else "length"
-
-    def close(self) -> None:
-        """Forgets what it was asked."""
-        self._cached = []
 
     def _read_prompt(self, request: GenerationRequest, result: GenerationResult) -> None:
         texts = [request.prompt or "", *(message.content for message in request.messages)]
@@ -143,14 +130,73 @@ class EchoPipeline:
         result.cached_input_tokens = same
         result.prefill_tokens = len(words) - same
 
-    def _what_to_say(self, request: GenerationRequest) -> tuple[str, int | None]:
+    def _text(self, request: GenerationRequest, sampling: Mapping[str, Any]) -> str:
         text = self._answer
         if text is None:
             text = request.prompt if request.prompt is not None else request.messages[-1].content
-        ours, theirs = self._profile.sampling, request.sampling
-        for stop in theirs.stop or ours.stop:
+        for stop in sampling.get("stop", ()):
             text = text.partition(stop)[0]
-        return text, theirs.max_tokens if theirs.max_tokens is not None else ours.max_tokens
+        return text
+
+
+class EchoPipeline(_Echo):
+    """A model for tests: repeats its request word by word, at once and always the same.
+
+    ``PipelineFactory({ModelProfileType.Primary: ModelProfile(name="echo")}, create=EchoPipeline)``. A word with the
+    white space before it is a token and a chunk. Stop strings, ``max_tokens`` and prefix reuse work as with a model:
+    the common beginning with the request before counts as cached.
+
+    The profile's ``options``:
+
+    - ``answer`` (str): the text to give, instead of the last message or the prompt.
+    - ``delay_s`` (float): pause before each word.
+    - ``error`` (exception) and ``error_at`` (int, 0 if not given): raised instead of the word of that index.
+    - ``engine`` (str): ``"llama_cpp"`` gives it the phase spans and metrics of llama.cpp.
+
+    Raises:
+        ConfigurationError: An option is not one of these.
+    """
+
+    def generate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> Generator[str]:
+        """See ``nodespan.runner.Pipeline``."""
+        for step in self._steps(request, cancellation, result):
+            if isinstance(step, str):
+                yield step
+            elif step:
+                _pause(step, cancellation)
+
+    def close(self) -> None:
+        """Forgets its requests."""
+        self._cached = []
+
+
+class AsyncEchoPipeline(_Echo):
+    """``EchoPipeline`` in the asynchronous form of the contract: several requests at once, on an event loop.
+
+    Its options are those of ``EchoPipeline`` and ``slots`` (int, 4 if not given): requests at once.
+    """
+
+    _KNOWN = _Echo._KNOWN | {"slots"}  # noqa: SLF001 of its own base
+
+    def __init__(self, profile: ModelProfile) -> None:
+        super().__init__(profile)
+        self.slots: int = profile.options.get("slots", 4)
+
+    async def agenerate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> AsyncGenerator[str]:
+        """See ``nodespan.runner.AsyncPipeline``."""
+        for step in self._steps(request, cancellation, result):
+            if isinstance(step, str):
+                yield step
+            else:
+                await asyncio.sleep(step)
+
+    async def aclose(self) -> None:
+        """Forgets its requests."""
+        self._cached = []
 
 
 def _words(text: str) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodespan.errors import ConfigurationError
-from nodespan.runner import Cancellation, GenerationResult, LlamaCppPipeline, Pipeline
-from nodespan.testing import EchoPipeline
+from nodespan.runner import AsyncPipeline, Cancellation, GenerationResult, LlamaCppPipeline, Pipeline
+from nodespan.testing import AsyncEchoPipeline, EchoPipeline
 from nodespan.types import GenerationRequest, ModelProfile
 from pipelines import chat, raw
 
@@ -19,7 +20,31 @@ Fresh = Callable[[], Any]
 QUESTION = "Once upon a time there was a ship, and the sea around it was"
 
 
-@pytest.fixture(params=["EchoPipeline", "LlamaCppPipeline"])
+class Synchronous:
+    """An asynchronous pipeline on an event loop of its own, so that one suite serves both forms."""
+
+    def __init__(self, pipeline: AsyncPipeline) -> None:
+        self.pipeline = pipeline
+        self.loop = asyncio.new_event_loop()
+
+    def generate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> Generator[str]:
+        pieces = self.pipeline.agenerate(request, cancellation, result)
+        try:
+            while (piece := self.loop.run_until_complete(anext(pieces, None))) is not None:
+                yield piece
+        finally:
+            self.loop.run_until_complete(pieces.aclose())
+
+    def close(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.run_until_complete(self.pipeline.aclose())
+            self.loop.run_until_complete(self.pipeline.aclose())
+            self.loop.close()
+
+
+@pytest.fixture(params=["EchoPipeline", "AsyncEchoPipeline", "LlamaCppPipeline"])
 def fresh(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Fresh]:
     """Loads the pipeline anew each time; closes what it loaded."""
     made: list[Pipeline] = []
@@ -27,6 +52,8 @@ def fresh(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Fresh]:
     def load() -> Pipeline:
         if request.param == "EchoPipeline":
             made.append(EchoPipeline(ModelProfile(name="echo")))
+        elif request.param == "AsyncEchoPipeline":
+            made.append(Synchronous(AsyncEchoPipeline(ModelProfile(name="echo"))))
         else:
             made.append(
                 LlamaCppPipeline(
@@ -133,9 +160,9 @@ def test_closing_twice_is_once(fresh: Fresh) -> None:
     pipeline.close()
 
 
-@pytest.mark.parametrize("pipeline_class", [EchoPipeline, LlamaCppPipeline])
+@pytest.mark.parametrize("pipeline_class", [EchoPipeline, AsyncEchoPipeline, LlamaCppPipeline])
 def test_an_unknown_option_is_refused_and_the_known_ones_are_named(pipeline_class: Any, smollm2: Path) -> None:
     profile = ModelProfile(model_path=smollm2, options={"colour": "blue"})
-    known = {EchoPipeline: "delay_s", LlamaCppPipeline: "rope_freq_base"}[pipeline_class]
+    known = "rope_freq_base" if pipeline_class is LlamaCppPipeline else "delay_s"
     with pytest.raises(ConfigurationError, match=rf"(?s)colour.*{known}"):
         pipeline_class(profile)

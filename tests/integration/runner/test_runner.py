@@ -100,9 +100,9 @@ def test_leaving_early_stops_within_one_token(runner: Runner, fresh_text: str) -
     assert ask_again(runner) == fresh_text
 
 
-def assert_stopped_in_the_prefill(stream: PipelineStream) -> None:
+def assert_stopped_in_the_prefill(stream: PipelineStream, reason: str = "cancelled") -> None:
     assert stream.metadata is not None
-    assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == ("cancelled", 0)
+    assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == (reason, 0)
 
 
 def test_leaving_during_the_prefill_stops_it_at_once(runner: Runner, fresh_text: str) -> None:
@@ -129,7 +129,7 @@ def test_a_deadline_during_the_prefill_stops_it(runner: Runner, fresh_text: str)
     stream = runner.stream_pipeline(raw(LONG, seed=4), deadline_s=0.2)
     with pytest.raises(DeadlineExceededError):
         next(stream)
-    assert_stopped_in_the_prefill(stream)
+    assert_stopped_in_the_prefill(stream, "error")
     assert ask_again(runner) == fresh_text
 
 
@@ -251,7 +251,7 @@ def run(program: str, smollm2: Path) -> subprocess.CompletedProcess[str]:
         pytest.param('list(ask("The sea", max_tokens=2))', id="idle"),
         pytest.param('stream = ask("The sea"); next(stream)', id="decoding"),
         pytest.param('stream = ask("word " * 1800); time.sleep(1)', id="prefilling"),
-        pytest.param('stream = ask("The sea", max_tokens=900); next(stream); time.sleep(1.5)', id="paused"),
+        pytest.param('stream = ask("The sea", max_tokens=900); next(stream); time.sleep(1.5)', id="unread"),
         pytest.param('streams = [ask("The sea") for _ in range(5)]; next(streams[0])', id="waiting"),
         pytest.param('stream = ask("The sea")', id="loading"),
         pytest.param('threading.Thread(target=lambda: list(ask("The sea", max_tokens=5))).start()', id="in a thread"),

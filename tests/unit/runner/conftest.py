@@ -1,4 +1,4 @@
-"""One model that a test plays step by step, and a way to ask it."""
+"""One model that a test plays step by step, and a way to request its answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pipelines import Stage, raw
 Ask = Callable[..., PipelineStream]
 
 
-@pytest.fixture
-def stage() -> Stage:
-    return Stage()
+@pytest.fixture(params=["generate", "agenerate"])
+def stage(request: pytest.FixtureRequest) -> Stage:
+    """In both forms of the contract."""
+    return Stage(is_async=request.param == "agenerate")
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ Ask = Callable[..., PipelineStream]
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
-
-
-@pytest.fixture
 def factory(stage: Stage) -> Iterator[PipelineFactory]:
     with PipelineFactory(PROFILES, create=stage.create) as factory:
         yield factory
@@ -197,7 +192,7 @@ def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
         stage.free = False
         with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
             runner = Runner(factory)
-            with factory._pool.changed:  # no lane looks before both are there; most likely the elder looks first
+            with factory._scheduler.changed:  # no lane looks before both are there; most likely the elder looks first
                 low = runner.stream_pipeline(raw("low"), profile_type=Size.LARGE, priority=1)
                 high = runner.stream_pipeline(raw("high"), profile_type=Size.SMALL, priority=2)
             wait_for(lambda: stage.busy == 2)
@@ -237,7 +232,7 @@ def test_close_stops_all_and_frees_the_model(stage: Stage, ask: Ask, factory: Pi
     running, waiting = ask("a b"), ask("c")
     stage.let(1)
     assert next(running).content == "a"
-    (thread,) = [lane.thread for lane in factory._pool.lanes.values() if lane.thread is not None]
+    (thread,) = [lane.thread for lane in factory._scheduler.lanes.values() if lane.thread is not None]
     factory.close()
     assert not thread.is_alive()
     for stream in (running, waiting):
@@ -281,8 +276,36 @@ def test_an_unknown_profile_is_refused_and_the_known_ones_are_named(factory: Pip
             call(Mine.TINY)
 
 
-def test_a_users_own_enum_means_the_profile_of_the_same_number(factory: PipelineFactory) -> None:
-    assert factory.profile(ModelProfileType.Primary).name == "small"
+class Other(IntEnum):
+    NULL = 0
+
+
+def test_another_enum_with_the_same_number_is_refused(factory: PipelineFactory) -> None:
+    """IntEnums of one number are equal, so one of two such keys of a dict replaces the other unseen."""
+    for mine in (Other.NULL, ModelProfileType.Primary):
+        with pytest.raises(UnknownProfileError, match=r"(?s)no profile.*Size\.SMALL.*number of its own"):
+            factory.profile(mine)
+        with pytest.raises(UnknownProfileError):
+            Runner(factory).stream_pipeline(raw("a"), profile_type=mine)
+
+
+def test_a_profile_that_has_replaced_another_in_a_dict_is_found_out_when_both_are_used() -> None:
+    replaced = {ModelProfileType.Primary: ModelProfile(name="a"), Other.NULL: ModelProfile(name="b")}
+    assert len(replaced) == 1
+    with PipelineFactory(replaced, create=EchoPipeline) as factory, pytest.raises(UnknownProfileError):
+        factory.profile(Other.NULL)
+
+
+class _Pairs(dict[Any, Any]):
+    """A mapping that tells equal keys apart."""
+
+    def items(self) -> Any:
+        return [(ModelProfileType.Primary, ModelProfile(name="a")), (Other.NULL, ModelProfile(name="b"))]
+
+
+def test_two_profiles_of_one_number_are_refused_at_set_up() -> None:
+    with pytest.raises(ConfigurationError, match=r"Primary.*NULL.*same number"):
+        PipelineFactory(_Pairs({1: 2}), create=EchoPipeline)
 
 
 def test_a_missing_model_file_is_refused_at_set_up(tmp_path: Path) -> None:

@@ -56,11 +56,15 @@ def test_a_chat_has_its_messages_and_the_whole_answer(
 
 
 def test_a_raw_prompt_is_the_user_s_and_a_reader_that_leaves_leaves_what_was_said(
-    runner: Runner, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+    tracer_provider: TracerProvider, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     words = " ".join(str(number) for number in range(1000))
-    with runner.stream_pipeline(raw(words)) as stream:
+    slow = {ModelProfileType.Primary: ModelProfile(name="echo", options={"delay_s": 0.1})}
+    with (
+        PipelineFactory(slow, create=EchoPipeline) as factory,
+        Runner(factory, tracer_provider=tracer_provider).stream_pipeline(raw(words)) as stream,
+    ):
         next(iter(stream))
     found = content(exporter)
     assert found["gen_ai.input.messages"] == [{"role": "user", "parts": [text(words)]}]

@@ -15,27 +15,23 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from nodespan.engine.generation_span import GenerationSpan
 from nodespan.errors import DeadlineExceededError
 from nodespan.runner import Cancellation, GenerationResult, PipelineFactory, PipelineStream, Runner
-from nodespan.runner.generation_span import GenerationSpan
 from nodespan.spans.scope import SpanScope, current_scope
 from nodespan.testing import EchoPipeline, span_tree
 from nodespan.types import GenerationRequest, ModelProfile, ModelProfileType, Sampling
 from pipelines import Stage, chat, raw, wait_for
 
 Ask = Callable[..., PipelineStream]
-PROFILE = ModelProfile(name="echo", sampling=Sampling(temperature=0.5, top_p=0.9))
+ENGINE = {"engine": "llama_cpp"}
+PROFILE = ModelProfile(name="echo", options=ENGINE, sampling=Sampling(temperature=0.5, top_p=0.9))
 
 
 @pytest.fixture
 def ask(tracer_provider: TracerProvider) -> Iterator[Ask]:
     with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=EchoPipeline) as factory:
         yield Runner(factory, tracer_provider=tracer_provider).stream_pipeline
-
-
-@pytest.fixture
-def stage() -> Stage:
-    return Stage()
 
 
 @pytest.fixture
@@ -125,6 +121,20 @@ def test_what_was_asked_and_what_came_of_it_are_attributes(ask: Ask, exporter: I
             "nodespan.status": "ok",
         }
     )
+
+
+def test_a_request_removes_a_stop_string_of_the_profile(
+    tracer_provider: TracerProvider, exporter: InMemorySpanExporter
+) -> None:
+    profile = ModelProfile(name="echo", sampling=Sampling(stop=("b",), temperature=0.5))
+    with PipelineFactory({ModelProfileType.Primary: profile}, create=EchoPipeline) as factory:
+        ask = Runner(factory, tracer_provider=tracer_provider).stream_pipeline
+        assert [chunk.content for chunk in ask(raw("a b c"))] == ["a", " "]
+        exporter.clear()
+        stream = ask(raw("a b c", stop=(), temperature=None))
+        assert [chunk.content for chunk in stream] == ["a", " b", " c"]
+    attributes = spans_by_name(exporter)["text_completion echo"].attributes or {}
+    assert not {"gen_ai.request.stop_sequences", "gen_ai.request.temperature"} & attributes.keys()
 
 
 def test_children_have_the_measured_lengths_and_lie_within_their_parent(
@@ -265,8 +275,10 @@ def test_a_failed_load_is_an_error_of_the_generation(play: Ask, stage: Stage, ex
     )
 
 
-def test_leaving_early_is_no_error(play: Ask, exporter: InMemorySpanExporter) -> None:
-    with play(raw("a " * 300)) as stream:
+def test_leaving_early_is_no_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
+    stage.free = False
+    with play(raw("a a")) as stream:
+        stage.let(1)
         next(stream)
     assert span_tree(exporter, "nodespan.status", "gen_ai.response.finish_reasons") == snapshot(
         [
@@ -279,18 +291,22 @@ def test_leaving_early_is_no_error(play: Ask, exporter: InMemorySpanExporter) ->
     )
 
 
-def test_a_deadline_is_no_error_of_the_model(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
+def test_a_deadline_is_an_error_as_its_reader_gets_one(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
     stage.free = False
     with pytest.raises(DeadlineExceededError):
         list(play(raw("a"), deadline_s=0.03))
-    assert span_tree(exporter, "nodespan.status", "nodespan.error_type") == snapshot(
+    wanted = ("nodespan.status", "error.type", "gen_ai.response.finish_reasons")
+    assert span_tree(exporter, *wanted) == snapshot(
         [
             {
                 "name": "text_completion echo",
+                "status": "ERROR",
                 "attributes": {
-                    "nodespan.error_type": "nodespan.errors.DeadlineExceededError",
-                    "nodespan.status": "cancelled",
+                    "gen_ai.response.finish_reasons": ("error",),
+                    "error.type": "nodespan.errors.DeadlineExceededError",
+                    "nodespan.status": "error",
                 },
+                "events": ["exception"],
                 "children": [{"name": "pipeline.queue"}, {"name": "pipeline.load"}],
             }
         ]

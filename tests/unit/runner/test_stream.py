@@ -9,14 +9,12 @@ import gc
 import itertools
 import signal
 import threading
-import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from nodespan.runner import PipelineStream
-from nodespan.runner.chunk_queue import CAPACITY
+from nodespan.runner.chunk_buffer import UNREAD_LIMIT_BYTES
 from nodespan.types import Chunk
 from pipelines import PATIENCE_S, Stage, wait_for
 
@@ -83,9 +81,12 @@ async def test_the_models_error_reaches_the_async_reader(ask: Ask) -> None:
 
 
 def test_leaving_a_with_block_early_stops_the_model_and_completes_the_metadata(stage: Stage, ask: Ask) -> None:
-    with ask("one two three " * 100) as stream:
+    stage.free = False
+    with ask("one two three") as stream:
+        stage.let(1)
         next(stream)
-    assert has_stopped(stage, "one two three " * 100)
+    stage.free = True
+    assert has_stopped(stage, "one two three")
     assert stream.metadata is not None
     assert stream.metadata.finish_reason == "cancelled"
     assert list(stream) == []
@@ -93,39 +94,62 @@ def test_leaving_a_with_block_early_stops_the_model_and_completes_the_metadata(s
 
 
 async def test_leaving_an_async_with_block_early_stops_the_model(stage: Stage, ask: Ask) -> None:
-    async with ask("one two three " * 100) as stream:
+    stage.free = False
+    async with ask("one two three") as stream:
+        stage.let(1)
         await anext(stream)
-    assert has_stopped(stage, "one two three " * 100)
+    assert has_stopped(stage, "one two three")
     assert stream.metadata is not None
     assert stream.metadata.finish_reason == "cancelled"
 
 
-def test_a_model_that_is_not_read_pauses(stage: Stage, ask: Ask) -> None:
-    stream = ask("a " * 10 * CAPACITY)
-    wait_for(lambda: stream._generation.result.output_tokens == CAPACITY)
-    time.sleep(0.05)  # long enough for a writer without a bound to end
-    assert stream._generation.result.output_tokens == CAPACITY
-    assert len(list(stream)) == 10 * CAPACITY
+def test_a_model_does_not_wait_for_its_reader(stage: Stage, ask: Ask) -> None:
+    """A slow reader with little unread text holds the model no longer than its generation takes."""
+    prompt = "a " * 5000
+    slow = ask(prompt)
+    assert next(slow).content == "a"
+    wait_for(lambda: has_stopped(stage, prompt))
+    assert [chunk.content for chunk in ask("next", deadline_s=30)] == ["next"]
+    assert len(list(slow)) == 4999
 
 
-async def test_a_model_that_is_not_read_in_a_loop_pauses_and_goes_on(ask: Ask) -> None:
-    stream = ask("a " * 10 * CAPACITY)
-    await asyncio.to_thread(wait_for, lambda: stream._generation.result.output_tokens == CAPACITY)
-    assert len([chunk async for chunk in stream]) == 10 * CAPACITY
+def endless(stage: Stage, size: int) -> str:
+    """A prompt of words of that many bytes, more than may be unread."""
+    return " ".join(["a" * size] * (2 * UNREAD_LIMIT_BYTES // size))
 
 
-def test_a_paused_model_stops_when_its_stream_is_closed(stage: Stage, ask: Ask) -> None:
-    prompt = "a " * 10 * CAPACITY
+def test_a_stream_with_too_much_unread_text_ends_as_length_and_frees_its_model(
+    stage: Stage, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = endless(stage, 1000)
     stream = ask(prompt)
-    wait_for(lambda: stream._generation.result.output_tokens == CAPACITY)
-    stream.close()
-    assert has_stopped(stage, prompt)
+    wait_for(lambda: has_stopped(stage, prompt))
+    assert [chunk.content for chunk in ask("next", deadline_s=30)] == ["next"]
+    read = sum(len(chunk.content) for chunk in stream)
+    assert UNREAD_LIMIT_BYTES < read <= UNREAD_LIMIT_BYTES + 1000
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "length"
+    assert stream.metadata.error_type is None
+    assert [record.__dict__.get("nodespan.code") for record in caplog.records] == ["stream.unread_limit"]
 
 
-@pytest.mark.parametrize("words", [1, 10 * CAPACITY])
+def test_a_reader_that_keeps_up_reads_any_length(stage: Stage, ask: Ask) -> None:
+    stage.free = False
+    prompt = endless(stage, 50_000)
+    stream = ask(prompt)
+    total = 0
+    for word in prompt.split():
+        stage.let(1)
+        total += len(next(stream).content)
+        assert word
+    assert total > UNREAD_LIMIT_BYTES
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("words", [1, 10_000])
 @pytest.mark.parametrize("read", [0, 1])
 def test_a_stream_that_is_dropped_stops_its_model(stage: Stage, ask: Ask, words: int, read: int) -> None:
-    stage.free = words > CAPACITY
+    stage.free = words > 1
     prompt = "a " * words
     stream = ask(prompt)
     wait_for(lambda: f"begin {prompt}" in stage.log)
@@ -267,14 +291,12 @@ def test_an_interrupt_in_the_middle_of_a_read_stops_the_model(stage: Stage, ask:
 def test_the_model_runs_in_a_copy_of_the_callers_context(stage: Stage, ask: Ask) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
     seen: list[str] = []
-    step = stage.step
 
-    def spy(cancellation: Any) -> None:
+    def spy() -> None:
         seen.append(variable.get())
         variable.set("changed by the model")
-        step(cancellation)
 
-    stage.step = spy  # type: ignore[method-assign]
+    stage.look = spy
     for caller in ("first", "second"):
         context = contextvars.copy_context()
         context.run(variable.set, caller)

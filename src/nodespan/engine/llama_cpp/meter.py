@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp
+from nodespan.engine.measurement import llama_cpp_phases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -58,6 +59,7 @@ def measured(
                 result.output_tokens -= 1
             if not llama.context_params.no_perf:
                 _split(result, start, first, _Evaluated.so_far(llama))
+                result.phases = llama_cpp_phases(result)
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Gene
     yield
     if not llama.context_params.no_perf:
         result.prefill_tokens, result.prefill_s = _Evaluated.so_far(llama).since(start)
+        result.phases = llama_cpp_phases(result)
 
 
 def _tokens_in_context(llama: weakref.ref[llama_cpp.Llama]) -> Callable[[], int | None]:

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodespan.engine.contract import Cancellation, GenerationResult
+from nodespan.engine.tool_calls import ToolCallPieces
 from nodespan.errors import ConfigurationError, MissingDependencyError, ModelLoadError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import llama_cpp
-    from nodespan.types import FinishReason, GenerationRequest, ModelProfile, Sampling
+    from nodespan.types import GenerationRequest, ModelProfile, Sampling
 
 _GGUF_MAGIC: Final = b"GGUF"
 _REDIRECTION: Final = "suppress_stdout_stderr"
@@ -54,7 +55,7 @@ class LlamaCppPipeline:
 
     @staticmethod
     def check_profile(profile: ModelProfile) -> None:
-        """Refuses what cannot be loaded, without loading it."""
+        """Raises for a profile that cannot be loaded, without loading it."""
         if importlib.util.find_spec("llama_cpp") is None:
             raise MissingDependencyError("LlamaCppPipeline", "nodespan[llama-cpp]")
         if profile.model_path is None:
@@ -62,6 +63,7 @@ class LlamaCppPipeline:
                 "This ModelProfile has no model_path. Give it a GGUF file: ModelProfile(model_path='model.gguf')."
             )
         _check_file(profile.model_path)
+        _check_chat_format(profile)
 
     def generate(
         self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
@@ -69,10 +71,8 @@ class LlamaCppPipeline:
         """See ``Pipeline.generate``."""
         self._asked = (cancellation, result)
         try:
-            with contextlib.closing(self._pieces(request)) as pieces:
-                for text, finish_reason in pieces:
-                    if finish_reason is not None:
-                        result.finish_reason = cast("FinishReason", finish_reason)
+            with contextlib.closing(self._pieces(request, result)) as pieces:
+                for text in pieces:
                     if text:
                         yield text
         except _CancelledError:
@@ -85,18 +85,26 @@ class LlamaCppPipeline:
         self._llama.close()
         self._llama.__dict__.pop("generate", None)  # else what Python holds of it would wait for a garbage collection
 
-    def _pieces(self, request: GenerationRequest) -> Generator[tuple[str | None, str | None]]:
-        """Text and finish reason of each of llama-cpp-python's own chunks."""
-        arguments = _arguments(self._profile.sampling, request.sampling)
+    def _pieces(self, request: GenerationRequest, result: GenerationResult) -> Generator[str | None]:
+        """The text of each of llama-cpp-python's own chunks; all else goes to the result."""
+        arguments = {**_sampling(self._profile.sampling, request.sampling), **request.arguments()}
+        tool_calls = ToolCallPieces()
         if request.prompt is not None:
-            for chunk in _stream(self._llama.create_completion(request.prompt, stream=True, **arguments)):
+            chunks = _stream(self._llama.create_completion(request.prompt, stream=True, **arguments))
+        else:
+            messages: Any = [message.as_object() for message in request.messages]
+            chunks = _stream(self._llama.create_chat_completion(messages, stream=True, **arguments))
+        with contextlib.closing(chunks):
+            for chunk in chunks:
                 choice = chunk["choices"][0]
-                yield choice["text"], choice["finish_reason"]
-            return
-        messages: Any = [{"role": message.role, "content": message.content} for message in request.messages]
-        for chunk in _stream(self._llama.create_chat_completion(messages, stream=True, **arguments)):
-            choice = chunk["choices"][0]
-            yield choice["delta"].get("content"), choice["finish_reason"]
+                result.finish_reason = choice["finish_reason"] or result.finish_reason
+                if logprobs := choice.get("logprobs"):
+                    result.logprobs.append(logprobs)
+                delta = choice.get("delta", choice)
+                if pieces := delta.get("tool_calls"):
+                    tool_calls.add(pieces)
+                    result.tool_calls = tool_calls.calls()
+                yield delta.get("content", delta.get("text"))
 
     def _measured_generate(
         self,
@@ -104,7 +112,11 @@ class LlamaCppPipeline:
         *args: Any,
         **kwargs: Any,
     ) -> Generator[int, Sequence[int] | None]:
-        """Stands in for ``Llama.generate``: the same tokens, counted, and stopped when nobody wants them."""
+        """Replaces ``Llama.generate``: the same tokens, counted, and stopped when cancelled."""
+        if not tokens:
+            raise ConfigurationError(
+                "The prompt has no tokens, and this model adds none. Give GenerationRequest(prompt=...) some text."
+            )
         cancellation, result = self._asked
         generated = self._measured(self._llama, tokens, self._generate(tokens, *args, **kwargs), result)
         return _stoppable(self._llama, generated, cancellation)
@@ -170,11 +182,10 @@ def _stream(chunks: object) -> Generator[Any]:
     return cast("Generator[Any]", chunks)
 
 
-def _arguments(profile: Sampling, request: Sampling) -> dict[str, Any]:
-    """The request's own values, else the profile's, else none, which leaves llama-cpp-python's default."""
-    arguments = {**profile.model_dump(exclude_defaults=True), **request.model_dump(exclude_defaults=True)}
+def _sampling(profile: Sampling, request: Sampling) -> dict[str, Any]:
+    arguments = request.over(profile)
     if stop := arguments.get("stop"):
-        arguments["stop"] = list(stop)  # a tuple would be taken for no stop strings at all
+        arguments["stop"] = list(stop)  # llama-cpp-python ignores a tuple
     return arguments
 
 
@@ -187,6 +198,22 @@ def _check_file(path: Path) -> None:
         raise ModelLoadError(f"The model file {path} cannot be read ({error.strerror}). {allowed}") from None
     if magic != _GGUF_MAGIC:
         raise ModelLoadError(f"{path} is no GGUF file: it begins with {magic!r}, not {_GGUF_MAGIC!r}. {allowed}")
+
+
+def _check_chat_format(profile: ModelProfile) -> None:
+    """Raises for a name that llama-cpp-python does not know; the templates inside the file are known once loaded."""
+    name = profile.chat_format
+    if name is None or name.startswith("chat_template.") or "chat_handler" in profile.options:
+        return
+    from llama_cpp import llama_chat_format
+
+    try:
+        llama_chat_format.get_chat_completion_handler(name)
+    except llama_chat_format.LlamaChatCompletionHandlerNotFoundException as error:
+        raise ConfigurationError(
+            f"ModelProfile(chat_format={name!r}) is not a chat format of llama-cpp-python: {error}. "
+            "Leave it out to use the template inside the model file."
+        ) from None
 
 
 def _load(profile: ModelProfile) -> llama_cpp.Llama:

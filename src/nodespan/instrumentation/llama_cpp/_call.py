@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as context_api
 
 from nodespan.engine.contract import GenerationResult
+from nodespan.engine.generation_span import GenerationSpan
 from nodespan.engine.measurement import describe, engine_phases, record_engine, record_generation
 from nodespan.engine.phase import engine_phase
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._messages import Answer
-from nodespan.runner.generation_span import GenerationSpan
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments

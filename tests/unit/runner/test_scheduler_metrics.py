@@ -15,7 +15,7 @@ from opentelemetry import metrics
 from measured import Measured
 from nodespan import semconv
 from nodespan.runner import PipelineFactory, PipelineStream, Runner
-from nodespan.runner.lane import _MAX_PRIORITIES
+from nodespan.runner.scheduler import MAX_PRIORITIES
 from nodespan.types import ModelProfile
 from pipelines import PATIENCE_S, Stage, raw, wait_for
 
@@ -27,11 +27,6 @@ class Size(IntEnum):
 
 PROFILES = {size: ModelProfile(name=size.name.lower()) for size in Size}
 Ask = Callable[..., PipelineStream]
-
-
-@pytest.fixture
-def stage() -> Stage:
-    return Stage()
 
 
 @pytest.fixture
@@ -86,9 +81,9 @@ def test_a_waiter_that_is_dropped_is_not_waiting_any_more(stage: Stage, ask: Ask
 
 
 def test_priorities_without_end_do_not_fill_the_memory(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
-    for priority in range(3 * _MAX_PRIORITIES):
+    for priority in range(3 * MAX_PRIORITIES):
         list(ask("a", priority=priority))
-    assert len(queued(measured)) == _MAX_PRIORITIES
+    assert len(queued(measured)) == MAX_PRIORITIES
     assert factory.queue_length(Size.SMALL) == {}
 
 
@@ -176,7 +171,7 @@ def test_a_collection_waits_for_nobody(ask: Ask, factory: PipelineFactory, measu
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with factory._pool.changed:
+        with factory._scheduler.changed:
             held.set()
             release.wait(PATIENCE_S)
 

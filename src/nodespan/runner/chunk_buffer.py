@@ -1,4 +1,4 @@
-"""Pieces of text on their way from the model's thread to whoever reads the stream, in a thread or in an event loop."""
+"""Pieces of text on their way from the model to the reader of a stream, in a thread or in an event loop."""
 
 from __future__ import annotations
 
@@ -11,45 +11,43 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CAPACITY: Final = 64
-"""Pieces that may wait to be read before the model pauses: half a second of a fast model, a few KiB."""
-
-_ROOM_AGAIN: Final = CAPACITY // 4
-"""A paused writer goes on when this few are left, so that the two threads do not take turns for every piece."""
+UNREAD_LIMIT_BYTES: Final = 1024 * 1024
+"""UTF-8 bytes that may wait to be read. An answer is bounded by ``max_tokens``, usually some KiB."""
 
 
-class ChunkQueue:
-    """A bounded queue for one writer and one reader. Its end stays in it, so that every later read finds it too.
+class ChunkBuffer:
+    """An unbounded queue for one writer and one reader. Its end stays in it, so that every later read finds it too.
 
-    No lock is taken per piece: ``deque`` operations are atomic, and each side leaves a waker before it looks a last
-    time and sleeps, while the other acts before it looks for wakers. One of the two always sees the other. A waker may
-    so be called for nothing, and is made for one sleep only. ``release_writer`` is safe in a destructor.
+    No lock is taken per piece: ``deque`` operations are atomic. The reader registers a waker, checks once more, and
+    sleeps; the writer adds a piece and then calls the wakers. So either the reader finds the piece or the writer finds
+    the waker. A waker may be called for nothing, and serves one sleep only.
     """
 
-    __slots__ = ("_items", "_readers", "_writers")
+    __slots__ = ("_items", "_read_bytes", "_readers", "_written_bytes")
 
     def __init__(self) -> None:
         self._items: deque[str | None] = deque()
         self._readers: deque[Callable[[], None]] = deque()
-        self._writers: deque[Callable[[], None]] = deque()
+        self._written_bytes = 0  # changed by the writer alone
+        self._read_bytes = 0  # changed by the reader alone
 
-    def put(self, piece: str, unwanted: bytearray) -> None:
-        """Adds a piece and then waits while the queue is full, until there is room or ``unwanted`` begins with 01."""
+    def put(self, piece: str) -> bool:
+        """Adds a piece. Never blocks.
+
+        Returns:
+            Whether more may be added: ``False`` above ``UNREAD_LIMIT_BYTES`` of unread text.
+        """
+        self._written_bytes += _size(piece)
         self._items.append(piece)
-        while self._readers:  # more than one only if a reader found a piece in its last look or was cancelled
+        while self._readers:  # more than one only if a reader found a piece in its last check or was cancelled
             _wake(self._readers)
-        if len(self._items) >= CAPACITY:
-            self._wait_for_room(unwanted)
+        return self._written_bytes - self._read_bytes <= UNREAD_LIMIT_BYTES
 
     def end(self) -> None:
         """Marks the end; nothing is put after it."""
         self._items.append(None)
         while self._readers:
             _wake(self._readers)
-
-    def release_writer(self) -> None:
-        """Lets a waiting writer look again whether its pieces are wanted."""
-        _wake(self._writers)
 
     def get(self) -> str | None:
         """The next piece, ``None`` at the end. Blocks the thread until there is one."""
@@ -75,17 +73,13 @@ class ChunkQueue:
         piece = self._items.popleft()
         if piece is None:
             self._items.append(None)
-        elif self._writers and len(self._items) <= _ROOM_AGAIN:
-            _wake(self._writers)
+        else:
+            self._read_bytes += _size(piece)
         return piece
 
-    def _wait_for_room(self, unwanted: bytearray) -> None:
-        asleep = threading.Lock()
-        asleep.acquire()
-        self._writers.append(asleep.release)
-        if len(self._items) > _ROOM_AGAIN and not unwanted[0]:
-            asleep.acquire()
-        self._writers.clear()
+
+def _size(piece: str) -> int:
+    return len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass"))
 
 
 def _wake(sleepers: deque[Callable[[], None]]) -> None:
@@ -99,7 +93,7 @@ def _wake(sleepers: deque[Callable[[], None]]) -> None:
 def _wake_task(loop: asyncio.AbstractEventLoop, awake: asyncio.Future[None]) -> None:
     try:
         loop.call_soon_threadsafe(_set, awake)
-    except RuntimeError:  # the loop was closed, and with it the task that waited
+    except RuntimeError:  # the loop was closed, and with it the waiting task
         return
 
 

@@ -1,0 +1,81 @@
+"""The span of one generation: ``chat {model}`` or ``text_completion {model}``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.trace import SpanKind
+
+from nodespan import semconv
+from nodespan.engine.measurement import request_attributes
+from nodespan.engine.tool_calls import ToolCallPieces
+from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
+from nodespan.spans.guard import Guard
+from nodespan.spans.model_span import ModelCallSpan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.trace import Tracer
+
+    from nodespan.engine.contract import Server
+    from nodespan.spans.content import Message, Part
+    from nodespan.types import ChatMessage, GenerationRequest, ModelProfile
+
+_DESCRIBING: Final = Guard("describe a generation request")
+
+
+class GenerationSpan(ModelCallSpan):
+    """The span of a generation that a Runner requests and its pipeline measures.
+
+    An instrumentation of the engine inside leaves such a call to the pipeline.
+
+    Args:
+        server: The server of the model, known before the request; ``None`` for a model in this process.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        request: GenerationRequest,
+        profile: ModelProfile,
+        start_time_ns: int,
+        server: Server | None = None,
+    ) -> None:
+        super().__init__(
+            tracer,
+            request.operation,
+            profile.provider.lower(),
+            profile.model_name,
+            server_attributes(server),
+            kind=SpanKind.INTERNAL if server is None else SpanKind.CLIENT,
+            start_time_ns=start_time_ns,
+        )
+        if self.span.is_recording():
+            with _DESCRIBING:
+                self.set(request_attributes(request.sampling.over(profile.sampling), streams=True))
+        if self.content is not None:
+            self.content.asked(_asked(request))
+
+
+def server_attributes(server: Server | None) -> dict[str, str | int]:
+    """``server.address`` and ``server.port``."""
+    return {} if server is None else {semconv.SERVER_ADDRESS: server.address, semconv.SERVER_PORT: server.port}
+
+
+def _asked(request: GenerationRequest) -> list[Message]:
+    if request.prompt is not None:
+        return [message("user", [text_part(request.prompt)])]
+    return [message(one.role, list(_parts(one))) for one in request.messages]
+
+
+def _parts(one: ChatMessage) -> Iterator[Part]:
+    if one.tool_call_id is not None:
+        yield tool_response_part(one.tool_call_id, one.content)
+    elif one.content or not one.tool_calls:
+        yield text_part(one.content)
+    pieces = ToolCallPieces()
+    pieces.add(one.tool_calls)
+    yield from (tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls())

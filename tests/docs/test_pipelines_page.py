@@ -1,0 +1,30 @@
+"""The programs of docs/pipelines.md run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+USES_OWN = """
+from nodespan import GenerationRequest, Runner
+print(*(chunk.content for chunk in Runner(factory).stream_pipeline(GenerationRequest(prompt="a b"))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "prints"),
+    list(zip(PROGRAMS, [r"(?s)\{.*\d+ (stop|length)", r"A  B"], strict=True)),
+    ids=["request", "own"],
+)
+def test_a_program_of_the_page_runs(program: str, prints: str, tmp_path: Path, smollm2: Path) -> None:
+    (tmp_path / "model.gguf").symlink_to(smollm2)
+    (tmp_path / "app.py").write_text(program if "Runner(factory)" in program else program + USES_OWN)
+    ran = subprocess.run([sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(prints, ran.stdout), ran.stdout

@@ -1,0 +1,391 @@
+"""What the Runner makes of a pipeline that breaks the contract: the reader reaches an end, the lane serves the next."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError as FutureCancelledError
+from enum import IntEnum
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from measured import Measured
+from nodespan import semconv
+from nodespan.errors import ConfigurationError, DeadlineExceededError
+from nodespan.runner import Cancellation, EnginePhase, GenerationResult, PipelineFactory, PipelineStream, Runner
+from nodespan.types import GenerationRequest, ModelProfile
+from pipelines import PATIENCE_S, raw
+
+
+class Model(IntEnum):
+    FOREIGN = 0
+    HEALTHY = 1
+
+
+PROFILES = {Model.FOREIGN: ModelProfile(name="foreign"), Model.HEALTHY: ModelProfile(name="healthy")}
+Behaviour = Callable[[Cancellation, GenerationResult], Any]
+
+
+class SyncPipeline:
+    """Misbehaves at the prompt "break", is well at any other."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+
+    def generate(self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult) -> Any:
+        return self.behaviour(cancellation, result) if request.prompt == "break" else iter_words(request.prompt)
+
+    def close(self) -> None: ...
+
+
+class AsyncPipeline:
+    """The same in the asynchronous form: each piece comes after a turn of the event loop."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+
+    def agenerate(self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult) -> Any:
+        pieces = self.behaviour(cancellation, result) if request.prompt == "break" else iter_words(request.prompt)
+        return one_by_one(pieces) if isinstance(pieces, Generator) else pieces
+
+    async def aclose(self) -> None: ...
+
+
+def iter_words(prompt: str | None) -> Generator[str]:
+    yield from (prompt or "").split()
+
+
+async def one_by_one(pieces: Generator[Any]) -> Any:
+    with_close = pieces
+    try:
+        for piece in pieces:
+            await asyncio.sleep(0)
+            yield piece
+    finally:
+        with_close.close()
+
+
+class Odd:
+    """No text, no number, nothing to iterate over."""
+
+    def __repr__(self) -> str:
+        return "odd"
+
+
+FORMS = [SyncPipeline, AsyncPipeline]
+
+
+class Stand:
+    """A factory with room for one model: the foreign one, and a healthy one that needs its room."""
+
+    def __init__(self, form: Any, tracer_provider: TracerProvider, measured: Measured) -> None:
+        self.behaviour: Behaviour = lambda _cancellation, _result: iter_words("")
+        self.load: Callable[[], None] = lambda: None
+        self.close: Callable[[], None] = lambda: None
+        self.form = form
+        self.factory = PipelineFactory(PROFILES, create=self.create, meter_provider=measured.provider)
+        self.runner = Runner(self.factory, tracer_provider=tracer_provider, meter_provider=measured.provider)
+
+    def create(self, profile: ModelProfile) -> Any:
+        if profile.name == "foreign":
+            self.load()
+        pipeline = self.form(lambda cancellation, result: self.behaviour(cancellation, result))
+        if profile.name == "foreign":
+            name = "close" if self.form is SyncPipeline else "aclose"
+            pipeline.__dict__[name] = self.close if self.form is SyncPipeline else self.aclose
+        return pipeline
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def ask(self, prompt: str = "break", **options: Any) -> PipelineStream:
+        return self.runner.stream_pipeline(raw(prompt), profile_type=Model.FOREIGN, **options)
+
+    def serves_on(self) -> bool:
+        """Whether the lane, and the other model that needs its room, serve the next requests."""
+        assert read(self.ask("still well"))[0] == ["still", "well"]
+        healthy = self.runner.stream_pipeline(raw("well too"), profile_type=Model.HEALTHY)
+        assert read(healthy)[0] == ["well", "too"]
+        return True
+
+
+@pytest.fixture(params=FORMS)
+def stand(request: pytest.FixtureRequest, tracer_provider: TracerProvider, measured: Measured) -> Iterator[Stand]:
+    stand = Stand(request.param, tracer_provider, measured)
+    yield stand
+    closing = threading.Thread(target=stand.factory.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive(), "the factory does not close"
+
+
+def read(stream: PipelineStream) -> tuple[list[str], BaseException | None]:
+    """Reads to the end in a thread, so that a stream without an end fails the test and does not hang it."""
+    pieces: list[str] = []
+    raised: list[BaseException | None] = []
+
+    def consume() -> None:
+        try:
+            pieces.extend(chunk.content for chunk in stream)
+        except BaseException as error:
+            raised.append(error)
+        else:
+            raised.append(None)
+
+    reader = threading.Thread(target=consume, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert raised, "the reader has reached no end"
+    assert stream.metadata is not None
+    return pieces, raised[0]
+
+
+def answers(**values: Any) -> Behaviour:
+    """A pipeline that answers and then writes these values into its result."""
+
+    def behaviour(_: Cancellation, result: GenerationResult) -> Generator[str]:
+        yield "a"
+        result.finish_reason = "stop"
+        for name, value in values.items():
+            setattr(result, name, value)
+
+    return behaviour
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "content_filter", "a provider's own"])
+def test_any_text_is_a_finish_reason(stand: Stand, reason: str, exporter: InMemorySpanExporter) -> None:
+    stand.behaviour = answers(finish_reason=reason)
+    stream = stand.ask()
+    assert read(stream) == (["a"], None)
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == reason
+    (span,) = [span for span in exporter.get_finished_spans() if span.name.startswith("text_completion")]
+    assert (span.attributes or {})[semconv.RESPONSE_FINISH_REASONS] == (reason,)
+    assert stand.serves_on()
+
+
+COUNTS = ("context_size", "input_tokens", "cached_input_tokens", "output_tokens", "prefill_tokens", "decode_tokens")
+SECONDS = ("prefill_s", "decode_s", "prefill_at", "first_token_at")
+SIZES = ("model_bytes", "state_bytes")
+BAD_NUMBERS = [-1, float("nan"), float("inf"), -0.5, "12", b"1", [1], Odd(), 10**30, True]
+
+
+@pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
+@pytest.mark.parametrize("field", [*COUNTS, *SECONDS, *SIZES])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_measurement_that_cannot_be_is_left_out_and_counted(
+    form: Any, field: str, value: object, tracer_provider: TracerProvider, measured: Measured
+) -> None:
+    stand = Stand(form, tracer_provider, measured)
+    with stand.factory:
+        good = {"input_tokens": 3, "output_tokens": 1}
+        stand.behaviour = answers(**{**good, field: value})
+        stream = stand.ask()
+        assert read(stream) == (["a"], None)
+        assert stream.metadata is not None
+        for name, count in good.items():
+            assert getattr(stream.metadata, name) == (None if name == field else count)
+        assert stream.metadata.finish_reason == "stop"
+        assert stand.serves_on()
+
+
+@pytest.mark.parametrize("value", [42, b"stop", ["stop"], "", Odd(), "x" * 10_000], ids=lambda v: repr(v)[:20])
+def test_a_finish_reason_that_is_no_short_text_is_left_out(stand: Stand, value: object) -> None:
+    stand.behaviour = answers(finish_reason=value)
+    stream = stand.ask()
+    assert read(stream) == (["a"], None)
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "stop"
+    assert stand.serves_on()
+
+
+ERRORS = [
+    ValueError("own"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    MemoryError(),
+    GeneratorExit(),
+    StopIteration(),
+    StopAsyncIteration(),
+    asyncio.CancelledError(),
+    FutureCancelledError(),
+    BaseException("bare"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["load", "call", "first", "later", "cleanup"])
+def test_whatever_is_raised_and_wherever_the_reader_sees_an_error(stand: Stand, where: str, error: Any) -> None:
+    def raise_it(*_: Any) -> Any:
+        raise error
+
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
+        if where == "first":
+            raise error
+        try:
+            yield "a"
+            if where == "later":
+                raise error
+        finally:
+            if where == "cleanup":
+                raise error
+
+    stand.behaviour = raise_it if where == "call" else generate
+    if where == "load":
+        stand.load = raise_it
+    stream = stand.ask()
+    pieces, raised = read(stream)
+    assert pieces == (["a"] if where in {"later", "cleanup"} else [])
+    assert raised is error or (raised is not None and raised.__cause__ is error) or isinstance(raised, RuntimeError)
+    assert not isinstance(raised, (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError))
+    assert stream.metadata is not None
+    assert stream.metadata.finish_reason == "error"
+    stand.load = lambda: None
+    assert stand.serves_on()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_reaches_an_asynchronous_reader_as_one_that_ends_no_task(stand: Stand, error: Any) -> None:
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
+        yield "a"
+        raise error
+
+    stand.behaviour = generate
+    seen: list[BaseException] = []
+
+    async def consume() -> None:
+        try:
+            async for _ in stand.ask():
+                pass
+        except BaseException as raised:
+            seen.append(raised)
+
+    asyncio.run(asyncio.wait_for(consume(), 20))
+    assert not isinstance(seen[0], (StopAsyncIteration, GeneratorExit, asyncio.CancelledError))
+    assert stand.serves_on()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_while_a_model_is_freed_frees_its_room(stand: Stand, error: Any) -> None:
+    assert read(stand.ask("well"))[0] == ["well"]
+
+    def raise_it() -> None:
+        raise error
+
+    stand.close = raise_it
+    assert stand.serves_on()
+
+
+@pytest.mark.parametrize("pieces", [[1], [None], [b"a"], ["a", 2.0], [Odd()]], ids=repr)
+def test_a_piece_that_is_no_text_is_an_error(stand: Stand, pieces: list[Any]) -> None:
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[Any]:
+        yield from pieces
+
+    stand.behaviour = generate
+    texts, raised = read(stand.ask())
+    assert texts == [piece for piece in pieces if isinstance(piece, str)]
+    assert isinstance(raised, TypeError)
+    assert stand.serves_on()
+
+
+def test_an_empty_piece_is_left_out(stand: Stand) -> None:
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
+        yield from ("", "a", "", "b", "")
+
+    stand.behaviour = generate
+    assert read(stand.ask()) == (["a", "b"], None)
+
+
+@pytest.mark.parametrize("value", [None, 3, "a text", Odd()], ids=repr)
+def test_a_result_that_gives_no_pieces_is_an_error(stand: Stand, value: object) -> None:
+    stand.behaviour = lambda _cancellation, _result: value
+    _, raised = read(stand.ask())
+    if isinstance(value, str) and stand.form is SyncPipeline:
+        assert raised is None  # a text gives its letters, as any iterable gives its items
+    else:
+        assert isinstance(raised, TypeError)
+    assert stand.serves_on()
+
+
+def test_an_answer_without_an_end_ends_when_its_reader_leaves(stand: Stand) -> None:
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
+        while True:
+            yield "again "
+
+    stand.behaviour = generate
+    with stand.ask() as stream:
+        next(stream)
+    assert stand.serves_on()
+
+
+def test_an_answer_without_an_end_ends_at_its_deadline(stand: Stand) -> None:
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
+        while True:
+            yield ""
+
+    stand.behaviour = generate
+    assert isinstance(read(stand.ask(deadline_s=0.2))[1], DeadlineExceededError)
+    assert stand.serves_on()
+
+
+def test_a_generator_that_ignores_its_closing_is_an_error_of_the_pipeline(stand: Stand) -> None:
+    def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
+        while True:
+            try:
+                yield "a"
+            except GeneratorExit:
+                yield "not yet"
+
+    stand.behaviour = generate
+    stream = stand.ask()
+    next(stream)
+    stream.close()
+    assert stream.metadata is not None
+    assert stand.serves_on()
+
+
+@pytest.mark.parametrize("made", [None, 3, Odd()], ids=repr)
+def test_what_is_no_pipeline_is_refused_when_it_is_made(made: object) -> None:
+    with PipelineFactory({Model.FOREIGN: ModelProfile(name="foreign")}, create=lambda _: made) as factory:  # type: ignore[arg-type, return-value]
+        _, raised = read(Runner(factory).stream_pipeline(raw("a"), profile_type=Model.FOREIGN))
+    assert isinstance(raised, ConfigurationError)
+    assert "generate" in str(raised)
+
+
+def test_bad_measurements_are_counted_and_logged_once_per_field(
+    stand: Stand, measured: Measured, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand.behaviour = answers(decode_s=-1.0, input_tokens="many")
+    for _ in range(3):
+        assert read(stand.ask()) == (["a"], None)
+    codes = [record.__dict__.get("nodespan.code") for record in caplog.records]
+    assert codes == ["pipeline.bad_measurement"] * 2
+    counted = measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
+    assert counted == {"read a pipeline's measurements": 6}
+
+
+def test_a_foreign_model_has_no_phases_and_no_metrics_of_llama_cpp(
+    stand: Stand, measured: Measured, exporter: InMemorySpanExporter
+) -> None:
+    stand.behaviour = answers(
+        input_tokens=3, output_tokens=2, prefill_s=0.1, decode_s=0.1, prefill_tokens=3, decode_tokens=1, context_size=9
+    )
+    read(stand.ask())
+    assert not [span.name for span in exporter.get_finished_spans() if span.name.startswith("llama_cpp")]
+    assert not [name for name in measured.points() if "llama_cpp" in name]
+
+
+def test_phases_have_the_names_that_the_pipeline_gives(stand: Stand, exporter: InMemorySpanExporter) -> None:
+    def generate(_: Cancellation, result: GenerationResult) -> Generator[str]:
+        result.phases = [EnginePhase("mine.think", time.perf_counter(), 0.001, 7), "no phase"]  # type: ignore[list-item]
+        yield "a"
+
+    stand.behaviour = generate
+    assert read(stand.ask()) == (["a"], None)
+    (phase,) = [span for span in exporter.get_finished_spans() if span.name.startswith("mine")]
+    assert (phase.attributes or {})[semconv.EVALUATED_TOKENS] == 7
