@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import threading
 import time
 import uuid
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from typing_extensions import override
 
+from nodespan.delivery.child import at_end_of_child
 from nodespan.delivery.ledger import DeliveryReport, Ledger
+from nodespan.delivery.left_behind import log_what_is_left, waits_for
 from nodespan.delivery.outage_log import OutageLog
 from nodespan.delivery.outbox_sender import OutboxSender
+from nodespan.delivery.running_spans import AFTER_S, RunningSpans
 from nodespan.delivery.senders import make_sender
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.fastspan import LeanSpan
@@ -28,10 +30,14 @@ from nodespan.spans.log import warn
 from nodespan.store import EXPORTED, MEMORY, SqliteStore, load_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span
 
     from nodespan.delivery.destination import Destination
     from nodespan.delivery.senders.answer import Sender
+    from nodespan.store.running import Key
 
 QUEUE_MAX: Final = 65_536
 """Ended spans that wait for the writer: at 300 spans a second, three minutes of a store that does not answer."""
@@ -65,6 +71,7 @@ class StoreSpanProcessor(SpanProcessor):
         outages: Logs outages and losses.
         write_interval_s: How long an ended span waits for others.
         queue_max: Number of spans that may wait for the writer; one more is dropped.
+        running_after_s: How long a span is open before it has a row in the store.
     """
 
     accepts_lean_spans = True
@@ -76,6 +83,7 @@ class StoreSpanProcessor(SpanProcessor):
         outages: OutageLog | None = None,
         write_interval_s: float = WRITE_INTERVAL_S,
         queue_max: int = QUEUE_MAX,
+        running_after_s: float = AFTER_S,
     ) -> None:
         self.store = store
         self._destination = destination
@@ -83,6 +91,7 @@ class StoreSpanProcessor(SpanProcessor):
         self._outages = outages or OutageLog()
         self._write_interval_s = write_interval_s
         self._queue_max = queue_max
+        self._running_after_s = running_after_s
         self._begin()
         _alive.add(self)
         with _SENDING:
@@ -93,7 +102,10 @@ class StoreSpanProcessor(SpanProcessor):
         self.ledger = Ledger()
         self._writer = uuid.uuid4().hex
         self._queue: deque[ReadableSpan] = deque()
-        self._unwritten: deque[Encoded] = deque()
+        self._unwritten: deque[tuple[Encoded, list[Key]]] = deque()
+        self.running = RunningSpans(self._running_after_s)
+        self._is_asleep = False
+        self._wake = threading.Event()
         self._starting = threading.Lock()
         self._writing = threading.Lock()
         self._news = threading.Event()
@@ -103,6 +115,19 @@ class StoreSpanProcessor(SpanProcessor):
         self._sender: Sender | None = None
         self._senders: dict[SqliteStore, OutboxSender | None] = {}
         self._send_from(self.store)
+
+    @override
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Remembers a started span, weakly. Does no I/O and waits for no lock."""
+        if self._stopped.is_set():
+            return
+        self.running.on_start(span)
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wake.set()
+        elif not self._threads:
+            with _WRITING:
+                self._start()
 
     @override
     def on_end(self, span: ReadableSpan) -> None:
@@ -155,8 +180,10 @@ class StoreSpanProcessor(SpanProcessor):
             return
         deadline = time.monotonic() + timeout_s
         self._stopped.set()
+        self._wake.set()
         while (self._queue or self._unwritten) and time.monotonic() < deadline:
             self._write(deadline)
+        self._exclusively(self.running.close, deadline)
         self._news.set()
         self._hurry.set()
         if self._sender is not None:
@@ -175,39 +202,14 @@ class StoreSpanProcessor(SpanProcessor):
                 store.close()
 
     def _log_what_is_left(self) -> None:
-        unstored = len(self._queue) + sum(batch.spans for batch in self._unwritten)
-        if unstored:
-            message = "%d spans could not be stored in %s, which is locked or unavailable. They are lost."
-            warn("export.lost_at_exit", message, unstored, self.store.path)
-        if self._destination is None:
-            return
-        waiting = self.report().waiting - unstored
-        if waiting > 0 and self.store.path == MEMORY:
-            message = "%d spans were not exported to %s. They were in memory and are lost."
-            warn("export.lost_at_exit", message, waiting, self._destination.label)
-        elif waiting > 0:
-            message = (
-                "%d spans were not exported to %s. They are in %s and will be sent on the next start; "
-                "to send them now, run `nodespan flush`."
-            )
-            warn("export.left_behind", message, waiting, self._destination.label, self.store.path)
+        unstored = len(self._queue) + sum(batch.spans for batch, _ in self._unwritten)
+        waiting = 0 if self._destination is None else self.report().waiting - unstored
+        log_what_is_left(self.store, self._destination, unstored, waiting)
 
     def _look_at_what_waits(self) -> None:
         """Starts sending what earlier processes have left; reports what waits for other destinations."""
-        if self._identity is None or self.store.path == MEMORY or not self.store.path.exists():
-            return
-        others = 0
-        for waiting in self.store.waiting():
-            if waiting.identity == self._identity:
-                self._start()
-            elif waiting.identity is not None:
-                others += waiting.spans
-        if others:
-            message = (
-                "%s holds %d spans for other destinations, or for other credentials of this one. They are not sent by "
-                "this program. List them: nodespan flush --list. Send them here: nodespan flush --from ID."
-            )
-            warn("export.other_destination", message, self.store.path, others)
+        if self._identity is not None and waits_for(self._identity, self.store):
+            self._start()
 
     def _start(self) -> None:
         # A span that ends in a garbage collection in here must not wait for this very thread.
@@ -221,33 +223,34 @@ class StoreSpanProcessor(SpanProcessor):
             self._threads = threads
             for thread in threads:
                 thread.start()
-            self._end_with_child()
+            at_end_of_child(self, self.shutdown)
         finally:
             self._starting.release()
 
-    def _end_with_child(self) -> None:
-        """A child of ``multiprocessing`` ends without ``atexit``; billiard (Celery) has a module of its own."""
-        for package in ("multiprocessing", "billiard"):
-            process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
-            if process is not None and util is not None and process.current_process().name != "MainProcess":
-                util.Finalize(self, self.shutdown, exitpriority=0)
-
     def _keep_writing(self) -> None:
-        while not self._stopped.wait(self._write_interval_s):
-            self._write()
+        write_at = time.monotonic() + self._write_interval_s
+        while not self._stopped.is_set():
+            self._is_asleep = is_idle = self.running.is_idle
+            left_s = max(write_at - time.monotonic(), 0.0)
+            self._wake.wait(left_s if is_idle else min(left_s, self._running_after_s))
+            self._wake.clear()
+            if time.monotonic() >= write_at:
+                self._write()
+                write_at = time.monotonic() + self._write_interval_s
+            else:
+                self._exclusively(lambda: self.running.tick(self.store, is_drained=False))
 
     def _write(self, deadline: float | None = None) -> None:
-        """Writes what waits. What a locked store did not accept stays first in line.
+        """Writes what waits, until the deadline. What a locked store did not accept stays first in line."""
+        self._exclusively(lambda: self._write_all(deadline), deadline)
 
-        Args:
-            deadline: On the monotonic clock; gives up at this time.
-        """
-        left_s = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
-        if not self._writing.acquire(timeout=left_s):
+    def _exclusively(self, work: Callable[[], None], deadline: float | None = None) -> None:
+        """Runs work of the writer while no other thread does; what a locked store rejects is tried again later."""
+        if not self._writing.acquire(timeout=-1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)):
             return
         try:
-            with _WRITING:
-                self._write_all(deadline)
+            with _WRITING, suppress(StoreBusyError):
+                work()
         finally:
             self._writing.release()
 
@@ -257,32 +260,38 @@ class StoreSpanProcessor(SpanProcessor):
             if not self._unwritten:
                 self._encode()
                 continue
-            left_s = None if deadline is None else min(max(deadline - time.monotonic(), 0.0), 1.0)
             try:
-                self._append(self._unwritten[0], left_s)
+                self._append(*self._unwritten[0], _left_s(deadline))
             except StoreBusyError:
                 break
-            self.ledger.stored(self._unwritten.popleft().spans)
+            self.ledger.stored(self._unwritten.popleft()[0].spans)
             has_written = True
         if has_written:  # once for all, which are then sent in few requests
             self._news.set()
+        if not (self._queue or self._unwritten):
+            self.running.tick(self.store, is_drained=True, timeout_s=_left_s(deadline))
 
     def _encode(self) -> None:
         """Makes one batch of many slices: each call of SQLite waits for the GIL, long beside a busy event loop."""
         made: list[Encoded] = []
+        ended: list[Key] = []
         taken = 0
         while self._queue and taken < _BATCH_SPANS:
             spans = [self._queue.popleft() for _ in range(min(_SLICE, len(self._queue)))]
             taken += len(spans)
             made += encode_spans(spans)
-        self._unwritten.extend(join_batches(made))
+            ended += self.running.ended(spans)
+        for batch in join_batches(made):
+            self._unwritten.append((batch, ended))  # the rows go with the first; a reader prefers an ended span
+            ended = []
+        self.running.forget(ended)
         if lost := taken - sum(batch.spans for batch in made):
             self.ledger.dropped(lost, "not_encodable")
 
-    def _append(self, batch: Encoded, timeout_s: float | None) -> None:
+    def _append(self, batch: Encoded, ended: list[Key], timeout_s: float | None) -> None:
         label = "" if self._destination is None else self._destination.label
         try:
-            self.store.append(batch, self._identity, self._writer, label, timeout_s)
+            self.store.append(batch, self._identity, self._writer, label, timeout_s, ended)
         except StoreBusyError:
             raise
         except StoreError as error:
@@ -372,6 +381,10 @@ class StoreSpanProcessor(SpanProcessor):
                 asked_s = min(answer.wait_s, _RETRY_AFTER_MAX_S) if answer is not None else asked_s
             is_done = is_done and (went or store not in self._senders)
         return is_done, asked_s
+
+
+def _left_s(deadline: float | None) -> float | None:
+    return None if deadline is None else min(max(deadline - time.monotonic(), 0.0), 1.0)
 
 
 # One handler for all, since a handler cannot be removed and would keep its object alive.

@@ -33,7 +33,19 @@ def _waiting_age_s(processor: StoreSpanProcessor) -> Readings:
     return [(0.0 if oldest_ns is None else max(time.time_ns() - oldest_ns, 0) / 1e9, {})]
 
 
-READINGS: Final = {semconv.SPANS_PROCESSED: _processed}
+def _executions(processor: StoreSpanProcessor) -> Readings:
+    return processor.running.executions()
+
+
+def _ages_s(processor: StoreSpanProcessor) -> Readings:
+    return processor.running.ages_s()
+
+
+READINGS: Final = {
+    semconv.SPANS_PROCESSED: _processed,
+    semconv.NODE_RUNNING: _executions,
+    semconv.NODE_RUNNING_AGE: _ages_s,
+}
 """Metrics of a processor."""
 DESTINATION_READINGS: Final = {
     semconv.SPANS_EXPORTED: _sent,

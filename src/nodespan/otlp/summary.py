@@ -24,6 +24,7 @@ WORD_KINDS: Final = {
     semconv.MIRROR_KEYS["node_name"]: "node",
     semconv.REQUEST_MODEL: "model",
     semconv.CONVERSATION_ID: "conversation",
+    semconv.USER_ID: "user",
 }
 """Attributes whose values a trace can be found by, and the kinds of these words."""
 ERROR: Final = ("error", "")

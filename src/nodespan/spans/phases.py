@@ -52,7 +52,8 @@ _sources: Final[WeakValueDictionary[int, HasPhase]] = WeakValueDictionary()
 
 def publish(span: Span, source: HasPhase) -> None:
     """Makes the work of a span known. The source is held weakly."""
-    _sources[span.get_span_context().span_id] = source
+    if span.is_recording():
+        _sources[span.get_span_context().span_id] = source
 
 
 def phase_of(span_id: int) -> Phase | None:

@@ -6,16 +6,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from nodespan.store import running
 from nodespan.store.database import MEMORY, Database
 from nodespan.store.paths import is_default
 from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from nodespan.otlp import Encoded
+    from nodespan.store.running import Key
 
 EXPORTED: Final = "exported"
 """The outcome of a span that its destination has; every other outcome is the reason why it is lost."""
@@ -109,7 +111,13 @@ class SqliteStore:
         self._next_age_check = 0.0
 
     def append(
-        self, batch: Encoded, destination: str | None, writer: str = "", label: str = "", timeout_s: float | None = None
+        self,
+        batch: Encoded,
+        destination: str | None,
+        writer: str = "",
+        label: str = "",
+        timeout_s: float | None = None,
+        ended: Iterable[Key] = (),
     ) -> int:
         """Stores a batch, safe from the death of the process, and makes room for it.
 
@@ -119,6 +127,7 @@ class SqliteStore:
             writer: Who learns the outcome.
             label: Endpoint of the destination, for people.
             timeout_s: Longest time to wait for another process's write lock; the usual one if not given.
+            ended: Spans of it whose rows as open spans go with their end.
 
         Returns:
             The batch's id.
@@ -134,6 +143,7 @@ class SqliteStore:
                     "INSERT INTO destination (identity, label) VALUES (?, ?) ON CONFLICT (identity) DO NOTHING",
                     (destination, label),
                 )
+            running.remove(connection, ended)
             self._make_room(connection)
             return row.lastrowid or 0
 

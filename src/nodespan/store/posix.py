@@ -6,7 +6,6 @@ import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
-from weakref import WeakSet
 
 from nodespan.errors import ConfigurationError, StoreBusyError
 
@@ -69,33 +68,31 @@ def lock_for_process(handle: int) -> bool:
 class ProcessLock:
     """A locked file that says a process lives: the kernel releases the lock when it ends, however it ends.
 
-    A forked child does not hold it.
+    The lock is a record lock, which no forked child has.
 
     Args:
         path: The file; its folder is created with mode 0700.
 
     Raises:
-        OSError: The file cannot be created.
+        OSError: The file cannot be created or locked.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = path
         self._handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)  # waits for no more than a look of another process
-        _held.add(self)
+        _own.add(path)
+        fcntl.lockf(self._handle, fcntl.LOCK_EX)  # waits for no more than a look of another process
 
     def release(self) -> None:
-        """Removes the file and releases the lock."""
-        if self._handle >= 0:
+        """Removes the file and releases the lock; in a forked child the parent keeps both."""
+        if self._handle < 0:
+            return
+        if self._path in _own:
+            _own.discard(self._path)
             self._path.unlink(missing_ok=True)
-            self.close()
-
-    def close(self) -> None:
-        """Closes the file, in a forked child without effect on the parent's lock."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        os.close(self._handle)
+        self._handle = -1
 
     def __del__(self) -> None:
         if getattr(self, "_handle", -1) >= 0:
@@ -104,6 +101,8 @@ class ProcessLock:
 
 def is_held(path: Path) -> bool | None:
     """Whether a living process holds the lock of this file; ``None`` if there is no such file."""
+    if path in _own:  # closing another handle of the file would release the lock
+        return True if path.exists() else None
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -111,20 +110,13 @@ def is_held(path: Path) -> bool | None:
     except OSError:  # a process of another user
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return True
     finally:
         os.close(handle)
     return False
 
 
-_held: Final[WeakSet[ProcessLock]] = WeakSet()
-
-
-def _close_in_child() -> None:
-    for lock in list(_held):
-        lock.close()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
+_own: Final[set[Path]] = set()
+os.register_at_fork(after_in_child=_own.clear)

@@ -29,7 +29,7 @@ RUNNING: Final = (
         start_ns INTEGER NOT NULL,
         heartbeat_ns INTEGER NOT NULL,
         heartbeat_monotonic_ns INTEGER NOT NULL,
-        untracked INTEGER NOT NULL,       -- open spans without a row
+        untracked INTEGER NOT NULL,       -- spans so far that got no row
         resource TEXT NOT NULL
     ) WITHOUT ROWID
     """,
@@ -89,7 +89,7 @@ class Changed:
         opened: Spans that have no row yet.
         phases: New phases of spans that have one.
         gone: Spans that ended without being stored, or were collected without an end.
-        untracked: Number of open spans that get no row.
+        untracked: Number of spans so far that got no row.
     """
 
     opened: Sequence[OpenSpan] = ()
@@ -124,7 +124,7 @@ def write(connection: sqlite3.Connection, process: Process, changed: Changed) ->
             time.time_ns(),
             time.monotonic_ns(),
             changed.untracked,
-            json.dumps(process.resource),
+            json.dumps(process.resource, default=str),
         ),
     )
     connection.executemany(
@@ -134,11 +134,11 @@ def write(connection: sqlite3.Connection, process: Process, changed: Changed) ->
                 *span.key,
                 process.id,
                 span.parent_span_id,
-                span.name,
+                _storable(span.name),
                 span.kind,
-                span.scope,
+                _storable(span.scope),
                 span.start_ns,
-                json.dumps(span.attributes),
+                json.dumps(span.attributes, default=str),
                 _phase_text(span.phase),
             )
             for span in changed.opened
@@ -179,11 +179,12 @@ def remove_dead(connection: sqlite3.Connection, store: Path, before_ns: int) -> 
     return list(dead.values())
 
 
-def remove_living(connection: sqlite3.Connection, store: Path) -> None:
-    """Removes the rows of living processes, from a copy of the store: there they would be reported as lost."""
+def keep_lost(connection: sqlite3.Connection, store: Path) -> None:
+    """Removes the rows of living processes from a copy of the store; the others are lost there at once."""
     for (process_id,) in connection.execute("SELECT id FROM process").fetchall():
         if is_held(lock_path(store, process_id)):
             remove_process(connection, process_id)
+    connection.execute("UPDATE process SET boot_id = ''")
 
 
 def _delete(connection: sqlite3.Connection, keys: Iterable[Key]) -> bool:
@@ -193,6 +194,11 @@ def _delete(connection: sqlite3.Connection, keys: Iterable[Key]) -> bool:
 
 def _count_up(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE running_version SET version = version + 1")
+
+
+def _storable(text: str) -> str:
+    """The text without halves of characters, which SQLite rejects."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _phase_text(phase: PhaseRecord | None) -> str | None:
@@ -205,7 +211,7 @@ class OpenSpans:
 
     Attributes:
         version: Number of the last change of a row.
-        untracked: Open spans without a row.
+        untracked: Spans of living processes that got no row.
         states: State of each process with rows, by its id.
         spans: By trace and span id.
     """
@@ -251,7 +257,8 @@ def read_open(connection: sqlite3.Connection, store: Path | None) -> OpenSpans:
         untracked += count if state != "lost" else 0
     spans: dict[Key, SpanRecord] = {}
     for row in connection.execute(
-        "SELECT trace_id, span_id, parent_span_id, name, kind, scope, start_ns, attributes, phase, process FROM running"
+        "SELECT trace_id, span_id, parent_span_id, name, kind, scope, start_ns, attributes, phase, process "
+        "FROM running ORDER BY start_ns"
     ):
         if (process := processes.get(row[-1])) is not None:
             spans[row[0], row[1]] = _record(row, *process)

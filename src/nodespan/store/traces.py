@@ -15,7 +15,7 @@ from nodespan.store.database import MEMORY, Database, DatabaseReader
 from nodespan.store.index import INDEX, Index, indexed_spans
 from nodespan.store.paths import index_path
 from nodespan.store.records import ANY
-from nodespan.store.running import OpenSpans, read_open, remove_living
+from nodespan.store.running import OpenSpans, keep_lost, read_open
 from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class StoreReader:
         self._outbox.version()
         if self._is_absent():
             raise StoreError(f"There is no store at {self._path}.")
-        self._outbox.copy_to(path, lambda connection: remove_living(connection, self._path))
+        self._outbox.copy_to(path, lambda connection: keep_lost(connection, self._path))
 
     def _get(self, prefix: str) -> TraceRecord:
         ended = self._search(lambda connection: search.by_prefix(connection, prefix))

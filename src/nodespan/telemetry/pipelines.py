@@ -28,7 +28,9 @@ from nodespan.telemetry.providers import make_logger_provider, make_meter_provid
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
+    from opentelemetry.sdk.trace import Span
 
     from nodespan.telemetry.providers import Stop
     from nodespan.telemetry.settings import Settings
@@ -42,6 +44,11 @@ class _Attached(SpanProcessor):
 
     def __init__(self) -> None:
         self.target: SpanProcessor | None = None
+
+    @override
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self.target is not None:
+            self.target.on_start(span, parent_context)
 
     @override
     def on_end(self, span: ReadableSpan) -> None:
@@ -172,7 +179,12 @@ class Pipelines:
     def _make_delivery(self) -> StoreSpanProcessor:
         settings = self._settings
         self.delivery = StoreSpanProcessor(
-            open_store(), settings.destination(), self._outages, settings.write_interval_s, settings.queue_max
+            open_store(),
+            settings.destination(),
+            self._outages,
+            settings.write_interval_s,
+            settings.queue_max,
+            settings.running_after_s,
         )
         return self.delivery
 

@@ -11,7 +11,9 @@ from opentelemetry.util.re import parse_env_headers
 
 from nodespan.delivery.destination import Destination, Protocol, normalised, without_credentials
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
+from nodespan.delivery.running_spans import AFTER_S
 from nodespan.errors import ConfigurationError
+from nodespan.store.location import positive_variable
 from nodespan.telemetry import env
 
 Signal = Literal["traces", "metrics", "logs"]
@@ -163,6 +165,15 @@ class Settings:
     def write_interval_s(self) -> float:
         """How long an ended span waits for others before it is written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms."""
         return env.number(("OTEL_BSP_SCHEDULE_DELAY",), WRITE_INTERVAL_S * 1e3) / 1e3
+
+    @property
+    def running_after_s(self) -> float:
+        """How long a span is open before it has a row in the store; ``NODESPAN_RUNNING_AFTER_MS`` is in ms.
+
+        Raises:
+            ConfigurationError: It is not a positive number.
+        """
+        return positive_variable("NODESPAN_RUNNING_AFTER_MS", AFTER_S * 1e3) / 1e3
 
     @property
     def queue_max(self) -> int:

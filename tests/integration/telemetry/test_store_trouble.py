@@ -14,7 +14,7 @@ import pytest
 from nodespan.delivery import processor as delivery_module
 from nodespan.delivery.ledger import DeliveryReport
 from nodespan.store import MEMORY, SqliteStore, StoreReader, TraceFilter, store_path
-from nodespan.store import database as database_module
+from nodespan.store.sqlite_file import BUSY_TIMEOUT_S
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
 
@@ -120,7 +120,7 @@ def test_a_store_that_somebody_holds_stops_no_span_and_what_is_too_much_is_count
         # The writer waits in SQLite for the lock, a second each time. A span that waited for it would take as long.
         started = time.monotonic()
         make_spans(1_000, "meanwhile")
-        assert time.monotonic() - started < 100 * database_module._BUSY_TIMEOUT_S
+        assert time.monotonic() - started < 100 * BUSY_TIMEOUT_S
         report = telemetry.force_flush(0)
         assert report.dropped["queue_full"] >= 500
         assert report.ended == 1_021 == report.stored + report.waiting + report.dropped["queue_full"]
