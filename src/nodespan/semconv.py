@@ -304,18 +304,13 @@ WORKFLOW_ACTIVE: Final = _metric(
     "nodespan.workflow.active", "updowncounter", "{workflow}", (WORKFLOW_NAME,),
     "Runs under way, those of subgraphs too.", _LANGGRAPH,
 )  # fmt: skip
-PHASE: Final = _ours(
-    "nodespan.phase", "What an execution does: `queued`, `loading`, `prefilling`, `decoding`, `retrying`, `tool`, or "
-    "`other`.", "no convention covers the phases of a call that is under way",
-)  # fmt: skip
+PHASE: Final = _ours("nodespan.phase", "Phase of an open node (docs/read-model.md), or `other`.", "no convention")
 NODE_RUNNING: Final = _metric(
-    "nodespan.node.running", "observable gauge", "{execution}", _NODE_LABELS,
-    "Node executions that are open for longer than 80 ms.", _LANGGRAPH,
-)  # fmt: skip
+    "nodespan.node.running", "observable gauge", "{execution}", _NODE_LABELS, "Nodes open for over 80 ms.", _LANGGRAPH
+)
 NODE_RUNNING_AGE: Final = _metric(
-    "nodespan.node.running.age", "observable gauge", "s", (*_NODE_LABELS, PHASE),
-    "How long the oldest of them has been in its phase.", _LANGGRAPH,
-)  # fmt: skip
+    "nodespan.node.running.age", "observable gauge", "s", (*_NODE_LABELS, PHASE), "Oldest, in its phase.", _LANGGRAPH
+)
 WORKFLOW_INTERRUPTS: Final = _metric(
     "nodespan.workflow.interrupts", "counter", "{interrupt}", (WORKFLOW_NAME,),
     "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,
