@@ -1,4 +1,4 @@
-"""Processes with open spans: killed, stopped, forked, two on one store, and clocks that are set."""
+"""Running spans of processes that die, stop, fork or share a store."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ import sys
 import time
 from contextlib import contextmanager
 
-import pytest
 from opentelemetry import trace
 
 from nodespan.delivery import running_spans
 from nodespan.store import SqliteStore, StoreReader, TraceFilter, store_path
 from nodespan.store.running import lock_path
 from nodespan.telemetry import configure
-from open_spans import PATIENCE_S, rows, states, until
-
-
-@pytest.fixture
-def reader():
-    with StoreReader(SqliteStore(store_path())) as reader:
-        yield reader
-
+from running import PATIENCE_S, rows, states, until
 
 PROGRAM = """
 import os, sys, time

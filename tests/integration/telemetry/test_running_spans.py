@@ -7,33 +7,16 @@ import os
 import time
 from pathlib import Path
 
-import pytest
 from opentelemetry import trace
 
 from nodespan import semconv
 from nodespan.delivery import running_spans
 from nodespan.spans.phases import Phase, publish
-from nodespan.store import SqliteStore, StoreReader, TraceFilter, store_path
+from nodespan.store import StoreReader, TraceFilter, store_path
 from nodespan.store.running import lock_path
 from nodespan.telemetry import configure
-from open_spans import PATIENCE_S, rows, states, until
 from otlp_receiver import OtlpReceiver
-
-
-@pytest.fixture
-def reader():
-    with StoreReader(SqliteStore(store_path())) as reader:
-        yield reader
-
-
-class Work:
-    """The work of a span, with a phase that the test sets."""
-
-    def __init__(self, phase: Phase | None = None) -> None:
-        self.now = phase
-
-    def phase(self) -> Phase | None:
-        return self.now
+from running import PATIENCE_S, Work, rows, states, until
 
 
 def test_an_open_span_is_seen_while_it_lasts_and_once_when_it_has_ended(reader):

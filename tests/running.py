@@ -1,4 +1,4 @@
-"""Looks at the open spans of a test's store."""
+"""What the tests of running spans share: work with a phase, and how they look at the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlite3
 import time
 from contextlib import closing
 
+from nodespan.spans.phases import Phase
 from nodespan.store import StoreReader, store_path
 
 PATIENCE_S = 60
@@ -35,3 +36,13 @@ def rows() -> int:
             return connection.execute("SELECT count(*) FROM running").fetchone()[0]
     except sqlite3.OperationalError:  # it is being created
         return 0
+
+
+class Work:
+    """The work of a span, with a phase that the test sets."""
+
+    def __init__(self, phase: Phase | None = None) -> None:
+        self.now = phase
+
+    def phase(self) -> Phase | None:
+        return self.now
