@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BASE_URL_VARIABLE: Final = "OPENAI_BASE_URL"
 API_KEY_VARIABLE: Final = "OPENAI_API_KEY"
 _PORTS: Final = {"http": 80, "https": 443}
+_LEAST_SECRET: Final = 6
+"""Shorter header values, such as ``1``, are no secrets and may be anywhere in a text."""
+
 _DOWN_S: Final = 5.0
 """A server that could not be reached is used last for this long."""
 
@@ -79,6 +82,12 @@ def api_key_of(profile: ModelProfile) -> str | None:
     if profile.api_key is not None:
         return profile.api_key.get_secret_value()
     return None if profile.base_url else os.environ.get(API_KEY_VARIABLE) or None
+
+
+def secrets_of(profile: ModelProfile, api_key: str | None) -> tuple[str, ...]:
+    """Texts that no error may show: a server may repeat a header."""
+    values = [api_key or "", *profile.headers.values()]
+    return tuple(value for value in values if len(value) >= _LEAST_SECRET)
 
 
 def is_private(host: str) -> bool:

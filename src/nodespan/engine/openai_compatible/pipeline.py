@@ -19,6 +19,7 @@ from nodespan.engine.openai_compatible.endpoints import (
     endpoints_of,
     is_private,
     propagates_to,
+    secrets_of,
 )
 from nodespan.engine.openai_compatible.json_values import as_count, as_object
 from nodespan.engine.openai_compatible.probe import probe
@@ -66,9 +67,11 @@ class OpenAICompatiblePipeline:
         self.check_profile(profile)
         self._profile = profile
         self._endpoints = Endpoints(endpoints_of(profile))
-        self._secret = api_key_of(profile)
+        self._api_key = api_key_of(profile)
+        self._secrets = secrets_of(profile, self._api_key)
+        self._verify = ssl_context(profile.verify, self._endpoints.all)
         named = None if profile.dialect is None else DIALECTS[profile.dialect]
-        self._dialect, slots, self._context_size = probe(self._endpoints.all, profile.verify, named)
+        self._dialect, slots, self._context_size = probe(self._endpoints.all, self._verify, named)
         self.slots: int = profile.max_concurrency or (slots or self._dialect.slots) * len(self._endpoints.all)
         self._client: httpx.AsyncClient | None = None
 
@@ -105,7 +108,7 @@ class OpenAICompatiblePipeline:
             has_begun = False
             try:
                 async with self._open(endpoint, request, result) as response:
-                    async for event in objects(response.aiter_bytes(), self._secret):
+                    async for event in objects(response.aiter_bytes(), self._secrets):
                         has_begun = True
                         if text := reader.read(event):
                             pieces.append(text)
@@ -160,15 +163,15 @@ class OpenAICompatiblePipeline:
         try:
             async with self._http().stream("POST", url, json=body, headers=self._headers(endpoint)) as response:
                 if not response.is_success:
-                    raise await read_error(response, self._secret)
+                    raise await read_error(response, self._secrets)
                 yield response
         finally:
             endpoint.busy -= 1
 
     def _headers(self, endpoint: Endpoint) -> dict[str, str]:
         headers = {"Accept": "text/event-stream, application/x-ndjson", **self._profile.headers}
-        if self._secret is not None:
-            headers["Authorization"] = f"Bearer {self._secret}"
+        if self._api_key is not None:
+            headers["Authorization"] = f"Bearer {self._api_key}"
         if propagates_to(endpoint.server.address):
             _PROPAGATOR.inject(headers)
         return headers
@@ -180,7 +183,7 @@ class OpenAICompatiblePipeline:
 
             everywhere = all(is_private(endpoint.server.address) for endpoint in self._endpoints.all)
             self._client = httpx.AsyncClient(
-                verify=ssl_context(self._profile.verify),
+                verify=self._verify,
                 timeout=httpx.Timeout(None, connect=_CONNECT_S, write=_WRITE_S),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.slots),
                 follow_redirects=False,

@@ -15,11 +15,10 @@ from nodespan.engine.openai_compatible.dialects import (
 )
 from nodespan.engine.openai_compatible.endpoints import is_private
 from nodespan.engine.openai_compatible.json_values import Object, as_count, as_object, as_text
-from nodespan.engine.openai_compatible.tls import ssl_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable
-    from pathlib import Path
 
     import httpx
 
@@ -41,12 +40,12 @@ class Found(NamedTuple):
     context_size: int | None = None
 
 
-def probe(endpoints: Iterable[Endpoint], verify: bool | Path, named: Dialect | None = None) -> Found:
+def probe(endpoints: Iterable[Endpoint], verify: ssl.SSLContext | bool, named: Dialect | None = None) -> Found:
     """Asks the first of the servers that can be reached.
 
     Args:
         endpoints: Servers of one kind. Those outside of private networks are not asked.
-        verify: As in ``ModelProfile``.
+        verify: As in httpx.
         named: The dialect, if it is known; then only the number of slots is asked for.
 
     Raises:
@@ -59,7 +58,7 @@ def probe(endpoints: Iterable[Endpoint], verify: bool | Path, named: Dialect | N
         if not is_private(endpoint.server.address):
             return Found(named or OPENAI)
         try:
-            with httpx.Client(verify=ssl_context(verify), timeout=_TIMEOUT_S, trust_env=False) as client:
+            with httpx.Client(verify=verify, timeout=_TIMEOUT_S, trust_env=False) as client:
                 return _ask(client, endpoint.root_url, named)
         except httpx.TransportError as error:
             failure = failure or error

@@ -11,7 +11,7 @@ from nodespan.engine.openai_compatible.json_values import Object, as_count, as_o
 from nodespan.errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     import httpx
 
@@ -21,7 +21,7 @@ _SHOWN: Final = 500
 """Characters of a server's error that are kept."""
 
 
-async def objects(chunks: AsyncIterator[bytes], secret: str | None) -> AsyncGenerator[Object]:
+async def objects(chunks: AsyncIterator[bytes], secrets: Sequence[str]) -> AsyncGenerator[Object]:
     """The JSON objects of server-sent events or of JSON lines, as they arrive.
 
     Raises:
@@ -34,13 +34,13 @@ async def objects(chunks: AsyncIterator[bytes], secret: str | None) -> AsyncGene
         if len(rest) > _MAX_LINE_BYTES:
             raise ServerError(f"The server sent a line of more than {_MAX_LINE_BYTES} bytes.")
         for line in lines:
-            if (found := _object(line, secret)) is not None:
+            if (found := _object(line, secrets)) is not None:
                 yield found
-    if (found := _object(rest, secret)) is not None:
+    if (found := _object(rest, secrets)) is not None:
         yield found
 
 
-async def read_error(response: httpx.Response, secret: str | None) -> ServerError:
+async def read_error(response: httpx.Response, secrets: Sequence[str]) -> ServerError:
     """The error of a response that is not a success; its body is cut."""
     body = b""
     async for chunk in response.aiter_bytes():
@@ -53,10 +53,10 @@ async def read_error(response: httpx.Response, secret: str | None) -> ServerErro
     status = response.status_code
     if response.has_redirect_location:
         text = "It redirects, which is not followed. Give the address that it redirects to."
-    return ServerError(f"The server answered {status} {response.reason_phrase}: {_shown(text, secret)}", status)
+    return ServerError(f"The server answered {status} {response.reason_phrase}: {_shown(text, secrets)}", status)
 
 
-def _object(line: bytes, secret: str | None) -> Object | None:
+def _object(line: bytes, secrets: Sequence[str]) -> Object | None:
     if line.startswith(b"data:"):
         line = line[5:]
     elif not line.lstrip().startswith((b"{", b"error:")):  # a comment, the name of an event, nothing
@@ -67,14 +67,14 @@ def _object(line: bytes, secret: str | None) -> Object | None:
     try:
         found: object = json.loads(line)
     except ValueError:
-        shown = _shown(line.decode("utf-8", "replace"), secret)
+        shown = _shown(line.decode("utf-8", "replace"), secrets)
         raise ServerError(f"The server sent what is not JSON: {shown}") from None
     if not isinstance(found, Mapping):
         raise ServerError("The server sent JSON that is not an object.")
     event = cast("Object", found)
     if event.get("error"):
         status = as_count(as_object(event["error"]).get("code"))
-        raise ServerError(f"The server ended its answer with an error: {_shown(_message(event), secret)}", status)
+        raise ServerError(f"The server ended its answer with an error: {_shown(_message(event), secrets)}", status)
     return event
 
 
@@ -86,7 +86,7 @@ def _message(body: object) -> str:
     return text if isinstance(text, str) else "" if text is None else json.dumps(text, default=str)
 
 
-def _shown(text: str, secret: str | None) -> str:
-    if secret:
+def _shown(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, "***")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
