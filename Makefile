@@ -19,7 +19,7 @@ READY := $(DIR)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-extended test-newest test-newest-python test-oldest test-stack check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
+.PHONY: help demo test test-extended test-newest test-newest-python test-oldest test-stack test-scale test-scale-smoke check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,15 @@ test-newest: $(VENV) ## Run the tests of the instrumentation on the newest versi
 test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prometheus (from go, once 10 min, or docker)
 	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
+
+test-scale: $(READY) ## Run the tests of docs/scale.md: faults of the chain with Kafka, ClickHouse, Victoria (go, java, mvn; 20 min)
+	$(BIN)/python tools/stack/stack_binaries.py scale
+	@$(PIP) install --quiet -c constraints.txt --no-deps --group scale
+	$(BIN)/python -m pytest --inline-snapshot=disable tests/scale $(ARGS)
+
+test-scale-smoke: $(READY) ## Run two of them: the chain without a fault and with a gateway killed (go, java, mvn; 1 min)
+	$(BIN)/python tools/stack/stack_binaries.py scale
+	$(BIN)/python -m pytest --inline-snapshot=disable tests/scale/test_faults.py -k "none or one-gateway-killed" $(ARGS)
 
 NEWEST_PYTHON_TESTS := $(addprefix tests/integration/,instrumentation workflow delivery telemetry store) tests/unit
 OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \

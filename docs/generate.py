@@ -1,7 +1,10 @@
-"""Writes docs/names.md, docs/cli.md and docs/warnings.md from the code. Type: make docs."""
+"""Writes docs/names.md, cli.md, warnings.md and read-model.md from the code. Type: make docs."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,13 @@ import typer
 from nodespan.cli._app import app
 from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL, Kind, Name
 from nodespan.spans.log import CODE_FIELD, CODES
+from nodespan.store import records
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata
 
 NAMES_MD = Path(__file__).with_name("names.md")
 CLI_MD = Path(__file__).with_name("cli.md")
 WARNINGS_MD = Path(__file__).with_name("warnings.md")
+READ_MODEL_MD = Path(__file__).with_name("read-model.md")
 CLI_INTRODUCTION = """\
 # The command line
 
@@ -24,6 +29,50 @@ CLI_INTRODUCTION = """\
 `nodespan COMMAND`. With `--json` a command prints one JSON document and nothing else. On a terminal there are colours,
 and long work says how far it is. Exit codes: 0 done, 1 it could not be done (the reason is said), 2 wrong usage. Which
 store and which endpoint: [configuration.md](configuration.md).
+"""
+READ_MODEL_INTRODUCTION = """\
+# The read model
+
+<!-- Written by `make docs` from src/nodespan/store/records.py. -->
+
+Commands, viewer and diff read runs through `nodespan.store.StoreReader` alone, and `nodespan traces --json` and
+`nodespan trace --json` print its records.
+
+```python
+from nodespan.store import StoreReader, TraceFilter, open_store
+
+with StoreReader(open_store()) as reader:
+    cursor = reader.cursor()
+    for trace in reader.find(TraceFilter(is_error=True), limit=10):
+        print(trace["trace_id"], trace["name"], len(reader.get(trace["trace_id"])["spans"]))
+    changes = reader.follow(cursor, wait_s=0.1)
+    print(len(changes["spans"]), changes["cursor"] == cursor)
+```
+
+- `find(filter, limit)`: the newest traces that match, newest first; `before` in the filter gives the next page.
+- `get(trace_id)`: one trace with its spans, by id or a unique prefix of it.
+- `cursor()` and `follow(cursor, filter, wait_s)`: what has changed since. A call that finds no change costs some
+  microseconds, so polling every 50 ms is cheap.
+- `status()`: how the store is read, and how much of it is in the index.
+
+**Files.** The store is `nodespan.db`, which is the outbox. Beside it is `nodespan.index.db`, the search index, which
+readers fill, newest batches first; it may be deleted at any time. A reader opens the outbox read-only: it never
+holds its write lock, so that a search never delays a program. An absent store reads as an empty one.
+
+**Copies.** `nodespan export --store FILE` writes a clean copy while programs write to the store; name it in
+`NODESPAN_STORE` to read it. A file in a folder without write permission is read as a copy that nobody writes
+(`immutable=1`), with a temporary index. If there is a `-wal` file beside it, the spans in that are missing, and the
+warning `store.copy_with_log` is logged.
+
+## Records
+
+Records are plain dictionaries, JSON as they are:
+
+- Ids are lower-case hex. `parent_span_id` is an empty string for a root span.
+- `*_ns` is Unix time in nanoseconds, an integer, which JavaScript rounds to about 256 ns. `*_s` is in seconds.
+- Attribute values are as in OTLP's JSON: NaN and the infinities are the strings `"NaN"`, `"Infinity"`, `"-Infinity"`;
+  bytes are base64 text.
+- A key that does not apply is `null` or an empty list, never absent.
 """
 INTRODUCTION = f"""\
 # Names
@@ -142,7 +191,45 @@ def warnings_md() -> str:
     )
 
 
+def record_section(record: type) -> str:
+    """A record: its meaning and its fields."""
+    text = inspect.getdoc(record) or ""
+    summary, _, fields = text.partition("\nAttributes:\n")
+    meanings = {
+        name: " ".join(meaning.split())
+        for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", fields, re.MULTILINE)
+    }
+    rows: list[list[str]] = []
+    for name, kind in record.__annotations__.items():
+        shown = str(getattr(kind, "__forward_arg__", kind))
+        rows.append([f"`{name}`", f"`{shown}`", meanings.get(name, "").replace("``", "`")])
+    heads = ("field", "type", "meaning")
+    return f"\n### {record.__name__}\n\n{summary.strip().replace('``', '`')}\n\n{table(heads, rows)}\n"
+
+
+def read_model_md() -> str:
+    """The page of the read model."""
+    found = [each for each in vars(records).values() if inspect.isclass(each) and each.__module__ == records.__name__]
+    plain = [each for each in found if not dataclasses.is_dataclass(each)]
+    filters = [each for each in found if dataclasses.is_dataclass(each)]
+    return READ_MODEL_INTRODUCTION + "".join(
+        [states(), *map(record_section, plain), "\n## Filter\n", *map(record_section, filters)]
+    )
+
+
+def states() -> str:
+    """The values of state and phase, from the comments of their types."""
+    source = inspect.getsource(records)
+    parts: list[str] = []
+    for name in ("State", "Phase"):
+        _, _, rest = source.partition(f"\n{name} = ")
+        text = rest.split('"""')[1].replace("``", "`").strip()
+        parts.append(f"\n### {name}\n\n{text}\n")
+    return "".join(parts)
+
+
 if __name__ == "__main__":
+    READ_MODEL_MD.write_text(read_model_md())
     WARNINGS_MD.write_text(warnings_md())
     NAMES_MD.write_text(names_md())
     CLI_MD.write_text(cli_md())

@@ -30,6 +30,7 @@ class OtlpReceiver:
 
     Attributes:
         spans, metrics, log_records: What was accepted.
+        received: Each accepted span with the headers of its request.
         answers: What it does before it accepts again, one per request: over HTTP a status, headers, body, or a
             misbehaviour; over gRPC a status code and details, or a response.
         requests: Headers of every request, with its path as ``:path``.
@@ -52,6 +53,7 @@ class OtlpReceiver:
         self.poison: bytes | None = None
         self.arrivals: list[float] = []
         self.spans: list[SpanRecord] = []
+        self.received: list[tuple[SpanRecord, dict[str, str]]] = []
         self.metrics: list[Any] = []
         self.log_records: list[Any] = []
         self.answers: deque[Any] = deque()
@@ -82,10 +84,12 @@ class OtlpReceiver:
                 raise AssertionError(f"not so after {timeout_s} s: {[span.name for span in self.spans]}")
             time.sleep(0.02)
 
-    def accept(self, path: str, body: bytes) -> bytes:
+    def accept(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         with self._lock:
             if path.endswith("traces"):
-                self.spans.extend(decode_batch(body))
+                spans = list(decode_batch(body))
+                self.spans.extend(spans)
+                self.received.extend((span, headers) for span in spans)
                 return trace_service_pb2.ExportTraceServiceResponse().SerializeToString()
             if path.endswith("metrics"):
                 request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
@@ -99,14 +103,14 @@ class OtlpReceiver:
                     self.log_records.extend(of_scope.log_records)
             return logs_service_pb2.ExportLogsServiceResponse().SerializeToString()
 
-    def _answer(self, path: str, body: bytes) -> Answer:
+    def _answer(self, path: str, body: bytes, headers: dict[str, str]) -> Answer:
         if self.answers:
             return self.answers.popleft()
         if self.poison is not None and self.poison in body:
             return 500, {}, b"panic"
         if self.max_bytes is not None and len(body) > self.max_bytes:
             return 413, {}, b""
-        return 200, {}, self.accept(path, body)
+        return 200, {}, self.accept(path, body, headers)
 
     def _serve_http(self) -> None:
         receiver = self
@@ -124,8 +128,9 @@ class OtlpReceiver:
                 time.sleep(receiver.delay_s)
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                receiver.requests.append({":path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
-                status, headers, answer = receiver._answer(self.path, body)
+                request = {":path": self.path, **{k.lower(): v for k, v in self.headers.items()}}
+                receiver.requests.append(request)
+                status, headers, answer = receiver._answer(self.path, body, request)
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/x-protobuf", **headers}.items():
                     self.send_header(name, value)
@@ -186,7 +191,7 @@ class OtlpReceiver:
                 if isinstance(answer, response):
                     return answer
                 context.abort(*answer)
-            self.accept(path, request.SerializeToString())
+            self.accept(path, request.SerializeToString(), self.requests[-1])
             return response()
 
         return export

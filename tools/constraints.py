@@ -28,7 +28,7 @@ def resolve(*requirements: str) -> dict[str, str]:
 def main() -> None:
     """Writes the file; git shows what changed."""
     pins = resolve(".[llama-cpp]", "--group", "dev", "--group", "build")
-    pins |= resolve("--no-deps", "--group", "model")
+    pins |= resolve("--no-deps", "--group", "model", "--group", "scale")
     del pins["nodespan"]
     lines = [f"{name}=={version}\n" for name, version in sorted(pins.items())]
     (ROOT / "constraints.txt").write_text(HEADER + "".join(lines))

@@ -318,6 +318,18 @@ WORKFLOW_ACTIVE: Final = _metric(
     "nodespan.workflow.active", "updowncounter", "{workflow}", (WORKFLOW_NAME,),
     "Runs under way, those of subgraphs too.", _LANGGRAPH,
 )  # fmt: skip
+PHASE: Final = _ours(
+    "nodespan.phase", "What an execution does: `queued`, `loading`, `prefilling`, `decoding`, `retrying`, `tool`, or "
+    "`other`.", "no convention covers the phases of a call that is under way",
+)  # fmt: skip
+NODE_RUNNING: Final = _metric(
+    "nodespan.node.running", "observable gauge", "{execution}", _NODE_LABELS,
+    "Node executions that are open for longer than 80 ms.", _LANGGRAPH,
+)  # fmt: skip
+NODE_RUNNING_AGE: Final = _metric(
+    "nodespan.node.running.age", "observable gauge", "s", (*_NODE_LABELS, PHASE),
+    "How long the oldest of them has been in its phase.", _LANGGRAPH,
+)  # fmt: skip
 WORKFLOW_INTERRUPTS: Final = _metric(
     "nodespan.workflow.interrupts", "counter", "{interrupt}", (WORKFLOW_NAME,),
     "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack_local import PROMETHEUS_FEATURES, LocalStack, Ports
+from stack_local import LocalStack, Ports
+from stack_programs import PROMETHEUS_FEATURES
 
 from nodespan.semconv import NAMES
 
@@ -75,8 +76,8 @@ def test_prometheus_accepts_its_config_and_rules(programs: dict[str, Path]) -> N
 SCALED_OUT = {
     "agent": ("otelcol", ["scale-out/agent.yaml"]),
     "gateway": ("otelcol", ["config.yaml", "scale-out/gateway.yaml"]),
-    "kafka-out": ("otelcol", ["config.yaml", "scale-out/kafka-out.yaml"]),
-    "kafka-in": ("otelcol", ["config.yaml", "scale-out/kafka-in.yaml", "overlays/tail-sampling.yaml"]),
+    "kafka-out": ("otelcol", ["scale-out/agent.yaml", "scale-out/kafka-out.yaml"]),
+    "kafka-in": ("otelcol", ["config.yaml", "scale-out/gateway.yaml", "scale-out/kafka-in.yaml"]),
     "jaeger-opensearch": ("jaeger", ["jaeger/config.yaml", "scale-out/jaeger-opensearch.yaml"]),
     "jaeger-clickhouse": ("jaeger", ["jaeger/config.yaml", "scale-out/jaeger-clickhouse.yaml"]),
 }
@@ -98,7 +99,7 @@ def test_a_scaled_out_jaeger_uses_its_data_base_and_not_its_disk(
     programs: dict[str, Path], tmp_path: Path, overlay: str, variable: str, address: str
 ) -> None:
     """Shown by where it stops when there is none: a config can be accepted and still do something else."""
-    jaeger = LocalStack(programs, tmp_path, Ports.free())._programs["jaeger"]
+    jaeger = LocalStack(programs, tmp_path, Ports.free()).programs["jaeger"]
     ran = subprocess.run(
         [*jaeger.command, f"--config={CONFIGS / 'scale-out' / overlay}.yaml"],
         env={**jaeger.environment, variable: address, "CLICKHOUSE_PASSWORD": "none"},

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from stack_local import LocalStack
 
+from board_answers import Grafana, Shown, key, lines, shows
 from boards import BOARDS, Asked, asked, panels, substituted
-from expected_panels import AT_THE_END, AT_THEIR_HIGHEST, OF_THE_COLLECTOR, Expected, Run
+from expected_panels import AT_THE_END, AT_THEIR_HIGHEST, OF_THE_COLLECTOR, Run
 from stack_backends import Jaeger, Prometheus, eventually, get
 
 BURST = 100
 QUIET_S = 4  # several scrapes
-MARGIN_S = 30.0  # the last export comes after what the run calls its end; Prometheus answers for the future too
-Shown = dict[str, float]
-
-
-def key(item: Asked) -> tuple[str, str]:
-    return item.panel["title"], item.target["refId"]
 
 
 def each(keys: Any) -> pytest.MarkDecorator:
@@ -42,48 +35,6 @@ def run(seeded: dict[str, Any], jaeger: Jaeger, smollm2: Path) -> Run:
         "the seeded run's spans in Jaeger",
     )
     return Run(seeded, spans, smollm2.stat().st_size)
-
-
-class Grafana:
-    """Asks Prometheus as Grafana would, with a window that is the seeded run's time."""
-
-    def __init__(self, prometheus: Prometheus, told: dict[str, Any]) -> None:
-        self.service = told["service"]
-        self.start, self.end = told["started_at"] - 1, told["ended_at"] + MARGIN_S
-        self._prometheus = prometheus
-
-    def expression(self, item: Asked, window_s: float | None = None) -> str:
-        window = f"{round(1000 * (window_s or self.end - self.start))}ms"
-        return item.expression(service=self.service, __range=window, __rate_interval=window)
-
-    def samples(self, item: Asked) -> list[tuple[dict[str, str], float]]:
-        return self._prometheus.query(self.expression(item), self.end)
-
-    def at_the_end(self, item: Asked) -> Shown:
-        return lines(self.samples(item))
-
-    def at_their_highest(self, item: Asked) -> Shown:
-        expression = self.expression(item)
-        return lines(
-            self._prometheus.query(f"max_over_time(({expression})[{round(self.end - self.start)}s:200ms])", self.end)
-        )
-
-
-def lines(samples: list[tuple[dict[str, str], float]]) -> Shown:
-    return {" ".join(value for _, value in sorted(labels.items())): number for labels, number in samples}
-
-
-def as_expected(shown: Shown, expected: Expected) -> bool:
-    def right(number: float, wanted: float | tuple[float, float]) -> bool:
-        low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-        return low * (1 - 1e-9) <= number <= high * (1 + 1e-9)
-
-    return shown.keys() == expected.keys() and all(right(shown[name], expected[name]) for name in expected)
-
-
-def shows(read: Callable[[], Shown], expected: Expected, item: Asked) -> None:
-    shown = eventually(read, lambda shown: as_expected(shown, expected), f"{item} is {expected}")
-    sys.stdout.write(f"{item}: {shown}\n")  # pytest -rP makes the table of all panels
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from stack_local import CONFIGS, STOP_S, LocalStack, Ports
+from stack_local import LocalStack, Ports
+from stack_programs import CONFIGS, STOP_S
 
 from nodespan.telemetry import Telemetry, configure
 from stack_backends import Jaeger, Prometheus, eventually

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from stack_local import CONFIGS, LocalStack, Ports
+from stack_local import LocalStack, Ports
+from stack_programs import CONFIGS
 
 from nodespan.telemetry import configure
 from stack_backends import Jaeger, Prometheus, eventually, get

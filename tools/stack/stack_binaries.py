@@ -1,10 +1,10 @@
-"""Builds the Collector, Jaeger, Prometheus and a reader of compose files from published Go modules.
+"""Build the programs of the stack from published Go modules, and fetch Kafka's jars.
 
-These are what the tests of the stack and `make stack-local` run. A cold build takes about ten minutes on two cores, so
-each part is kept outside the clone, in a folder named by the hash of its manifest here and of the compiler;
-``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and appears under its name when its
-binaries have said their version, so an interrupted build leaves nothing half done. Without go the programs come out of
-docker's images, see ``stack_images``.
+The tests of the stack and `make stack-local` run ``PARTS``; the tests of scale also run ``SCALE_PARTS``. A cold build
+takes about ten minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its
+manifest here and of the compiler; ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and
+is renamed to its place when its binaries have printed their versions, so that an interrupted build leaves no half-built
+part. Without go the programs of ``PARTS`` come from docker images, see ``stack_images``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +33,18 @@ PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a l
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is built from one manifest.
+    """The programs built from one manifest.
 
     Attributes:
-        binaries: What it consists of, and the arguments with which each says its version.
-        build: Compiles it in a scratch folder that holds a copy of its manifest.
+        binaries: The programs, each with the argument that makes it print its version.
+        build: Compiles them in a scratch folder that holds a copy of the manifest.
+        kept: Other files and folders of the scratch folder that the programs need.
     """
 
     name: str
     binaries: Mapping[str, str]
     build: Callable[[Path], None]
+    kept: tuple[str, ...] = ()
 
 
 class BuildError(Exception):
@@ -50,16 +52,18 @@ class BuildError(Exception):
 
 
 def go(folder: Path, *arguments: str) -> None:
-    """Runs go in ``folder``; says how far it is, and on failure why."""
-    command = ["go", *arguments]
-    environment = {**os.environ, **GO_ENVIRONMENT, "GOBIN": str(folder), "GOWORK": "off"}
+    """Run go in ``folder``; print the progress, and on failure the end of the output."""
+    _run(["go", *arguments], folder, {**os.environ, **GO_ENVIRONMENT, "GOBIN": str(folder), "GOWORK": "off"})
+
+
+def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         lines = list(_shown(process.stdout or ()))
     if process.returncode:
         print(*lines[-40:], sep="", flush=True)
-        raise BuildError(f"`go {arguments[0]}` failed; the lines above say why")
+        raise BuildError(f"`{' '.join(command[:2])}` failed; the lines above say why")
 
 
 def ask_go(*arguments: str, cwd: Path) -> str:
@@ -125,12 +129,32 @@ def build_compose(folder: Path) -> None:
     go(folder, "build", "-v", "-ldflags", "-s -w", "-o", "compose-config", ".")
 
 
+def build_victoria(folder: Path) -> None:
+    """Compile VictoriaMetrics and VictoriaLogs, which vendor their dependencies."""
+    module = "github.com/VictoriaMetrics"
+    for name, repository in (("victoria-metrics", "VictoriaMetrics"), ("victoria-logs", "VictoriaLogs")):
+        version = find(rf"^\t{module}/{repository} v(\S+)$", folder / "go.mod")
+        flags = f"-s -w -X {module}/VictoriaMetrics/lib/buildinfo.Version={name}-{version}"
+        go(folder, "build", "-v", "-ldflags", flags, "-o", name, f"{module}/{repository}/app/{name}")
+
+
+def fetch_kafka(folder: Path) -> None:
+    """Have Maven copy the jars beside the script ``kafka`` that runs them."""
+    command = ["mvn", "--quiet", "--batch-mode", "dependency:copy-dependencies"]
+    _run([*command, "-DoutputDirectory=jars", "-DincludeScope=runtime"], folder, os.environ)
+
+
 PARTS = (
     Part("collector", {"otelcol": "--version"}, build_collector),
     Part("prometheus", {"prometheus": "--version", "promtool": "--version"}, build_prometheus),
     Part("jaeger", {"jaeger": "version"}, build_jaeger),
     Part("compose", {"compose-config": "--version"}, build_compose),
 )
+SCALE_PARTS = (
+    Part("kafka", {"kafka": "--version"}, fetch_kafka, kept=("jars",)),
+    Part("victoria", {"victoria-metrics": "--version", "victoria-logs": "--version"}, build_victoria),
+)
+NEEDED_BY_KAFKA = ("java", "mvn")
 
 
 def cache_directory(environment: Mapping[str, str]) -> Path:
@@ -192,8 +216,9 @@ def make(part: Part, cache: Path, folder: Path) -> None:
         part.build(Path(scratch))
         result = Path(scratch) / "result"
         result.mkdir()
-        for name, argument in part.binaries.items():
+        for name in (*part.kept, *part.binaries):
             (Path(scratch) / name).replace(result / name)
+        for name, argument in part.binaries.items():
             if (said := says_version(result / name, argument)) is None:
                 raise BuildError(f"{name} was built but `{name} {argument}` does not work")
             print(f"{part.name}: {said} ({time.monotonic() - start:.0f} s)", flush=True)
@@ -210,11 +235,27 @@ def can_be_had() -> bool:
     return shutil.which("go") is not None or stack_images.has_engine()
 
 
-def binaries() -> dict[str, Path]:
-    """Where each program is; what is missing is built first, or without go taken out of docker's images.
+def missing_for_scale() -> list[str]:
+    """The commands that the tests of scale need and that are not installed."""
+    return [command for command in ("go", *NEEDED_BY_KAFKA) if shutil.which(command) is None]
+
+
+def scale_binaries() -> dict[str, Path]:
+    """The path of each program of the tests of scale; missing ones are built or fetched first.
 
     Raises:
-        BuildError: Something could not be had.
+        BuildError: A command is missing, or a part could not be built.
+    """
+    if missing := missing_for_scale():
+        raise BuildError(f"not installed: {', '.join(missing)}. Install go, and Java 17 or newer with Maven")
+    return _built((*PARTS, *SCALE_PARTS))
+
+
+def binaries() -> dict[str, Path]:
+    """The path of each program of the stack; missing ones are built, or without go copied out of docker images.
+
+    Raises:
+        BuildError: A part could not be built.
     """
     cache = cache_directory(os.environ)
     if shutil.which("go") is None and stack_images.has_engine():
@@ -222,9 +263,14 @@ def binaries() -> dict[str, Path]:
             return stack_images.programs_from_images(cache)
         except RuntimeError as error:
             raise BuildError(str(error)) from None
+    return _built(PARTS)
+
+
+def _built(parts: Iterable[Part]) -> dict[str, Path]:
+    cache = cache_directory(os.environ)
     compiler = installed_go()
     found: dict[str, Path] = {}
-    for part in PARTS:
+    for part in parts:
         folder = cache / cache_key(part, MANIFESTS, compiler)
         if not works(part, folder):
             make(part, cache, folder)
@@ -232,17 +278,17 @@ def binaries() -> dict[str, Path]:
     return found
 
 
-def main() -> None:
-    """Builds what is missing and says where everything is."""
+def main(arguments: Sequence[str]) -> None:
+    """Build the missing programs and print all paths; ``scale`` includes those of the tests of scale."""
     try:
-        for name, path in binaries().items():
-            print(f"{name:10} {path}", flush=True)
+        for name, path in (scale_binaries() if arguments == ["scale"] else binaries()).items():
+            print(f"{name:16} {path}", flush=True)
     except BuildError as error:
         sys.exit(f"stack-binaries: {error}.")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit("interrupted; the next call builds what is missing")

@@ -112,6 +112,13 @@ def traces(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only newer ones: 15m, 2h, 7d, or an ISO 8601 time.")
     ] = None,
+    running: Annotated[
+        bool, typer.Option("--running", help="Only traces with a span that runs now, or was lost with its process.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Print each trace that begins, changes its phase, or ends from now on."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the traces in the local store."""
@@ -127,19 +134,25 @@ def traces(
         min_duration_s=min_duration,
         is_error=error,
         since_ns=parse_since(since),
+        is_running=running,
     )
-    list_traces(Console(), wanted, limit, as_json=as_json)
+    list_traces(Console(), wanted, limit, follow=follow, as_json=as_json)
 
 
 @app.command()
 def trace(
-    trace_id: Annotated[str, typer.Argument(metavar="ID", help="The trace's id, or how it begins.")],
+    trace_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Trace ID or a unique prefix; with --follow not required.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show it while it runs; without an ID, the trace that runs next.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one trace as a tree."""
     from nodespan.cli._traces import show_trace
 
-    show_trace(Console(), trace_id, as_json=as_json)
+    show_trace(Console(), trace_id, follow=follow, as_json=as_json)
 
 
 @app.command()
@@ -168,21 +181,28 @@ def export(
 @app.command()
 def flush(
     everything: Annotated[
-        bool, typer.Option("--all", help="Also what was kept without a destination or for another one.")
+        bool, typer.Option("--all", help="Include spans that were stored without an endpoint.")
     ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="ID", help="Send the spans of this other destination here; see --list."),
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="List what waits, by destination; send nothing.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="When to give up.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Send what waits in the local store to the endpoint that the OTEL_* variables name."""
-    from nodespan.cli._flush import flush_outbox
+    """Send what waits in the local store to the endpoint of the OTEL_* variables."""
+    from nodespan.cli._flush import flush_outbox, show_waiting
 
-    if not flush_outbox(Console(), everything=everything, timeout_s=timeout, as_json=as_json):
+    if list_only:
+        show_waiting(Console(), as_json=as_json)
+    elif not flush_outbox(Console(), everything=everything, source=source, timeout_s=timeout, as_json=as_json):
         raise typer.Exit(1)
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is configured, what is reachable, and which versions are here."""
+    """Show what is configured, what is reachable, and which versions are here."""
     from nodespan.cli._doctor import examine, show
 
     found = examine()

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from nodespan.cli._traces import SHORT_ID
 from nodespan.cli._tree import render_tree
+from nodespan.cli._words import SHORT_ID
 from nodespan.cli._workflow import DEFAULT_PROMPT, find_model, make_factory, make_workflow
 from nodespan.errors import NodespanError
 from nodespan.store import StoreReader

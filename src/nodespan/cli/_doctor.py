@@ -1,25 +1,32 @@
-"""`nodespan doctor`: what is configured, what is reachable, which versions are here; in plain words."""
+"""`nodespan doctor`: what a program started here would record and send, what is reachable, which versions are here."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from rich.text import Text
 
-from nodespan.errors import ConfigurationError, NodespanError, StoreError
-from nodespan.store import EXPORTED, MEMORY, open_store
+from nodespan.delivery.destination import without_credentials
+from nodespan.delivery.sender_lock import SenderLock
+from nodespan.delivery.senders import make_sender
+from nodespan.errors import ConfigurationError, StoreError
+from nodespan.store import EXPORTED, MEMORY, load_secret, old_stores, open_store
+from nodespan.telemetry.env import collecting_problems
+from nodespan.telemetry.providers import valid_sdk_variables
 from nodespan.telemetry.settings import Settings
 
 if TYPE_CHECKING:
     from nodespan.cli._output import Console
+    from nodespan.delivery.destination import Destination
+    from nodespan.telemetry.settings import Signal
 
 _PACKAGES: Final = (
     "nodespan",
@@ -30,7 +37,8 @@ _PACKAGES: Final = (
     "llama-cpp-python",
     "pydantic",
 )
-_REACH_TIMEOUT_S: Final = 2.0
+_SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
+_REACH_TIMEOUT_S: Final = 3.0
 _LOAD_TIMEOUT_S: Final = 30.0
 _FEATURES: Final = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
 _REBUILD: Final = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
@@ -44,10 +52,12 @@ class Findings:
     """What was found.
 
     Attributes:
-        problems: In words, each with what to do; empty when all is well.
+        problems: Each with its fix; empty when there is none.
         hints: What may become a problem.
         signals: Where traces, metrics and logs go.
-        variables: The ``OTEL_*`` and ``NODESPAN_*`` variables that are set; headers are not shown.
+        destination: Endpoint of traces, without credentials.
+        reachable: Whether it answers; ``None`` without a destination.
+        variables: The ``OTEL_*`` and ``NODESPAN_*`` variables that are set, without credentials.
     """
 
     problems: list[str] = field(default_factory=list[str])
@@ -61,91 +71,138 @@ class Findings:
 
 
 def examine() -> Findings:
-    """Looks at the environment that a program started here would see. Changes nothing but an absent store."""
+    """Examines the environment that a program started here would have. Sends one empty request per destination."""
     found = Findings(versions={"python": sys.version.split()[0], **{name: _version(name) for name in _PACKAGES}})
     found.variables = {
-        name: "(set)" if "HEADERS" in name else value
+        name: _shown(name, value)
         for name, value in sorted(os.environ.items())
         if name.startswith(("OTEL_", "NODESPAN_"))
     }
+    with collecting_problems() as problems:
+        destination = _examine_export(found, Settings())
+        with valid_sdk_variables():
+            pass
+    found.problems += problems
     try:
-        _examine_export(found, Settings())
-    except NodespanError as error:
-        found.problems.append(str(error))
-    try:
-        _examine_store(found)
+        _examine_store(found, destination)
     except ConfigurationError as error:
         found.problems.append(str(error))
     except StoreError as error:
-        found.problems.append(f"{error} Meanwhile a program keeps its spans in memory, until it ends.")
+        found.problems.append(f"{error} Until then a program keeps its spans in memory.")
+    found.hints += [
+        f"{path} was written by an earlier version of nodespan and is not read. Delete it when you need it no more."
+        for path in old_stores()
+    ]
     if found.versions["llama-cpp-python"]:
         _examine_llama_cpp(found)
     return found
 
 
+def _shown(name: str, value: str) -> str:
+    if "HEADERS" in name or "KEY" in name:
+        return "(set)"
+    return without_credentials(value) if "ENDPOINT" in name else value
+
+
 def _examine_llama_cpp(found: Findings) -> None:
-    """Loads it in a process of its own, because an instruction that the processor does not have would kill this one."""
+    """Loads it in a process of its own, because an instruction that the processor lacks would kill this one."""
     command = [sys.executable, "-c", _FEATURES]
-    loaded = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S)  # noqa: S603 our own words
+    try:
+        loaded = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S)  # noqa: S603 our own words
+    except subprocess.TimeoutExpired:
+        found.problems.append(f"llama-cpp-python does not load within {_LOAD_TIMEOUT_S:.0f} s on this machine.")
+        return
     if loaded.returncode != 0:
-        reason = (loaded.stderr.strip().splitlines() or [f"it ends with {loaded.returncode}"])[-1]
+        reason = (loaded.stderr.strip().splitlines() or [f"exit code {loaded.returncode}"])[-1]
         found.problems.append(f"llama-cpp-python cannot be loaded: {reason}. Build it for this machine: {_REBUILD}")
     elif "AMX_INT8 = 1" in loaded.stdout:
         found.hints.append(
-            "llama.cpp is built with AMX here. With some compilers it then crashes at the first prompt; "
+            "llama.cpp is built with AMX here. With some compilers it crashes at the first prompt; "
             f'if it does: CMAKE_ARGS="{_WITHOUT_AMX}" {_REBUILD}'
         )
 
 
-def _examine_export(found: Findings, settings: Settings) -> None:
-    for signal in ("traces", "metrics", "logs"):
-        kind = settings.exporter_of(signal)
-        endpoint = settings.endpoint_of(signal)
-        if kind == "otlp":
-            found.signals[signal] = f"{settings.protocol_of(signal)} to {endpoint}"
-        elif kind == "console":
-            found.signals[signal] = "to the console"
-        elif kind == "none":
-            found.signals[signal] = f"not recorded: OTEL_{signal.upper()}_EXPORTER=none"
-        else:
-            found.signals[signal] = "to the local store" if signal == "traces" else "not recorded: no endpoint is set"
-    found.destination = settings.endpoint_of("traces")
-    if found.destination is not None:
-        found.reachable = _is_reachable(found.destination)
-        if not found.reachable:
-            found.problems.append(
-                f"Nothing answers at {found.destination}. Spans wait in the store meanwhile. "
-                "Is the collector running there? OTEL_EXPORTER_OTLP_ENDPOINT says where it is."
-            )
+def _examine_export(found: Findings, settings: Settings) -> Destination | None:
+    settings.report_unsupported()
+    _ = settings.write_interval_s, settings.queue_max  # reports invalid values
+    if settings.is_disabled:
+        found.signals = dict.fromkeys(_SIGNALS, "not recorded: OTEL_SDK_DISABLED=true")
+        found.problems.append("OTEL_SDK_DISABLED=true: nothing is recorded. Unset it to record.")
+        return None
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    if sampler in {"always_off", "parentbased_always_off"}:
+        found.hints.append(f"OTEL_TRACES_SAMPLER={sampler}: no trace is recorded unless a caller samples it.")
+    destinations: dict[Signal, Destination | None] = {signal: settings.destination(signal) for signal in _SIGNALS}
+    for signal, destination in destinations.items():
+        found.signals[signal] = _where(settings, signal, destination)
+    if (traces := destinations["traces"]) is not None:
+        found.destination = traces.label
+        found.reachable = _examine_destination(found, traces)
+    return traces
 
 
-def _examine_store(found: Findings) -> None:
-    store = open_store()
-    outbox = store.look()
-    store.close()
-    oldest_ns = outbox.oldest_waiting_ns
+def _where(settings: Settings, signal: Signal, destination: Destination | None) -> str:
+    exporters = settings.exporters_of(signal)
+    places: list[str] = []
+    if destination is not None:
+        places.append(f"{destination.protocol} to {destination.label}")
+    elif "local" in exporters and signal == "traces":
+        places.append("to the local store")
+    if "console" in exporters:
+        places.append("to the console")
+    if places:
+        return " and ".join(places)
+    return "not recorded: no endpoint is set" if exporters else f"not recorded: OTEL_{signal.upper()}_EXPORTER=none"
+
+
+def _examine_destination(found: Findings, destination: Destination) -> bool:
+    """Sends an empty request, by the sender of a program; an empty request is valid OTLP and stores nothing."""
+    sender = make_sender(destination)
+    sender.timeout_s = min(sender.timeout_s, _REACH_TIMEOUT_S)
+    try:
+        with suppress_instrumentation():
+            answer = sender.send(b"")
+    finally:
+        sender.close()
+    if answer.kind in {"accepted", "refused"}:
+        return True
+    found.problems.append(
+        f"{destination.label} does not accept spans: {answer.text}. Spans wait in the store until it does. "
+        "Check that the collector runs there and that OTEL_EXPORTER_OTLP_ENDPOINT and the headers are right."
+    )
+    return bool(answer.reason)
+
+
+def _examine_store(found: Findings, destination: Destination | None) -> None:
+    with closing(open_store()) as store:
+        stats = store.stats()
+        secret = load_secret(store.path)
+    oldest_ns = stats.oldest_waiting_ns
     found.store = {
         "path": str(store.path),
         "mode": f"{store.path.stat().st_mode & 0o777:04o}" if store.path != MEMORY else None,
-        "spans": outbox.spans,
-        "bytes": outbox.size_bytes,
-        "waiting": outbox.waiting,
-        "destinations": outbox.destinations,
+        "spans": stats.spans,
+        "bytes": stats.size_bytes,
+        "waiting": stats.waiting,
+        "destinations": [asdict(each) for each in stats.destinations],
         "oldest_waiting_s": None if oldest_ns is None else round(max(time.time_ns() - oldest_ns, 0) / 1e9, 1),
-        "exported": outbox.outcomes.pop(EXPORTED, 0),
-        "lost": outbox.outcomes,
-        "last_error": outbox.last_error,
+        "exported": stats.outcomes.pop(EXPORTED, 0),
+        "lost": stats.outcomes,
     }
-
-
-def _is_reachable(endpoint: str) -> bool:
-    parts = urlsplit(endpoint)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=_REACH_TIMEOUT_S):
-            return True
-    except OSError:
-        return False
+    own = None if destination is None else destination.identity(secret)
+    for each in stats.destinations:
+        if each.identity != own:
+            found.problems.append(
+                f"{each.spans} spans wait for {each.label}, or for other credentials of it, and no program here sends "
+                f"them. Send them to the current endpoint: nodespan flush --from {(each.identity or '')[:8]}"
+            )
+        elif each.last_error and found.reachable:
+            found.problems.append(f"{each.spans} spans wait for {each.label}, whose last error was: {each.last_error}")
+    if own is not None and stats.waiting and (holder := SenderLock(store.path, own).holder()) and holder.is_stuck:
+        found.problems.append(
+            f"Process {holder.pid} is the sender for {found.destination} and has made no progress for "
+            f"{holder.idle_s:.0f} s. If it hangs, end it: another process then sends."
+        )
 
 
 def _version(package: str) -> str | None:
@@ -156,15 +213,15 @@ def _version(package: str) -> str | None:
 
 
 def show(console: Console, found: Findings) -> None:
-    """The findings in plain words."""
+    """Prints the findings."""
     for signal, where in found.signals.items():
-        console.print(f"{signal:<8} {where}")
+        console.print(f"{signal:<8} {where}", soft_wrap=True)
     if found.destination is not None:
         console.print(f"{'':8} the destination {'answers' if found.reachable else 'does not answer'}")
     if found.store:
         _show_store(console, found.store)
     for name, value in found.variables.items():
-        console.print(f"{'set':<8} {name}={value}")
+        console.print(f"{'set':<8} {name}={value}", soft_wrap=True)
     for name, installed in found.versions.items():
         console.print(f"{'version':<8} {name} {installed or '(not installed)'}")
     if not found.versions.get("llama-cpp-python"):
@@ -173,21 +230,24 @@ def show(console: Console, found: Findings) -> None:
         console.print(Text.assemble(("hint", "yellow"), f"     {hint}"), soft_wrap=True)
     for problem in found.problems:
         console.print(Text.assemble(("problem", "red"), f"  {problem}"), soft_wrap=True)
-    console.print(Text("all is well", "green") if not found.problems else f"{len(found.problems)} to look at")
+    count = len(found.problems)
+    console.print(f"{count} problem{'s' * (count != 1)} found" if count else Text("no problem found", "green"))
 
 
 def _show_store(console: Console, store: dict[str, Any]) -> None:
     if store["mode"] is None:
-        console.print("store    in memory, as NODESPAN_STORE asks: nothing outlives the process that made it")
+        console.print("store    in memory: spans end with the process that made them")
         return
     console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
     console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes")
-    since = f" to {', '.join(store['destinations'])}, the oldest for {store['oldest_waiting_s']} s"
+    labels = ", ".join(each["label"] for each in store["destinations"])
+    since = f" to {labels}, the oldest for {store['oldest_waiting_s']} s"
     console.print(
         f"outbox   {store['waiting']} spans wait to be sent{since if store['waiting'] else ''}", soft_wrap=True
     )
     console.print(f"{'':8} {store['exported']} spans were sent")
     for reason, spans in store["lost"].items():
         console.print(f"{'':8} {spans} spans were lost: {reason}")
-    if store["last_error"]:
-        console.print(f"{'':8} last error: {store['last_error']}", soft_wrap=True)
+    for each in store["destinations"]:
+        if each["last_error"]:
+            console.print(f"{'':8} last error of {each['label']}: {each['last_error']}", soft_wrap=True)

@@ -12,8 +12,10 @@ from rich.text import Text
 
 from nodespan.cli._output import Console, print_json, safe
 from nodespan.cli._tree import duration, render_tree
+from nodespan.cli._watch import follow_trace, follow_traces
+from nodespan.cli._words import SHORT_ID, STYLES, phase_text
 from nodespan.errors import ConfigurationError
-from nodespan.store import StoreReader, open_store, store_path
+from nodespan.store import MEMORY, StoreReader, open_store, store_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from nodespan.store.records import TraceRecord
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SHORT_ID: Final = 8
 _TABLE_WIDTH: Final = 72
 """On a narrower terminal each trace has lines of its own: a table would cut ids."""
 
@@ -38,10 +39,20 @@ def open_reader() -> StoreReader:
     return StoreReader(open_store(), progress)
 
 
-def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: bool) -> None:
-    """Prints the newest traces that match."""
+def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bool, as_json: bool) -> None:
+    """Prints the newest traces that match, or with ``follow`` each change of a trace from now on."""
     with open_reader() as reader:
+        if wanted.is_running and store_path() == MEMORY:
+            raise ConfigurationError(
+                "--running: with NODESPAN_STORE=memory the spans that run in another process cannot be seen. "
+                "Set NODESPAN_STORE to a file for both."
+            )
+        if follow:
+            follow_traces(console, reader, wanted, as_json=as_json)
         found = reader.find(wanted, limit)
+        untracked = reader.status()["untracked"] if wanted.is_running else 0
+    if untracked:
+        Console(stderr=True).print(f"{untracked} more spans were started and not tracked: 10,000 per process are.")
     if as_json:
         print_json(found)
     elif not found:
@@ -56,12 +67,23 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, as_json: b
 def _line(trace: TraceRecord) -> Text:
     took = duration(trace["duration_s"] * 1e9)
     errors = (f"  {trace['errors']} errors", "red") if trace["errors"] else ""
-    return Text.assemble(trace["trace_id"][:SHORT_ID], f"  {took}", errors, f"  {safe(trace['name'])}")
+    return Text.assemble(
+        trace["trace_id"][:SHORT_ID], f"  {took}", errors, "  ", _state(trace), f"  {safe(trace['name'])}"
+    )
+
+
+def _state(trace: TraceRecord) -> Text:
+    """Empty for a trace that has ended, as most have."""
+    if trace["state"] == "ended":
+        return Text()
+    words = f"{trace['state']} {phase_text(trace['phase'])}".strip()
+    return Text(words, STYLES[trace["state"]])
 
 
 def _table(traces: Sequence[TraceRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("trace", "started", "took", "spans", "errors", "service", "name"):
+    has_open = any(trace["state"] != "ended" for trace in traces)
+    for name in ("trace", "started", "took", "spans", "errors", "service", *(["state"] if has_open else []), "name"):
         table.add_column(name, justify="right" if name in {"took", "spans", "errors"} else "left")
     table.columns[0].no_wrap = True
     for trace in traces:
@@ -73,14 +95,20 @@ def _table(traces: Sequence[TraceRecord]) -> Table:
             str(trace["spans"]),
             Text(str(trace["errors"]), "red" if trace["errors"] else ""),
             safe(trace["service"]),
+            *([_state(trace)] if has_open else []),
             safe(trace["name"]),
         )
     return table
 
 
-def show_trace(console: Console, prefix: str, *, as_json: bool) -> None:
-    """Prints one trace as a tree."""
+def show_trace(console: Console, prefix: str | None, *, follow: bool, as_json: bool) -> None:
+    """Prints one trace as a tree; with ``follow`` while it lasts."""
     with open_reader() as reader:
+        if follow:
+            follow_trace(console, reader, prefix, as_json=as_json)
+            return
+        if prefix is None:
+            raise ConfigurationError("Give the id of a trace, or --follow for the next one that runs.")
         content = reader.get(prefix)
     if as_json:
         print_json(content["spans"])

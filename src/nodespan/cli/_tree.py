@@ -9,6 +9,7 @@ from rich.tree import Tree
 
 from nodespan import semconv
 from nodespan.cli._output import safe
+from nodespan.cli._words import STYLES, lost_text, phase_text, state_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +45,9 @@ def _label(span: SpanRecord, width: int) -> Text:
     label = Text.assemble((safe(span["name"]), "bold"), (f"  {duration(span['duration_s'] * 1e9)}", "cyan"))
     attributes = span["attributes"]
     status = attributes.get(semconv.STATUS)
-    if span["status_code"] == "ERROR":
+    if span["state"] != "ended":
+        label.append(f"  {_open_text(span)}", style=STYLES[span["state"]])
+    elif span["status_code"] == "ERROR":
         label.append(f"  {safe(str(attributes.get(semconv.ERROR_TYPE, 'error')))}", style="bold red")
     elif status not in (None, "ok"):
         label.append(f"  {safe(str(status))}", style="yellow")
@@ -52,6 +55,12 @@ def _label(span: SpanRecord, width: int) -> Text:
         fits = label.cell_len + 2 + len(beside) <= width
         label.append(("  " if fits else "\n") + beside, style="dim")
     return label
+
+
+def _open_text(span: SpanRecord) -> str:
+    if span["state"] == "lost":
+        return lost_text(span["process"], span["phase"])
+    return "  ".join(filter(None, (state_text(span["state"], span["process"]), phase_text(span["phase"]))))
 
 
 def facts(attributes: Mapping[str, Any]) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,60 +30,89 @@ class DeliveryReport:
         return self.waiting == 0 and not self.dropped
 
 
-class Ledger:
-    """Counts spans as they go. Safe from any thread; the hot path only adds one.
+class _Tally:
+    """A counter that needs no lock: the garbage collector may end a span in the middle of any other count."""
 
-    Metrics are read from it too, and so say the same.
+    __slots__ = ("_counts", "_read")
+
+    def __init__(self) -> None:
+        self._counts = itertools.count()
+        self._read = 0
+
+    def add_one(self) -> None:
+        next(self._counts)  # atomic
+
+    def value(self) -> int:
+        """Number of calls so far. For one thread at a time."""
+        self._read += 1
+        return next(self._counts) - self._read + 1
+
+
+class Ledger:
+    """Counts spans on their way. Safe from any thread.
+
+    ``ended`` and ``dropped_at_end`` take no lock, since they run wherever a span ends. The metrics of delivery are read
+    from here too, so that both agree.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ended = 0
+        self._ended = _Tally()
+        self._dropped_at_end = {"queue_full": _Tally(), "already_shutdown": _Tally()}
         self._stored = 0
         self._exported = 0
         self._dropped: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
 
     def ended(self) -> None:
-        """A span ended."""
-        with self._lock:
-            self._ended += 1
+        """Counts an ended span."""
+        self._ended.add_one()
+
+    def dropped_at_end(self, reason: str) -> None:
+        """Counts an ended span that was not queued: ``queue_full`` or ``already_shutdown``."""
+        self._dropped_at_end[reason].add_one()
 
     def stored(self, spans: int) -> None:
-        """Spans were written."""
+        """Counts spans that were written."""
         with self._lock:
             self._stored += spans
 
     def dropped(self, spans: int, reason: str) -> None:
-        """Spans that will not be written."""
-        if spans:
-            with self._lock:
-                self._dropped[reason] += spans
+        """Counts spans that will not be written."""
+        with self._lock:
+            self._dropped[reason] += spans
 
     def exported(self, spans: int) -> None:
-        """Spans that the destination has."""
+        """Counts spans that the destination has accepted."""
         with self._lock:
             self._exported += spans
 
     def lost(self, spans: int, reason: str) -> None:
-        """Spans that were written, and that the destination will not have."""
+        """Counts spans that were written and will not be exported."""
         with self._lock:
             self._lost[reason] += spans
 
     def processed(self) -> dict[str | None, int]:
         """Spans that were written, under ``None``, and that will not be, by reason."""
         with self._lock:
-            return {None: self._stored, **self._dropped}
+            return {None: self._stored, **self._all_dropped()}
 
     def sent(self) -> dict[str | None, int]:
-        """Spans that the destination has, under ``None``, and that it will not have, by reason."""
+        """Spans that the destination has accepted, under ``None``, and that it never will, by reason."""
         with self._lock:
             return {None: self._exported, **self._lost}
 
     def report(self, *, has_destination: bool) -> DeliveryReport:
         """The counts now."""
         with self._lock:
+            # Read last, as a span counts here first: what arrives meanwhile waits.
             arrived = self._exported if has_destination else self._stored
-            dropped = dict(self._dropped + self._lost)
-            waiting = max(self._ended - arrived - sum(dropped.values()), 0)
-            return DeliveryReport(self._ended, self._stored, self._exported, waiting, dropped)
+            dropped = Counter(self._all_dropped())
+            dropped.update(self._lost)
+            ended = self._ended.value()
+            waiting = max(ended - arrived - dropped.total(), 0)
+            return DeliveryReport(ended, self._stored, self._exported, waiting, dict(dropped))
+
+    def _all_dropped(self) -> dict[str, int]:
+        at_end = {reason: count for reason, tally in self._dropped_at_end.items() if (count := tally.value())}
+        return {**{reason: count for reason, count in self._dropped.items() if count}, **at_end}

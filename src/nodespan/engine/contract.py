@@ -77,6 +77,10 @@ class EnginePhase(NamedTuple):
     tokens: int | None = None
 
 
+def _unknown() -> None:
+    """Stands for a count that the engine does not report."""
+
+
 @dataclass(slots=True)
 class GenerationResult:
     """A pipeline's measurements of one generation, filled in while it runs. An unknown value stays ``None``.
@@ -93,6 +97,7 @@ class GenerationResult:
         prefill_at: ``time.perf_counter()`` at the start of the prefill.
         first_token_at: ``time.perf_counter()`` at the first token.
         finish_reason: Why the model ended by itself: ``stop``, ``length`` or the engine's own word.
+        evaluated: Returns the prompt tokens in the context so far; called on another thread during the prefill.
         model_bytes: Size of the model's tensors.
         state_bytes: Size of its context's state at the end, KV cache included.
         phases: Child spans to make. Their names are the pipeline's: ``llama_cpp.*`` is measured by llama.cpp alone, and
@@ -117,6 +122,7 @@ class GenerationResult:
     prefill_at: float | None = None
     first_token_at: float | None = None
     finish_reason: str | None = None
+    evaluated: Callable[[], int | None] = _unknown
     model_bytes: int | None = None
     state_bytes: int | None = None
     phases: list[EnginePhase] = field(default_factory=list[EnginePhase])

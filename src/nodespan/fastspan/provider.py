@@ -22,7 +22,7 @@ from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
@@ -50,7 +50,7 @@ class NodespanTracerProvider(TracerProvider):
         self._exchange_lock = threading.RLock()
         self._given_out: set[Any] = set()
         self._others: list[SpanProcessor] = []
-        self._own: SpanProcessor | None = None
+        self._own: tuple[SpanProcessor, ...] = ()
         self._is_on = False
         difference = find_difference()
         self._makes_lean_spans = difference is None
@@ -62,27 +62,29 @@ class NodespanTracerProvider(TracerProvider):
                 difference,
             )
 
-    def apply(self, resource: Resource, sampler: Sampler, limits: SpanLimits, processor: SpanProcessor | None) -> None:
+    def apply(
+        self, resource: Resource, sampler: Sampler, limits: SpanLimits, processors: Sequence[SpanProcessor]
+    ) -> None:
         """Uses these from the next span on.
 
         Args:
             resource: Of the spans.
             sampler: Decides which spans are recorded.
             limits: Of attributes, events and links.
-            processor: Of ours; ``None`` where nodespan exports nothing.
+            processors: Of ours.
         """
         with self._exchange_lock:
             self._resource = resource
             self.sampler = sampler
             self._span_limits = limits
-            self._own = processor
+            self._own = tuple(processors)
             self._exchange(is_on=True)
 
     def suspend(self) -> None:
         """Records nothing from now on, until the next ``apply``."""
         with self._exchange_lock:
             self.sampler = ALWAYS_OFF
-            self._own = None
+            self._own = ()
             self._exchange(is_on=False)
 
     def shutdown_others(self) -> None:
@@ -124,9 +126,8 @@ class NodespanTracerProvider(TracerProvider):
     def _exchange(self, *, is_on: bool) -> None:
         # New ones, as an open span reports its end to the processors that it started with.
         processors = LeanProcessors()
-        for processor in (self._own, *self._others):
-            if processor is not None:
-                processors.add_span_processor(processor)
+        for processor in (*self._own, *self._others):
+            processors.add_span_processor(processor)
         self._active_span_processor = processors
         self._is_on = is_on
         for tracer in self._given_out:

@@ -1,26 +1,26 @@
-"""Puts wrappers in and takes them out again, and says loudly when a library has no such seam."""
+"""Installs and removes wrappers, and logs a warning when a library lacks what is to be wrapped."""
 
 from __future__ import annotations
 
 import importlib
-import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-_logger = logging.getLogger("nodespan")
+from nodespan.spans.log import warn
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """One name of a library's that is wrapped, and what is lost without it.
+    """A name of a library that is wrapped, and what is lost without it.
 
     Attributes:
         owner: Class in the module; empty for a function of the module's own.
-        lost: Completes the sentence "nodespan goes on without ...".
+        lost: What is not recorded without it; the subject of the warning.
     """
 
     module: str
@@ -34,7 +34,7 @@ class Seams:
     """The seams of one library.
 
     Args:
-        library: As people call it, with the versions that were tried.
+        library: Name of the library and its supported versions.
     """
 
     def __init__(self, library: str, seams: Sequence[Seam]) -> None:
@@ -42,33 +42,36 @@ class Seams:
         self._seams = seams
         self._claimants: WeakSet[object] = WeakSet()
         self._installed: dict[Seam, tuple[Callable[..., Any], Callable[..., Any]]] = {}
-        self._said: set[Seam] = set()
+        self._reported: set[Seam] = set()
+        self._lock = threading.RLock()
 
     def install(self, claimant: object) -> tuple[Seam, ...]:
         """Wraps the seams for as long as the claimant lives and does not ``release`` them. Idempotent.
 
         Returns:
-            The seams that this version of the library does not have. Each is said once, as a WARNING.
+            The seams that this version of the library lacks. Each is logged once as a warning.
         """
-        self._claimants.add(claimant)
-        return tuple(seam for seam in self._seams if seam not in self._installed and not self._wrap(seam))
+        with self._lock:
+            self._claimants.add(claimant)
+            return tuple(seam for seam in self._seams if seam not in self._installed and not self._wrap(seam))
 
     def release(self, claimant: object) -> None:
-        """Restores the library as it was, when nobody else claims the seams."""
-        self._claimants.discard(claimant)
-        if self._claimants:
-            return
-        for seam, (original, wrapper) in list(self._installed.items()):
-            target = _target(seam)
-            # Somebody who wrapped our wrapper would be thrown out with it; an inert wrapper below theirs costs little.
-            if getattr(target, seam.name, None) is wrapper:
-                setattr(target, seam.name, original)
-                del self._installed[seam]
+        """Restores the library when no other claimant is left."""
+        with self._lock:
+            self._claimants.discard(claimant)
+            if self._claimants:
+                return
+            for seam, (original, wrapper) in list(self._installed.items()):
+                target = _target(seam)
+                # A wrapper of others around ours would be removed with it; an inert one below theirs costs little.
+                if getattr(target, seam.name, None) is wrapper:
+                    setattr(target, seam.name, original)
+                    del self._installed[seam]
 
     def _wrap(self, seam: Seam) -> bool:
         target = _target(seam)
         if not _has(target, seam.name):
-            self._say_missing(seam)
+            self._report_missing(seam)
             return False
         # Asked of the class as a caller does: what a peer has put there may look at how it is reached (wrapt does).
         original = getattr(target, seam.name)
@@ -77,13 +80,14 @@ class Seams:
         self._installed[seam] = (original, wrapper)
         return True
 
-    def _say_missing(self, seam: Seam) -> None:
-        if seam in self._said:
+    def _report_missing(self, seam: Seam) -> None:
+        if seam in self._reported:
             return
-        self._said.add(seam)
+        self._reported.add(seam)
         name = ".".join(part for part in (seam.module, seam.owner, seam.name) if part)
-        _logger.warning(
-            "There is no %s here: nodespan goes on without %s. Use %s, or tell us of the new version.",
+        warn(
+            "instrumentation.missing",
+            "%s not found; %s will not be recorded. Supported: %s. Please report this version.",
             name,
             seam.lost,
             self._library,

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     Word = tuple[str, str]
     """A kind, such as ``node``, and what the trace has of it."""
 
-_KINDS: Final = {
+WORD_KINDS: Final = {
     semconv.WORKFLOW_NAME: "workflow",
     semconv.NODE: "node",
     semconv.MIRROR_KEYS["node_name"]: "node",
     semconv.REQUEST_MODEL: "model",
     semconv.CONVERSATION_ID: "conversation",
+    semconv.USER_ID: "user",
 }
+"""Attributes whose values a trace can be found by, and the kinds of these words."""
 ERROR: Final = ("error", "")
 """The word of a trace in which a span failed."""
 
@@ -94,7 +96,7 @@ def _slice(span: Span, service: str) -> TraceSlice:
 
 def _words(attributes: Iterable[KeyValue]) -> Iterable[Word]:
     for attribute in attributes:
-        if (kind := _KINDS.get(attribute.key)) is not None:
+        if (kind := WORD_KINDS.get(attribute.key)) is not None:
             yield kind, _text(attribute.value)
 
 

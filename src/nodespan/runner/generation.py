@@ -15,6 +15,7 @@ from nodespan.runner.event_loop import event_loop
 from nodespan.runner.record import GenerationRecord
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
+from nodespan.spans.phases import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nodespan.engine.contract import AsyncPipeline, Pipeline
     from nodespan.runner.record import Model
     from nodespan.spans.instruments import Instruments
+    from nodespan.spans.phases import Phase
     from nodespan.types import CacheStatus, FinishReason, GenerationRequest, PipelineExecutionMetadata
 
 _ENDING: Final = Guard("end a generation")
@@ -47,6 +49,7 @@ class Generation:
         result: The pipeline's measurements so far.
         metadata: The facts of the generation; ``None`` until it ended.
         error: The error to raise to the reader at the end.
+        ahead: Returns the number of generations before it in the queue. Takes no lock.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Generation:
         self._is_running = False
         self._has_ended = False
         self._has_overflowed = False
+        self.ahead: Callable[[], int] = int
+        publish(self.owner.span, self)
         self.context = contextvars.copy_context()
         self._cancel_deadline: Callable[[], None] | None = None
         if deadline_s is not None:  # the last of all: from now on it may be stopped
@@ -88,6 +93,10 @@ class Generation:
     def is_running(self) -> bool:
         """Whether its pipeline was called."""
         return self._is_running
+
+    def phase(self) -> Phase | None:
+        """What it does now; see ``HasPhase``."""
+        return None if self._has_ended else self._record.phase(self.result, self.ahead)
 
     def take(self, cache_status: CacheStatus) -> None:
         """Marks the end of its waiting."""

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 from nodespan import semconv
 from nodespan.engine.generation_span import GenerationSpan
 from nodespan.engine.measurement import Phase, describe, engine_phases, record_generation
+from nodespan.engine.phase import engine_phase
 from nodespan.errors import ServerError
+from nodespan.spans import phases
 from nodespan.spans.content import message, text_part, tool_call_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.log import warn
@@ -17,7 +19,7 @@ from nodespan.spans.model_call import exemplar_context
 from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from opentelemetry.trace import Tracer
 
@@ -83,6 +85,19 @@ class GenerationRecord:
             semconv.ERROR_TYPE: None if error is None else error_type(error),
         }
         self._instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
+
+    def phase(self, result: GenerationResult, ahead: Callable[[], int]) -> phases.Phase | None:
+        """What the generation does now.
+
+        Args:
+            result: The pipeline's measurements so far.
+            ahead: Returns the number of generations before it in the queue.
+        """
+        if self._taken_at is None:
+            return phases.Phase("queued", self._entered_ns, position=ahead())
+        if self._load_s is None and self._cache_status == "loaded":
+            return phases.Phase("loading", self._unix_ns(self._taken_at))
+        return engine_phase(result)
 
     def saw(self, piece: str) -> None:
         """Counts a piece of the answer."""

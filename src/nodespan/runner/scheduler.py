@@ -6,6 +6,7 @@ import contextlib
 import functools
 import heapq
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from nodespan import semconv
@@ -208,7 +209,9 @@ class Lane:
         """Queues a generation; ``changed`` is held."""
         if self.thread is None:
             self._start_thread()
-        heapq.heappush(self._heap, ((-generation.priority, arrival), generation))
+        rank = -generation.priority, arrival
+        generation.ahead = functools.partial(_ahead_of, weakref.ref(self), rank)
+        heapq.heappush(self._heap, (rank, generation))
         if len(self._priorities) < MAX_PRIORITIES:
             self._priorities.add(generation.priority)
 
@@ -221,6 +224,11 @@ class Lane:
     def waiting(self) -> list[Generation]:
         """The waiting requests, in no order. Takes no lock."""
         return [generation for _, generation in self._heap.copy() if not generation.is_unwanted]
+
+    def ahead_of(self, rank: Rank) -> int:
+        """Number of requests that come before a place in the queue. Takes no lock."""
+        waiting = (other for other, generation in self._heap.copy() if not generation.is_unwanted)
+        return len(self.running) + sum(other < rank for other in waiting)
 
     def forget(self) -> list[Generation]:
         """Gives away all it had, in a forked child, where its thread does not exist."""
@@ -367,6 +375,11 @@ class Lane:
             if self._heap or self.is_loaded:
                 with contextlib.suppress(RuntimeError):  # at interpreter exit no thread starts
                     self._start_thread()
+
+
+def _ahead_of(lane: weakref.ref[Lane], rank: Rank) -> int:
+    found = lane()
+    return 0 if found is None else found.ahead_of(rank)
 
 
 def _is_async(pipeline: object) -> bool:

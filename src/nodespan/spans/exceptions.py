@@ -1,21 +1,15 @@
-"""Exceptions as span events: type, message and stack as OpenTelemetry has them, without content that must not leave."""
+"""Exceptions as span events: type, message and stack as Python prints them, without content that must not leave."""
 
 from __future__ import annotations
 
 import os
 import traceback
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from nodespan import semconv
 from nodespan.spans.redaction import safe_text
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 CAPTURE_MESSAGES: Final = "NODESPAN_CAPTURE_EXCEPTION_MESSAGES"
-
-_CAUSED: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
-_DURING: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 
 def error_type(error: BaseException) -> str:
@@ -37,7 +31,7 @@ def exception_attributes(error: BaseException) -> dict[str, str]:
     """
     attributes = {
         semconv.EXCEPTION_TYPE: error_type(error),
-        semconv.EXCEPTION_STACKTRACE: safe_text("".join(_stack(error, with_messages=_captures_messages()))),
+        semconv.EXCEPTION_STACKTRACE: safe_text(_stack(error, with_messages=_captures_messages()), keep_end=True),
     }
     if (message := exception_message(error)) is not None:
         attributes[semconv.EXCEPTION_MESSAGE] = message
@@ -58,28 +52,31 @@ def _message(error: BaseException) -> str:
             )
             return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['type']}" for problem in problems)
         return str(error)
-    except Exception:  # noqa: BLE001 somebody's __str__ may fail; the type must still be recorded
-        return "[the exception's own text could not be made]"
+    except Exception:  # noqa: BLE001 a __str__ may raise; the type must still be recorded
+        return "[str(exception) raised]"
 
 
-def _stack(error: BaseException, *, with_messages: bool) -> Iterator[str]:
-    """The lines of ``traceback.format_exception`` with messages that may leave."""
-    chain: list[tuple[BaseException, str]] = []
-    seen: set[int] = set()
-    current: BaseException | None = error
-    joint = ""
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        chain.append((current, joint))
-        if current.__cause__ is not None:
-            current, joint = current.__cause__, _CAUSED
-        else:
-            current, joint = (None if current.__suppress_context__ else current.__context__), _DURING
-    for link, joint_after in reversed(chain):
-        if link.__traceback__ is not None:
-            yield "Traceback (most recent call last):\n"
-            for frame in traceback.extract_tb(link.__traceback__):
-                yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n'
-                yield f"    {frame.line}\n" if frame.line else ""
-        yield f"{error_type(link)}: {_message(link)}\n" if with_messages else f"{error_type(link)}\n"
-        yield joint_after
+def _stack(error: BaseException, *, with_messages: bool) -> str:
+    """What Python prints for the exception: causes, groups with their members, notes, repeated frames collapsed."""
+    formatted = traceback.TracebackException.from_exception(error, compact=True)
+    _replace_messages(formatted, error, with_messages=with_messages)
+    return "".join(formatted.format())
+
+
+def _replace_messages(formatted: traceback.TracebackException, error: BaseException, *, with_messages: bool) -> None:
+    """Replaces each message by the one that may leave, in the exception and in all that it refers to."""
+    pending: list[tuple[traceback.TracebackException | None, BaseException | None]] = [(formatted, error)]
+    while pending:
+        shown, raised = pending.pop()
+        if shown is None or raised is None:
+            continue
+        # TracebackException has no public way to set the text; an empty one leaves the class alone.
+        shown._str = _message(raised) if with_messages else ""  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+        if not with_messages:
+            shown.__notes__ = None  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(raised, SyntaxError):
+                shown.text = None  # pyright: ignore[reportAttributeAccessIssue]
+        pending += [(shown.__cause__, raised.__cause__), (shown.__context__, raised.__context__)]
+        if isinstance(raised, BaseExceptionGroup):
+            members = cast("tuple[BaseException, ...]", raised.exceptions)  # pyright: ignore[reportUnknownMemberType]
+            pending += list(zip(shown.exceptions or (), members, strict=False))

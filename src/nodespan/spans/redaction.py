@@ -1,4 +1,4 @@
-"""What may leave: the redaction hook and the byte cap, applied where a text is captured (DESIGN 4.8)."""
+"""What may leave: the redaction hook and the byte cap, applied where a text is captured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from nodespan.spans.guard import report
 
 MAX_TEXT_BYTES: Final = 16 * 1024
-"""Cap of one captured text. A stack trace of a deep graph is about 8 KiB; nobody reads the end of a longer text."""
+"""Cap of one captured text. A stack trace of a deep graph is about 8 KiB."""
 
 REMOVED: Final = "[removed: the redaction hook failed]"
 
@@ -32,9 +32,14 @@ def set_redaction(redact: Redact | None, *, max_bytes: int = MAX_TEXT_BYTES) -> 
     _rules.max_bytes = max_bytes
 
 
-def safe_text(text: str) -> str:
-    """The text as it may leave: redacted, encodable as UTF-8, and cut at the cap with size and sha256 of the whole."""
-    return cut(redacted(text), _rules.max_bytes)
+def safe_text(text: str, *, keep_end: bool = False) -> str:
+    """The text as it may leave: redacted, encodable as UTF-8, and cut at the cap with size and sha256 of the whole.
+
+    Args:
+        text: As it was captured.
+        keep_end: Cut the middle and not the end: the end of a stack trace is the error.
+    """
+    return cut(redacted(text), _rules.max_bytes, keep_end=keep_end)
 
 
 def redacted(text: str) -> str:
@@ -48,8 +53,10 @@ def redacted(text: str) -> str:
         return REMOVED
 
 
-def cut(text: str, max_bytes: int) -> str:
+def cut(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
     """The text if its UTF-8 form fits, else its beginning and what was cut: size in bytes and sha256 of the whole.
+
+    With ``keep_end`` the last half of the room holds the end of the text.
 
     What comes out fits, so cutting it again changes nothing.
     """
@@ -59,4 +66,6 @@ def cut(text: str, max_bytes: int) -> str:
     if len(raw) <= max_bytes:
         return raw.decode()
     mark = f"... [cut: {len(raw)} bytes in all, sha256 {hashlib.sha256(raw).hexdigest()}]"
-    return raw[: max(max_bytes - len(mark), 0)].decode("utf-8", "ignore") + mark
+    room = max(max_bytes - len(mark), 0)
+    end = raw[len(raw) - room // 2 :] if keep_end and room else b""
+    return raw[: room - len(end)].decode("utf-8", "ignore") + mark + end.decode("utf-8", "ignore")

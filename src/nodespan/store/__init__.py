@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from nodespan.store.database import MEMORY
 from nodespan.store.location import open_store, store_path
-from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits
+from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits, Waiting
 from nodespan.store.paths import default_path, index_path, old_stores
 from nodespan.store.records import TraceFilter
+from nodespan.store.secret import load_secret
 from nodespan.store.traces import StoreReader
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "StoreLimits",
     "StoreReader",
     "TraceFilter",
+    "Waiting",
     "default_path",
     "index_path",
+    "load_secret",
     "old_stores",
     "open_store",
     "store_path",

@@ -8,60 +8,35 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeVar
-from urllib.parse import quote
+from typing import Final, TypeVar
 from weakref import WeakSet
 
 from nodespan.errors import StoreBusyError, StoreError, StoreForeignError
 from nodespan.spans.log import warn
 from nodespan.store.mounts import network_file_system
 from nodespan.store.posix import locked
+from nodespan.store.sqlite_file import (
+    BUSY_TIMEOUT_S,
+    Content,
+    Schema,
+    connect,
+    content_of,
+    error_code,
+    has_header_of,
+    identity,
+    in_memory,
+    number,
+)
 
 MEMORY: Final = Path("memory")
 """Chooses a store that lives as long as the process: ``NODESPAN_STORE=memory``."""
 
-_BUSY_TIMEOUT_S: Final = 1.0
-"""Short enough for a process that exits: on a locked store the caller keeps its data and tries again."""
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _UNREADABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 
-_MAGIC: Final = b"SQLite format 3\x00"
-_HEADER_BYTES: Final = 100
-_APPLICATION_ID: Final = slice(68, 72)
-"""Where it is in the header (https://sqlite.org/fileformat2.html)."""
-
 _T = TypeVar("_T")
-Content = Literal["ours", "empty", "other_version", "foreign"]
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """The tables of a kind of file.
-
-    Attributes:
-        application_id: Value of ``PRAGMA application_id`` in files of this kind.
-        version: Value of ``PRAGMA user_version``.
-        statements: Create the tables.
-        is_derived: The content can be made again: a damaged file, or one of another version, is deleted.
-    """
-
-    application_id: int
-    version: int
-    statements: tuple[str, ...]
-    is_derived: bool = False
-
-    def create(self, connection: sqlite3.Connection) -> None:
-        """Creates the tables in an empty database, unless another connection has created them meanwhile."""
-        connection.execute("BEGIN IMMEDIATE")
-        if _number(connection, "application_id") != self.application_id:
-            for statement in self.statements:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {self.application_id}")
-            connection.execute(f"PRAGMA user_version = {self.version}")
-        connection.execute("COMMIT")
 
 
 class Database:
@@ -93,14 +68,18 @@ class Database:
         if getattr(self, "_connection", None) is not None:
             self._close()
 
-    def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def write(self, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         """Runs the work in a write transaction; runs it a second time if the file was damaged.
 
+        Args:
+            work: Called with the connection.
+            timeout_s: Longest time to wait for the write lock; 1 s if not given.
+
         Raises:
-            StoreBusyError: Another process holds the write lock for longer than the busy timeout.
+            StoreBusyError: Another process or thread holds the write lock for longer.
             StoreError: The file cannot be used.
         """
-        return self._do("BEGIN IMMEDIATE", work)
+        return self._do("BEGIN IMMEDIATE", work, timeout_s)
 
     def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Runs the work on one state of the file; does not block writers.
@@ -118,7 +97,7 @@ class Database:
         """
 
         def look(connection: sqlite3.Connection) -> object:
-            return self._opened, _number(connection, "data_version"), connection.total_changes
+            return self._opened, number(connection, "data_version"), connection.total_changes
 
         return self._do(None, look)
 
@@ -127,8 +106,12 @@ class Database:
         with self._lock:
             self._close()
 
-    def copy_to(self, path: Path) -> None:
+    def copy_to(self, path: Path, prepare: Callable[[sqlite3.Connection], object]) -> None:
         """Writes a copy of the file into a new one of mode 0600, of one state, without blocking writers.
+
+        Args:
+            path: The new file.
+            prepare: Called with a connection to the copy.
 
         Raises:
             StoreError: There is a file already, it cannot be written, or this one cannot be read.
@@ -140,6 +123,7 @@ class Database:
         try:
             with closing(connect(path)) as target:
                 self._do(None, lambda connection: connection.backup(target))
+                prepare(target)
                 target.execute(
                     "PRAGMA journal_mode = DELETE"
                 )  # can then be read from a folder without write permission
@@ -149,32 +133,41 @@ class Database:
                 raise StoreError(f"{path} cannot be written: {error}.") from error
             raise
 
-    def _do(self, begin: str | None, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        with self._lock:
+    def _do(self, begin: str | None, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
+        lock = self._lock
+        if not lock.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0.0)):
+            raise StoreBusyError(f"The store {self.path} is in use by another thread.")
+        try:
             try:
-                try:
-                    return self._try(begin, work)
-                except sqlite3.Error as error:
-                    if not self._recovered_from(error):
-                        raise
-                    return self._try(begin, work)
+                return self._try(begin, work, timeout_s)
             except sqlite3.Error as error:
-                if _code(error) in _BUSY:
-                    raise StoreBusyError(f"The store {self.path} is locked by another process: {error}.") from error
-                raise self._cannot(error) from error
+                if not self._recovered_from(error):
+                    raise
+                return self._try(begin, work, timeout_s)
+        except sqlite3.Error as error:
+            if error_code(error) in _BUSY:
+                raise StoreBusyError(f"The store {self.path} is locked by another process: {error}.") from error
+            raise self._cannot(error) from error
+        finally:
+            lock.release()
 
-    def _try(self, begin: str | None, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _try(self, begin: str | None, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         connection = self._open()
         if begin is None:
             return work(connection)
-        connection.execute(begin)
+        if timeout_s is not None:
+            connection.execute(f"PRAGMA busy_timeout = {max(round(timeout_s * 1e3), 0)}")
         try:
+            connection.execute(begin)
             result = work(connection)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        finally:
+            if timeout_s is not None:
+                connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1e3)}")
         return result
 
     def _open(self) -> sqlite3.Connection:
@@ -249,23 +242,16 @@ class Database:
     def _recovered_from(self, error: sqlite3.Error) -> bool:
         """Whether the file was damaged, and another one is at its path now."""
         # A file that was truncated to nothing under an open connection has no tables.
-        if self.path == MEMORY or not (_code(error) in _DAMAGED or "no such table" in str(error)):
+        if self.path == MEMORY or not (error_code(error) in _DAMAGED or "no such table" in str(error)):
             return False
         self._close()
         with locked(self.path.parent):
             if identity(self.path) != self._file:  # another thread or process has replaced it
                 return True
-            if not (self._may_replace or self._file == self._ours or self._has_our_header()):
+            if not (self._may_replace or self._file == self._ours or has_header_of(self.path, self._schema)):
                 raise self._foreign("foreign") from error
             self._take_away(error)
         return True
-
-    def _has_our_header(self) -> bool:
-        # Not by SQLite, which refuses a file that was cut off. Nothing that works has this file open.
-        with self.path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-        application_id = self._schema.application_id.to_bytes(4, "big")
-        return not header or (header.startswith(_MAGIC) and header[_APPLICATION_ID] == application_id)
 
     def _take_away(self, why: object) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
@@ -322,8 +308,9 @@ class DatabaseReader(Database):
         super().__init__(path, schema)
         self.is_copy = self.is_absent = False
 
-    def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def write(self, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         """Raises ``StoreError``."""
+        del work, timeout_s
         raise self._cannot("it was opened for reading")
 
     def _open(self) -> sqlite3.Connection:
@@ -346,7 +333,7 @@ class DatabaseReader(Database):
                 connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
             except sqlite3.Error as error:
                 connection.close()
-                if _code(error) not in _UNREADABLE:
+                if error_code(error) not in _UNREADABLE:
                     raise
             else:
                 return connection
@@ -361,71 +348,9 @@ class DatabaseReader(Database):
         return connect(self.path, "immutable=1")
 
     def _recovered_from(self, error: sqlite3.Error) -> bool:
-        if _code(error) == sqlite3.SQLITE_NOTADB:
+        if error_code(error) == sqlite3.SQLITE_NOTADB:
             raise self._foreign("foreign") from error
         return False
-
-
-def connect(path: Path, options: str = "") -> sqlite3.Connection:
-    """Opens a file with SQLite's URI options; an empty path is a private temporary database."""
-    place = f"file:{quote(str(path))}?{options}" if options else path
-    # Transactions are begun in words: sqlite3's own way takes the write lock too late to read before writing.
-    return sqlite3.connect(
-        place, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, uri=bool(options)
-    )
-
-
-def in_memory(schema: Schema) -> sqlite3.Connection:
-    """Opens an empty private database that needs no file."""
-    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-    schema.create(connection)
-    return connection
-
-
-def content_of(path: Path, schema: Schema) -> Content:
-    """Returns what a file is, by its header.
-
-    Raises:
-        sqlite3.Error: It is no SQLite file, or cannot be read.
-    """
-    # Without locks, log and shared memory, so that nothing of a foreign database is touched, not even at closing.
-    connection = connect(path, "immutable=1")
-    try:
-        application_id, version = _number(connection, "application_id"), _number(connection, "user_version")
-        if application_id == schema.application_id:
-            return "ours" if version == schema.version else "other_version"
-        if application_id or version:
-            return "other_version" if _is_old(connection, version) else "foreign"
-        return "foreign" if _has_tables(connection) else "empty"
-    finally:
-        connection.close()
-
-
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
-
-
-def _is_old(connection: sqlite3.Connection, version: int) -> bool:
-    """Whether it is a store of the schemas 1 and 2, which had no application id."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    return version in (1, 2) and {"batch", "fact", "fate"} <= tables
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more exactly which
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Returns device and inode of the file; ``None`` if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 # One set of handlers for all, since a handler cannot be taken back and would keep its object alive.

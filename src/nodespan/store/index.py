@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from nodespan.otlp import TraceSlice, summarise
 from nodespan.spans.guard import report
-from nodespan.store.database import Schema
+from nodespan.store.sqlite_file import Schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -168,7 +168,7 @@ def indexed_spans(connection: sqlite3.Connection) -> int:
 
 
 def _source(connection: sqlite3.Connection) -> tuple[str, int]:
-    return connection.execute("SELECT store_id, dropped_batches FROM identity, total").fetchone()
+    return connection.execute("SELECT store_id, dropped_batches FROM identity, totals").fetchone()
 
 
 def _indexed_source(connection: sqlite3.Connection) -> tuple[str, int]:
@@ -187,7 +187,7 @@ def _last_batch(connection: sqlite3.Connection) -> int:
 
 
 def _spans(connection: sqlite3.Connection) -> int:
-    return connection.execute("SELECT spans FROM total").fetchone()[0]
+    return connection.execute("SELECT spans FROM totals").fetchone()[0]
 
 
 def _gap(connection: sqlite3.Connection, last: int) -> Range | None:

@@ -6,16 +6,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from nodespan.store import running
 from nodespan.store.database import MEMORY, Database
 from nodespan.store.paths import is_default
 from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from nodespan.otlp import Encoded
+    from nodespan.store.running import Key
 
 EXPORTED: Final = "exported"
 """The outcome of a span that its destination has; every other outcome is the reason why it is lost."""
@@ -54,26 +56,43 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox:
-    """What is in the store now.
+class Waiting:
+    """Spans that wait for one destination.
 
     Attributes:
-        spans: All that are kept.
-        size_bytes: Of their encoded form.
+        identity: Keyed hash of the destination; ``None`` for spans that were written without one.
+        label: Endpoint of the destination, without credentials.
+        spans: Number of spans.
+        oldest_ns: Unix time in ns of the oldest batch.
+        last_error: Last failure of the destination; ``None`` once it accepts spans again.
+    """
+
+    identity: str | None
+    label: str
+    spans: int
+    oldest_ns: int
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """Content of the store.
+
+    Attributes:
+        spans: Number of spans.
+        size_bytes: Size of their encoded form.
         waiting: Of the spans, those that are to be sent.
-        oldest_waiting_ns: Unix time of the oldest of these.
-        destinations: To whom they are addressed.
-        outcomes: Spans by what became of them in all the time of the file: exported, or why they are lost.
-        last_error: What the destination said when it last took nothing; ``None`` once it takes spans again.
+        oldest_waiting_ns: Unix time in ns of the oldest of these.
+        destinations: Those for which spans wait.
+        outcomes: Spans by outcome over the life of the file: ``exported``, or the reason of the loss.
     """
 
     spans: int
     size_bytes: int
     waiting: int
     oldest_waiting_ns: int | None
-    destinations: list[str]
+    destinations: list[Waiting]
     outcomes: dict[str, int]
-    last_error: str | None
 
 
 class SqliteStore:
@@ -91,8 +110,24 @@ class SqliteStore:
         self._max_age_s = limits.max_age_s
         self._next_age_check = 0.0
 
-    def append(self, batch: Encoded, destination: str | None, writer: str = "") -> int:
+    def append(
+        self,
+        batch: Encoded,
+        destination: str | None,
+        writer: str = "",
+        label: str = "",
+        timeout_s: float | None = None,
+        ended: Iterable[Key] = (),
+    ) -> int:
         """Stores a batch, safe from the death of the process, and makes room for it.
+
+        Args:
+            batch: The batch.
+            destination: Identity of the destination; ``None`` to keep it here only.
+            writer: Who learns the outcome.
+            label: Endpoint of the destination, for people.
+            timeout_s: Longest time to wait for another process's write lock; the usual one if not given.
+            ended: Spans of it whose rows as open spans go with their end.
 
         Returns:
             The batch's id.
@@ -103,10 +138,16 @@ class SqliteStore:
                 "INSERT INTO batch (created_ns, writer, spans, bytes, destination, data) VALUES (?, ?, ?, ?, ?, ?)",
                 (time.time_ns(), writer, batch.spans, len(batch.data), destination, batch.data),
             )
+            if destination is not None:
+                connection.execute(
+                    "INSERT INTO destination (identity, label) VALUES (?, ?) ON CONFLICT (identity) DO NOTHING",
+                    (destination, label),
+                )
+            running.remove(connection, ended)
             self._make_room(connection)
             return row.lastrowid or 0
 
-        return self.database.write(work)
+        return self.database.write(work, timeout_s)
 
     def unsent(self, destination: str, after: int = 0) -> tuple[list[Batch], int]:
         """The oldest batches that wait to be sent to this destination, a few MB of them.
@@ -135,99 +176,96 @@ class SqliteStore:
 
         return self.database.read(work)
 
-    def settle(self, batches: Sequence[Batch], outcomes: Mapping[str, int]) -> None:
-        """Says what became of batches of one writer. What was settled before, by another process, is left as it is.
+    def settle(
+        self, batches: Sequence[Batch], outcomes: Mapping[str, int], *, for_writer: bool = True
+    ) -> dict[str, int]:
+        """Records the outcome of batches of one writer. Those that another process has settled before are left out.
 
         Args:
-            batches: Those that were sent together.
-            outcomes: Their spans by outcome: ``EXPORTED``, or the reason why they are lost.
+            batches: Sent together.
+            outcomes: Their spans by outcome: ``EXPORTED``, or the reason of the loss.
+            for_writer: Keep the outcome for the writer, which takes it with ``take_outcomes``.
+
+        Returns:
+            The spans that were settled by this call, by outcome.
         """
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: sqlite3.Connection) -> dict[str, int]:
             update = "UPDATE batch SET state = 1 WHERE state = 0 AND id = ?"
             settled = sum(b.spans for b in batches if connection.execute(update, (b.id,)).rowcount)
             if settled == sum(batch.spans for batch in batches):
-                _count(connection, batches[0].writer, outcomes)
-            elif settled:
-                _count(connection, batches[0].writer, {EXPORTED: settled})
+                found = dict(outcomes)
+            else:
+                found = {EXPORTED: settled} if settled else {}
+            _count(connection, batches[0].writer if for_writer else _EVERYBODY, found)
+            return found
 
-        self.database.write(work)
+        return self.database.write(work)
 
     def take_outcomes(self, writer: str) -> dict[str, int]:
-        """What became of a writer's spans since it last asked, by outcome; for each of them it is said once."""
-        query = "SELECT outcome, spans FROM fate WHERE writer = ?"
+        """Outcomes of a writer's spans since the last call, as far as other processes have sent or dropped them."""
+        query = "SELECT outcome, spans FROM outcome WHERE writer = ?"
         if not self.database.read(lambda connection: connection.execute(query, (writer,)).fetchall()):
             return {}
 
         def work(connection: sqlite3.Connection) -> dict[str, int]:
             found = dict(connection.execute(query, (writer,)).fetchall())
-            connection.execute("DELETE FROM fate WHERE writer = ?", (writer,))
+            connection.execute("DELETE FROM outcome WHERE writer = ?", (writer,))
             return found
 
         return self.database.write(work)
 
-    def readdress(self, destination: str) -> int:
-        """Addresses everything that was not sent to the destination; returns how many spans wait for it then."""
+    def readdress(self, source: str | None, destination: str, label: str) -> int:
+        """Addresses the waiting batches of one destination, or those without one, to another.
+
+        Args:
+            source: Identity of the destination that they are addressed to; ``None``: none.
+            destination: Identity of the new one.
+            label: Its endpoint, for people.
+
+        Returns:
+            Number of spans that were readdressed.
+        """
 
         def work(connection: sqlite3.Connection) -> int:
-            connection.execute("UPDATE batch SET destination = ? WHERE state = 0", (destination,))
-            return connection.execute("SELECT coalesce(sum(spans), 0) FROM batch WHERE state = 0").fetchone()[0]
-
-        return self.database.write(work)
-
-    def take_lease(self, holder: str, lease_s: float) -> bool:
-        """Makes the holder the one process that sends, for a time; a dead holder's lease runs out by itself."""
-
-        def work(connection: sqlite3.Connection) -> bool:
-            now = time.time()
-            if (lease := _fact(connection, "lease")) is not None:
-                known, term_s, until = lease.split(" ")
-                # An end further away than its own term was written before the clock was set back.
-                if known != holder and now < float(until) <= now + float(term_s):
-                    return False
-            _state(connection, "lease", f"{holder} {lease_s} {now + lease_s}")
-            return True
-
-        return self.database.write(work)
-
-    def release_lease(self, holder: str) -> None:
-        """Lets the next process send at once."""
-        self.database.write(
-            lambda connection: connection.execute(
-                "DELETE FROM fact WHERE name = 'lease' AND value LIKE ?", (f"{holder} %",)
+            where = "state = 0 AND destination IS ?"
+            spans = connection.execute(f"SELECT coalesce(sum(spans), 0) FROM batch WHERE {where}", (source,)).fetchone()  # noqa: S608 our own words
+            connection.execute(f"UPDATE batch SET destination = ? WHERE {where}", (destination, source))  # noqa: S608 our own words
+            connection.execute(
+                "INSERT INTO destination (identity, label) VALUES (?, ?) ON CONFLICT (identity) DO NOTHING",
+                (destination, label),
             )
-        )
+            return spans[0]
 
-    def say_error(self, text: str | None) -> None:
-        """Keeps what the destination said, for whoever asks what is wrong; ``None`` when it takes spans again."""
-        if text is not None:
-            self.database.write(lambda connection: _state(connection, "error", text))
-        elif self.database.read(lambda connection: _fact(connection, "error")) is not None:
-            self.database.write(lambda connection: connection.execute("DELETE FROM fact WHERE name = 'error'"))
+        return self.database.write(work)
 
-    def look(self) -> Outbox:
-        """What is in the store now."""
+    def set_last_error(self, identity: str, text: str | None) -> None:
+        """Keeps the last failure of a destination; ``None`` when it accepts spans again."""
+        query = "SELECT 1 FROM destination WHERE identity = ? AND last_error IS NOT ?"
+        if self.database.read(lambda connection: connection.execute(query, (identity, text)).fetchone()):
+            update = "UPDATE destination SET last_error = ? WHERE identity = ?"
+            self.database.write(lambda connection: connection.execute(update, (text, identity)))
+
+    def stats(self) -> Outbox:
+        """Content of the store now."""
 
         def work(connection: sqlite3.Connection) -> Outbox:
-            spans, size_bytes, waiting = connection.execute("SELECT spans, bytes, waiting FROM total").fetchone()
-            oldest_ns: int | None = None
-            destinations: list[str] = []
-            if waiting:  # or the batches need not be read
-                query = f"SELECT min(created_ns), destination FROM batch WHERE {_UNSENT} GROUP BY destination"  # noqa: S608 our own words
-                found = connection.execute(query).fetchall()
-                oldest_ns = min(created_ns for created_ns, _ in found)
-                destinations = [destination for _, destination in found]
-            outcomes = connection.execute("SELECT outcome, spans FROM fate WHERE writer = ?", (_EVERYBODY,))
-            error = _fact(connection, "error")
-            return Outbox(spans, size_bytes, waiting, oldest_ns, destinations, dict(outcomes.fetchall()), error)
+            spans, size_bytes, waiting = connection.execute("SELECT spans, bytes, waiting FROM totals").fetchone()
+            destinations = _waiting(connection, "destination IS NOT NULL") if waiting else []  # or no batch is read
+            oldest_ns = min((each.oldest_ns for each in destinations), default=None)
+            outcomes = connection.execute("SELECT outcome, spans FROM outcome WHERE writer = ?", (_EVERYBODY,))
+            return Outbox(spans, size_bytes, waiting, oldest_ns, destinations, dict(outcomes.fetchall()))
 
         return self.database.read(work)
 
-    def waiting_for(self, destination: str | None) -> int:
-        """Spans that wait to be sent to this destination; with ``None`` all that are not settled, wherever they go."""
-        where = "state = 0 AND (?1 IS NULL OR destination = ?1)"
-        query = f"SELECT coalesce(sum(spans), 0) FROM batch WHERE {where}"  # noqa: S608 our own words
-        return self.database.read(lambda connection: connection.execute(query, (destination,)).fetchone()[0])
+    def waiting(self) -> list[Waiting]:
+        """What waits, by destination; spans that were written without one are listed too."""
+        return self.database.read(lambda connection: _waiting(connection, "1"))
+
+    def waiting_for(self, identity: str | None) -> int:
+        """Spans that wait to be sent to this destination; with ``None`` those that were written without one."""
+        query = "SELECT coalesce(sum(spans), 0) FROM batch WHERE state = 0 AND destination IS ?"
+        return self.database.read(lambda connection: connection.execute(query, (identity,)).fetchone()[0])
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again. What is in memory is then gone."""
@@ -238,8 +276,8 @@ class SqliteStore:
             self._next_age_check = time.monotonic() + _AGE_CHECK_S
             oldest_ns = time.time_ns() - round(self._max_age_s * 1e9)
             _drop(connection, f"created_ns < {oldest_ns}", "store_age")
-            connection.execute("DELETE FROM fate WHERE writer <> ? AND changed_ns < ?", (_EVERYBODY, oldest_ns))
-        excess = connection.execute("SELECT bytes FROM total").fetchone()[0] - self._max_bytes
+            connection.execute("DELETE FROM outcome WHERE writer <> ? AND changed_ns < ?", (_EVERYBODY, oldest_ns))
+        excess = connection.execute("SELECT bytes FROM totals").fetchone()[0] - self._max_bytes
         if excess <= 0:
             return
         excess += round(self._max_bytes * _ROOM_MADE)
@@ -269,16 +307,15 @@ def _count(connection: sqlite3.Connection, writer: str, outcomes: Mapping[str, i
     for outcome, spans in outcomes.items():
         for whose in {writer, _EVERYBODY}:
             connection.execute(
-                "INSERT INTO fate VALUES (?1, ?2, ?3, ?4) "
+                "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4) "
                 "ON CONFLICT (writer, outcome) DO UPDATE SET spans = spans + ?3, changed_ns = ?4",
                 (whose, outcome, spans, time.time_ns()),
             )
 
 
-def _fact(connection: sqlite3.Connection, name: str) -> str | None:
-    row = connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-    return row[0] if row is not None else None
-
-
-def _state(connection: sqlite3.Connection, name: str, value: str) -> None:
-    connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+def _waiting(connection: sqlite3.Connection, where: str) -> list[Waiting]:
+    rows = connection.execute(
+        "SELECT batch.destination, coalesce(label, ''), sum(spans), min(created_ns), last_error FROM batch "  # noqa: S608 our own words
+        f"LEFT JOIN destination ON identity = batch.destination WHERE state = 0 AND {where} GROUP BY batch.destination"
+    )
+    return [Waiting(*row) for row in rows.fetchall()]

@@ -54,3 +54,69 @@ def _is_taken(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_for_process(handle: int) -> bool:
+    """Takes a record lock on an open file, which belongs to the process; ``False`` if another process holds it."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+class ProcessLock:
+    """A locked file that says a process lives: the kernel releases the lock when it ends, however it ends.
+
+    The lock is a record lock, which no forked child has.
+
+    Args:
+        path: The file; its folder is created with mode 0700.
+
+    Raises:
+        OSError: The file cannot be created or locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
+        self._handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        _own.add(path)
+        fcntl.lockf(self._handle, fcntl.LOCK_EX)  # waits for no more than a look of another process
+
+    def release(self) -> None:
+        """Removes the file and releases the lock; in a forked child the parent keeps both."""
+        if self._handle < 0:
+            return
+        if self._path in _own:
+            _own.discard(self._path)
+            self._path.unlink(missing_ok=True)
+        os.close(self._handle)
+        self._handle = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", -1) >= 0:
+            self.release()
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a living process holds the lock of this file; ``None`` if there is no such file."""
+    if path in _own:  # closing another handle of the file would release the lock
+        return True if path.exists() else None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    except OSError:  # a process of another user
+        return True
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+_own: Final[set[Path]] = set()
+os.register_at_fork(after_in_child=_own.clear)

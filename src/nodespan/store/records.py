@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
+from nodespan.spans.phases import PhaseName
+
 State = Literal["ended", "running", "silent", "lost"]
 """The state of a span or trace.
 
@@ -26,14 +28,14 @@ State = Literal["ended", "running", "silent", "lost"]
 A trace is ``running`` if one of its spans is, else ``silent`` if one is, else ``lost`` if one is, else ``ended``.
 """
 
-Phase = Literal["queued", "loading", "prefilling", "decoding", "retrying", "tool"]
+Phase = PhaseName
 """What an open span does.
 
 - ``queued``: waits for the model; ``position`` is the number of generations before it.
 - ``loading``: the model's file is loaded.
 - ``prefilling``: ``done`` of ``total`` prompt tokens are evaluated.
 - ``decoding``: ``done`` tokens are generated.
-- ``retrying``: waits until a failed attempt is repeated.
+- ``retrying``: waits until a failed attempt is repeated; ``text`` is the class of its error.
 - ``tool``: waits for the tool named in ``text``.
 """
 
@@ -48,7 +50,7 @@ class PhaseRecord(TypedDict):
         done: Tokens so far, for ``prefilling`` and ``decoding``.
         total: Tokens in all, for ``prefilling``.
         position: Generations ahead in the queue, for ``queued``.
-        text: The tool's name or the reason of the retry; no content.
+        text: The tool's name, or the error's class for ``retrying``; no content.
     """
 
     name: Phase
@@ -68,12 +70,14 @@ class ProcessRecord(TypedDict):
         pid: The operating system's id.
         start_ns: When the process first wrote to the store.
         heartbeat_ns: Its last heartbeat; for a ``lost`` span, the last sign of life.
+        silent_s: Time since the last heartbeat, by a clock that is not set; ``None`` after a restart of the machine.
     """
 
     id: str
     pid: int
     start_ns: int
     heartbeat_ns: int
+    silent_s: float | None
 
 
 class EventRecord(TypedDict):
@@ -240,7 +244,7 @@ class Changes(TypedDict):
         cursor: For the next call. An opaque text; it is valid for this store only.
         is_reset: The store was replaced (removed, damaged): drop everything read from it; ``find`` again.
         has_more: More changes are ready; call again at once.
-        traces: Current records of the traces with changes, by start.
+        traces: Current records of the traces with changes, by start; with ``running``, of all traces in it too.
         spans: Newly ended spans, in the order in which they were stored. One with the ids of an open span replaces it.
         running: All open and lost spans now, if their rows have changed since the cursor; they replace those of the
             call before. ``None`` if nothing has changed.
@@ -263,6 +267,7 @@ class StoreStatus(TypedDict):
         size_bytes: Size of the stored batches.
         indexed_spans: Spans in the index; less than ``spans`` while it is being filled.
         is_copy: The file is read as a copy that nobody writes (``immutable=1``): nothing in it is followed.
+        untracked: Spans of living processes that got no row, because 10,000 of their process had one.
         is_index_temporary: The index is not kept, because the folder cannot be written or the file is a copy.
         sees_running: Running spans of other processes are visible (not with ``NODESPAN_STORE=memory``).
     """
@@ -273,6 +278,7 @@ class StoreStatus(TypedDict):
     indexed_spans: int
     is_copy: bool
     is_index_temporary: bool
+    untracked: int
     sees_running: bool
 
 

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodespan.store.database import Schema
+from nodespan.store.running import RUNNING
+from nodespan.store.sqlite_file import Schema
 
 _OUTBOX: Final = (
     """
     CREATE TABLE batch (
         id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that a reader knows how far it has read
         created_ns INTEGER NOT NULL,
-        writer TEXT NOT NULL,                  -- the process, which wants to know what became of its spans
+        writer TEXT NOT NULL,                  -- the processor that wrote it
         spans INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
-        destination TEXT,                      -- NULL: kept here only
+        destination TEXT,                      -- identity of the destination; NULL: kept here only
         state INTEGER NOT NULL DEFAULT 0,      -- 0 waiting, 1 settled
         data BLOB NOT NULL
     )
     """,
-    # What became of a writer's spans, until it comes and takes the figures; and of everybody's, under no name.
+    # The destinations of batches, for people. The identity is a keyed hash; no credential is stored.
     """
-    CREATE TABLE fate (
+    CREATE TABLE destination (
+        identity TEXT PRIMARY KEY,
+        label TEXT NOT NULL,
+        last_error TEXT
+    ) WITHOUT ROWID
+    """,
+    # Spans by outcome: of a writer, for batches that another process has sent, until it takes them; and of all, under
+    # an empty name.
+    """
+    CREATE TABLE outcome (
         writer TEXT NOT NULL,
         outcome TEXT NOT NULL,
         spans INTEGER NOT NULL,
@@ -29,26 +39,25 @@ _OUTBOX: Final = (
         PRIMARY KEY (writer, outcome)
     ) WITHOUT ROWID
     """,
-    "CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    # Sums over the batches: taking them anew at each write would cost more with each batch that is kept.
-    "CREATE TABLE total (spans INTEGER, bytes INTEGER, waiting INTEGER, dropped_batches INTEGER)",
-    "INSERT INTO total VALUES (0, 0, 0, 0)",
+    # Sums over the batches: computing them at each write would cost more with each batch that is kept.
+    "CREATE TABLE totals (spans INTEGER, bytes INTEGER, waiting INTEGER, dropped_batches INTEGER)",
+    "INSERT INTO totals VALUES (0, 0, 0, 0)",
     """
     CREATE TRIGGER batch_comes AFTER INSERT ON batch BEGIN
-        UPDATE total SET spans = spans + NEW.spans, bytes = bytes + NEW.bytes,
+        UPDATE totals SET spans = spans + NEW.spans, bytes = bytes + NEW.bytes,
             waiting = waiting + (NEW.state = 0 AND NEW.destination IS NOT NULL) * NEW.spans;
     END
     """,
     """
     CREATE TRIGGER batch_changes AFTER UPDATE OF state, destination ON batch BEGIN
-        UPDATE total SET waiting = waiting
+        UPDATE totals SET waiting = waiting
             + (NEW.state = 0 AND NEW.destination IS NOT NULL) * NEW.spans
             - (OLD.state = 0 AND OLD.destination IS NOT NULL) * OLD.spans;
     END
     """,
     """
     CREATE TRIGGER batch_goes AFTER DELETE ON batch BEGIN
-        UPDATE total SET spans = spans - OLD.spans, bytes = bytes - OLD.bytes, dropped_batches = dropped_batches + 1,
+        UPDATE totals SET spans = spans - OLD.spans, bytes = bytes - OLD.bytes, dropped_batches = dropped_batches + 1,
             waiting = waiting - (OLD.state = 0 AND OLD.destination IS NOT NULL) * OLD.spans;
     END
     """,
@@ -63,6 +72,6 @@ _IDENTITY: Final = (
 OUTBOX: Final = Schema(
     application_id=0x6E64736F,  # "ndso"
     version=1,
-    statements=(*_OUTBOX, *_IDENTITY),
+    statements=(*_OUTBOX, *_IDENTITY, *RUNNING),
 )
 """The schema of the outbox."""

@@ -42,17 +42,17 @@ def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> lis
     return [_record(connection, row) for row in rows.fetchall()]
 
 
-def changed(connection: sqlite3.Connection, wanted: TraceFilter, batches: tuple[int, int]) -> list[TraceRecord]:
-    """The matching traces with spans in this range of batches, by start."""
-    where, bound = _conditions(wanted, _words(wanted))
-    query = (
-        f"SELECT {_COLUMNS} FROM trace WHERE {where} AND start_ns BETWEEN ? AND ? "  # noqa: S608 our own words
-        "AND id IN (SELECT trace FROM part WHERE batch BETWEEN ? AND ?) ORDER BY start_ns, id"
-    )
-    since_ns = min(max(wanted.since_ns or 0, 0), _MAX)
-    until_ns = _MAX if wanted.until_ns is None else min(wanted.until_ns - 1, _MAX)
-    rows = connection.execute(query, (*bound, since_ns, until_ns, *batches))
-    return [_record(connection, row) for row in rows.fetchall()]
+def changed(connection: sqlite3.Connection, batches: tuple[int, int]) -> list[TraceRecord]:
+    """The traces with spans in this range of batches."""
+    query = f"SELECT {_COLUMNS} FROM trace WHERE id IN (SELECT trace FROM part WHERE batch BETWEEN ? AND ?)"  # noqa: S608 our own words
+    return [_record(connection, row) for row in connection.execute(query, batches).fetchall()]
+
+
+def by_ids(connection: sqlite3.Connection, trace_ids: Iterable[str]) -> dict[str, TraceRecord]:
+    """The traces with these ids that have ended spans."""
+    query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id = ?"  # noqa: S608 our own words
+    rows = (connection.execute(query, (trace_id,)).fetchone() for trace_id in trace_ids)
+    return {row[1]: _record(connection, row) for row in rows if row is not None}
 
 
 def by_prefix(connection: sqlite3.Connection, prefix: str) -> list[TraceRecord]:

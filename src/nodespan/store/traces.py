@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.spans.log import warn
-from nodespan.store import search
+from nodespan.store import merge, search
 from nodespan.store.convert import span_records
 from nodespan.store.database import MEMORY, Database, DatabaseReader
 from nodespan.store.index import INDEX, Index, indexed_spans
 from nodespan.store.paths import index_path
 from nodespan.store.records import ANY
+from nodespan.store.running import OpenSpans, keep_lost, read_open
 from nodespan.store.schema import OUTBOX
 
 if TYPE_CHECKING:
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from nodespan.store.outbox import SqliteStore
-    from nodespan.store.records import Changes, SpanRecord, StoreStatus, TraceContent, TraceFilter, TraceRecord
+    from nodespan.store.records import Changes, StoreStatus, TraceContent, TraceFilter, TraceRecord
 
 _POLL_S: Final = 0.05
+_STATES_S: Final = 0.5
+"""How often a follower looks whether the processes with open spans live."""
 _FOLLOWED_BATCHES: Final = 32
 _FOLLOWED_BYTES: Final = 4 * 1024 * 1024
 
@@ -56,7 +61,7 @@ class StoreReader:
         self._fill_s = fill_s
         self._index: Index | None = None
         self._is_index_unavailable = False
-        self._followed: object = None
+        self._followed: tuple[str, object, float] = ("", None, 0.0)
 
     def __enter__(self) -> StoreReader:
         return self
@@ -83,7 +88,24 @@ class StoreReader:
         Raises:
             StoreError: The store cannot be read.
         """
-        return self._search(lambda connection: search.find(connection, wanted, limit))
+        spans = merge.by_trace(self._open_spans().spans.values())
+        if not spans and not wanted.is_running:
+            return self._search(lambda connection: search.find(connection, wanted, limit))
+        ended = self._search(lambda connection: search.by_ids(connection, [*spans, *filter(None, [wanted.before])]))
+        opened = [merge.with_open_spans(ended.get(trace_id), spans[trace_id]) for trace_id in spans]
+        if wanted.before is not None:
+            last = next((trace for trace in opened if trace["trace_id"] == wanted.before), ended.get(wanted.before))
+            until_ns = 0 if last is None else min(last["start_ns"], wanted.until_ns or last["start_ns"])
+            of_page = replace(wanted, until_ns=until_ns)
+            # Of traces that start at once, those with open spans come first; the index orders the others by itself.
+            wanted = replace(of_page, before=None) if wanted.before in spans else wanted
+        else:
+            of_page = wanted
+        found = [trace for trace in opened if merge.matches(trace, of_page)]
+        if not wanted.is_running:
+            more = self._search(lambda connection: search.find(connection, wanted, limit + len(spans)))
+            found += [trace for trace in more if trace["trace_id"] not in spans]
+        return sorted(found, key=lambda trace: -trace["start_ns"])[:limit]
 
     def get(self, trace_id: str) -> TraceContent:
         """Get a trace with its spans.
@@ -96,12 +118,13 @@ class StoreReader:
         """
         found = self._get(trace_id)
         batches = self._search(lambda connection: search.batches_of(connection, found["trace_id"]))
-        spans: dict[str, SpanRecord] = {}
+        opened = self._open_spans().spans.values()
+        spans = {span["span_id"]: span for span in opened if span["trace_id"] == found["trace_id"]}
         for batch_id in batches:
             data = self._outbox.read(lambda connection, batch_id=batch_id: _data(connection, batch_id))
             if data is not None:  # it may have been deleted meanwhile
                 spans.update((span["span_id"], span) for span in span_records(data, found["trace_id"]))
-        ordered = sorted(spans.values(), key=lambda span: (span["start_ns"], -(span["end_ns"] or 0)))
+        ordered = sorted(spans.values(), key=lambda span: (span["start_ns"], -span["duration_s"]))
         return {"trace": found, "spans": ordered, "graphs": {}}
 
     def cursor(self) -> str:
@@ -109,7 +132,8 @@ class StoreReader:
 
         Take it before ``find`` or ``get``: a change between the two is then given twice, never missed.
         """
-        return self._outbox.read(self._now)
+        opened = self._open_spans()
+        return self._outbox.read(lambda connection: self._now(connection, opened))
 
     def follow(self, cursor: str, wanted: TraceFilter = ANY, wait_s: float = 0.0) -> Changes:
         """Return what has changed since a cursor, a few MB at most.
@@ -128,12 +152,9 @@ class StoreReader:
         """
         deadline = time.monotonic() + wait_s
         while True:
-            version = cursor, self._outbox.version()
-            if version != self._followed:
+            if not self._is_unchanged(cursor):
                 changes = self._changes(cursor, wanted)
                 cursor = changes["cursor"]
-                if not changes["has_more"]:
-                    self._followed = cursor, version[1]
                 if changes["traces"] or changes["is_reset"] or changes["has_more"] or changes["running"] is not None:
                     return changes
             if (left_s := deadline - time.monotonic()) <= 0:
@@ -162,7 +183,7 @@ class StoreReader:
         Raises:
             StoreError: The store cannot be read.
         """
-        query = "SELECT spans, bytes FROM total"
+        query = "SELECT spans, bytes FROM totals"
         spans, size_bytes = self._outbox.read(lambda connection: connection.execute(query).fetchone())
         return {
             "path": str(self._path),
@@ -170,6 +191,7 @@ class StoreReader:
             "size_bytes": size_bytes,
             "indexed_spans": self._with_index(lambda index: index.database.read(indexed_spans)),
             "is_copy": self._is_copy(),
+            "untracked": self._open_spans().untracked,
             "is_index_temporary": self._with_index(lambda index: index.database.path == MEMORY),
             "sees_running": self._path != MEMORY and not self._is_copy(),
         }
@@ -203,13 +225,20 @@ class StoreReader:
         self._outbox.version()
         if self._is_absent():
             raise StoreError(f"There is no store at {self._path}.")
-        self._outbox.copy_to(path)
+        self._outbox.copy_to(path, lambda connection: keep_lost(connection, self._path))
 
     def _get(self, prefix: str) -> TraceRecord:
-        found = self._search(lambda connection: search.by_prefix(connection, prefix))
-        if not found and self._fill_s is not None:
+        ended = self._search(lambda connection: search.by_prefix(connection, prefix))
+        if not ended and self._fill_s is not None:
             self.fill()
-            found = self._search(lambda connection: search.by_prefix(connection, prefix))
+            ended = self._search(lambda connection: search.by_prefix(connection, prefix))
+        spans = merge.by_trace(
+            span for span in self._open_spans().spans.values() if span["trace_id"].startswith(prefix.lower())
+        )
+        found = [trace for trace in ended if trace["trace_id"] not in spans]
+        if spans:
+            known = {trace["trace_id"]: trace for trace in ended}
+            found += [merge.with_open_spans(known.get(trace_id), spans[trace_id]) for trace_id in spans]
         if len(found) != 1:
             what = "More than one trace" if found else "No trace"
             raise StoreError(
@@ -217,32 +246,59 @@ class StoreReader:
             )
         return found[0]
 
+    def _is_unchanged(self, cursor: str) -> bool:
+        version = self._outbox.version()
+        known, known_version, until = self._followed
+        return (cursor, version) == (known, known_version) and time.monotonic() < until
+
     def _changes(self, cursor: str, wanted: TraceFilter) -> Changes:
-        store_id, after = _parsed(cursor)
-        now = self.cursor()
-        store_now, last = _parsed(now)
-        if (store_id and store_id != store_now) or after > last:
-            return {**_no_changes(now), "is_reset": True}
-        batches = self._outbox.read(lambda connection: _batches_after(connection, after))
-        if not batches:
-            return _no_changes(now)
-        until = batches[-1][0]
-        traces = self._search(lambda connection: search.changed(connection, wanted, (after + 1, until)))
-        matching = {trace["trace_id"] for trace in traces}
-        spans = [span for _, data in batches for span in span_records(data) if span["trace_id"] in matching]
+        version = self._outbox.version()
+        since = _parsed(cursor)
+        opened = self._open_spans()
+        now = _parsed(self._outbox.read(lambda connection: self._now(connection, opened)))
+        if (since.store_id and since.store_id != now.store_id) or since.batch > now.batch:
+            return {**_no_changes(str(now)), "is_reset": True}
+        batches = self._outbox.read(lambda connection: _batches_after(connection, since.batch))
+        until = batches[-1][0] if batches else since.batch
+        is_open_changed = since.running != now.running
+        reached = str(now._replace(batch=until))
+        if until == now.batch or not batches:
+            # The state of a process changes without a write: it stops, or dies.
+            self._followed = reached, version, time.monotonic() + (_STATES_S if opened.spans else math.inf)
+        if not batches and not is_open_changed:
+            return _no_changes(reached)
+        spans = merge.by_trace(opened.spans.values())
+        ended = {
+            trace["trace_id"]: trace
+            for trace in self._search(lambda connection: search.changed(connection, (since.batch + 1, until)))
+        }
+        if is_open_changed:
+            ended |= self._search(lambda connection: search.by_ids(connection, spans.keys() - ended.keys()))
+        ids = ended.keys() | spans.keys() if is_open_changed else ended.keys()
+        traces = [
+            merge.with_open_spans(ended.get(trace_id), spans[trace_id]) if trace_id in spans else ended[trace_id]
+            for trace_id in ids
+        ]
+        matching = {trace["trace_id"]: trace for trace in traces if merge.matches(trace, wanted)}
         return {
-            "cursor": f"{store_now}.{until}",
+            "cursor": reached,
             "is_reset": False,
-            "has_more": until < last,
-            "traces": traces,
-            "spans": spans,
-            "running": None,
+            "has_more": bool(batches) and until < now.batch,
+            "traces": sorted(matching.values(), key=lambda trace: trace["start_ns"]),
+            "spans": [span for _, data in batches for span in span_records(data) if span["trace_id"] in matching],
+            "running": (
+                [span for span in opened.spans.values() if span["trace_id"] in matching] if is_open_changed else None
+            ),
         }
 
-    def _now(self, connection: sqlite3.Connection) -> str:
+    def _open_spans(self) -> OpenSpans:
+        path = None if self._path == MEMORY else self._path
+        return self._outbox.read(lambda connection: read_open(connection, path))
+
+    def _now(self, connection: sqlite3.Connection, opened: OpenSpans) -> str:
         store_id = connection.execute("SELECT store_id FROM identity").fetchone()[0]
         last = connection.execute("SELECT coalesce(max(id), 0) FROM batch").fetchone()[0]
-        return ".0" if self._is_absent() else f"{store_id}.{last}"
+        return str(_Cursor("" if self._is_absent() else store_id, last, opened.token))
 
     def _search(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         def fill_and_read(index: Index) -> _T:
@@ -283,11 +339,22 @@ class StoreReader:
         return isinstance(self._outbox, DatabaseReader) and self._outbox.is_absent
 
 
-def _parsed(cursor: str) -> tuple[str, int]:
-    store_id, separator, batch = cursor.rpartition(".")
-    if not separator or not batch.isdecimal():
-        raise StoreError(f"{cursor!r} is not a cursor of this store. Call cursor() for one.")
-    return store_id, int(batch)
+class _Cursor(NamedTuple):
+    """Where a follower stands: in which file, after which batch, and with which open spans."""
+
+    store_id: str
+    batch: int
+    running: str
+
+    def __str__(self) -> str:
+        return f"{self.store_id}.{self.batch}.{self.running}"
+
+
+def _parsed(cursor: str) -> _Cursor:
+    parts = cursor.split(".")
+    if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdecimal()):
+        raise StoreError(f"{cursor!r} is not a cursor of a store. Call cursor() for one.")
+    return _Cursor(parts[0], int(parts[1]), parts[2])
 
 
 def _no_changes(cursor: str) -> Changes:

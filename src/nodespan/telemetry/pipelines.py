@@ -12,8 +12,9 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tra
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from typing_extensions import override
 
-from nodespan.delivery.outage_log import SaidOnce
-from nodespan.delivery.processor import DESTINATION_READINGS, READINGS, StoreSpanProcessor
+from nodespan.delivery.outage_log import OutageLog
+from nodespan.delivery.processor import StoreSpanProcessor
+from nodespan.delivery.readings import DESTINATION_READINGS, READINGS
 from nodespan.fastspan import NodespanTracerProvider
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
@@ -22,12 +23,14 @@ from nodespan.store import open_store
 from nodespan.telemetry.logger_provider import NodespanLoggerProvider
 from nodespan.telemetry.logs import OTelHandler
 from nodespan.telemetry.meter_provider import NodespanMeterProvider
-from nodespan.telemetry.providers import make_logger_provider, make_meter_provider, make_resource, make_sender
+from nodespan.telemetry.providers import make_logger_provider, make_meter_provider, make_resource, valid_sdk_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
+    from opentelemetry.sdk.trace import Span
 
     from nodespan.telemetry.providers import Stop
     from nodespan.telemetry.settings import Settings
@@ -41,6 +44,11 @@ class _Attached(SpanProcessor):
 
     def __init__(self) -> None:
         self.target: SpanProcessor | None = None
+
+    @override
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self.target is not None:
+            self.target.on_start(span, parent_context)
 
     @override
     def on_end(self, span: ReadableSpan) -> None:
@@ -73,7 +81,7 @@ class Pipelines:
     def __init__(self, settings: Settings) -> None:
         self.delivery: StoreSpanProcessor | None = None
         self._settings = settings
-        self._outages = SaidOnce()
+        self._outages = OutageLog()
         self._stops: list[Stop] = []
         existing: Any = trace.get_tracer_provider()
         is_ours = isinstance(existing, NodespanTracerProvider)
@@ -108,17 +116,21 @@ class Pipelines:
                 cls._tracers.shutdown_others()
 
     def _set_up_all(self) -> None:
-        settings, resource = self._settings, make_resource(self._settings)
-        meters = make_meter_provider(settings, resource, self._outages)  # first: a setting that is wrong raises here
-        loggers = make_logger_provider(settings, resource, self._outages)
-        defaults = TracerProvider(resource=resource, shutdown_on_exit=False)
-        processor = self._make_processor()
-        provider = self._tracer_provider()
+        settings = self._settings
         if settings.is_disabled:
+            provider = self._tracer_provider()
             provider.suspend()
-        else:
-            provider.apply(resource, defaults.sampler, SpanLimits(), processor)
-        self._stops.append(lambda _: self._stop_traces(provider, processor))
+            return
+        with valid_sdk_variables():
+            resource = make_resource(settings)
+            meters = make_meter_provider(settings, resource, self._outages)
+            loggers = make_logger_provider(settings, resource, self._outages)
+            sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
+            limits = SpanLimits()
+            provider = self._tracer_provider()
+        processors = self._make_processors()
+        provider.apply(resource, sampler, limits, processors)
+        self._stops.append(lambda timeout_s: self._stop_traces(provider, timeout_s))
         self._use_meters(meters)
         self._use_loggers(loggers)
         self._observe()
@@ -132,45 +144,47 @@ class Pipelines:
         trace.set_tracer_provider(provider)
         return provider
 
-    def _stop_traces(self, provider: NodespanTracerProvider, processor: SpanProcessor | None) -> None:
-        if processor is not None:
-            processor.shutdown()
+    def _stop_traces(self, provider: NodespanTracerProvider, timeout_s: float) -> None:
         provider.suspend()
+        if self.delivery is not None:
+            self.delivery.shutdown(timeout_s)
 
     def _attach(self, existing: Any) -> None:
-        settings, resource = self._settings, make_resource(self._settings)
+        settings = self._settings
         attached = self._attached.get(existing)
         if attached is None:
             attached = self._attached[existing] = _Attached()
             existing.add_span_processor(attached)
         attached.target = delivery = self._make_delivery()
-        self._stops.append(lambda _: self._detach(attached, delivery))
-        if settings.exporter_of("metrics") == "otlp":
+        self._stops.append(lambda timeout_s: self._detach(attached, delivery, timeout_s))
+        with valid_sdk_variables():
+            resource = make_resource(settings)
             self._use_meters(make_meter_provider(settings, resource, self._outages))
-        if settings.exporter_of("logs") == "otlp":
             self._use_loggers(make_logger_provider(settings, resource, self._outages))
         self._observe()
 
-    def _detach(self, attached: _Attached, delivery: StoreSpanProcessor) -> None:
-        delivery.shutdown()
+    def _detach(self, attached: _Attached, delivery: StoreSpanProcessor, timeout_s: float) -> None:
         attached.target = None
+        delivery.shutdown(timeout_s)
 
-    def _make_processor(self) -> SpanProcessor | None:
-        kind = self._settings.exporter_of("traces")
-        if kind == "console":
-            return SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout))
-        return None if kind == "none" else self._make_delivery()
+    def _make_processors(self) -> list[SpanProcessor]:
+        exporters = self._settings.exporters_of("traces")
+        processors: list[SpanProcessor] = []
+        if "otlp" in exporters or "local" in exporters:
+            processors.append(self._make_delivery())
+        if "console" in exporters:
+            processors.append(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
+        return processors
 
     def _make_delivery(self) -> StoreSpanProcessor:
         settings = self._settings
-        destination = settings.endpoint_of("traces") if settings.exporter_of("traces") == "otlp" else None
         self.delivery = StoreSpanProcessor(
             open_store(),
-            destination,
-            lambda: make_sender(settings),
+            settings.destination(),
             self._outages,
             settings.write_interval_s,
             settings.queue_max,
+            settings.running_after_s,
         )
         return self.delivery
 
@@ -178,7 +192,7 @@ class Pipelines:
         """Reports the figures of delivery, once the meter provider is there."""
         delivery, instruments = self.delivery, get_instruments()
         if delivery is not None:
-            has_destination = self._settings.exporter_of("traces") == "otlp"
+            has_destination = self._settings.destination() is not None
             instruments.observe(delivery, READINGS | (DESTINATION_READINGS if has_destination else {}))
             self._stops.append(lambda _: instruments.unobserve(delivery))
 

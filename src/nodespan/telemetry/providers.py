@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, ConsoleLogRecordExporter
@@ -11,109 +13,180 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
-from nodespan.delivery.outage_log import SaidOnce, exporting
+from nodespan.delivery.outage_log import OutageLog, exporting
+from nodespan.telemetry.env import number, report_problem
 
 if TYPE_CHECKING:
-    from nodespan.delivery.senders.answer import Sender
+    from nodespan.delivery.destination import Destination
     from nodespan.telemetry.settings import Settings, Signal
 
 Stop = Callable[[float], object]
 """Flushes and stops, in at most so many seconds."""
+Meters = tuple[MeterProvider, Stop]
+Loggers = tuple[LoggerProvider, Stop]
+
+_NUMBERS: Final = {
+    "OTEL_METRIC_EXPORT_INTERVAL": 60_000.0,
+    "OTEL_METRIC_EXPORT_TIMEOUT": 30_000.0,
+    "OTEL_BLRP_SCHEDULE_DELAY": 1_000.0,
+    "OTEL_BLRP_EXPORT_TIMEOUT": 30_000.0,
+    "OTEL_BLRP_MAX_QUEUE_SIZE": 2_048.0,
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": 512.0,
+}
+"""Variables that only the SDK reads, and for which it raises."""
+_COUNTS: Final = tuple(
+    f"OTEL_{of}_COUNT_LIMIT"
+    for of in (
+        "ATTRIBUTE", "SPAN_ATTRIBUTE", "SPAN_EVENT", "SPAN_LINK", "EVENT_ATTRIBUTE", "LINK_ATTRIBUTE",
+        "LOGRECORD_ATTRIBUTE",
+    )
+) + tuple(f"OTEL_{of}ATTRIBUTE_VALUE_LENGTH_LIMIT" for of in ("", "SPAN_", "LOGRECORD_"))  # fmt: skip
+
+
+@contextmanager
+def valid_sdk_variables() -> Generator[None]:
+    """Hides the variables that are invalid for the SDK while it reads them, and reports each."""
+    hidden: dict[str, str] = {}
+    for name, default in _NUMBERS.items():
+        if (value := os.environ.get(name, "").strip()) and number((name,), default) != _float(value):
+            hidden[name] = value
+    for name in _COUNTS:
+        value = os.environ.get(name, "").strip()
+        if value and not value.isdigit():
+            report_problem(f"{name} is {value!r}; it must be a whole number. The default is used.")
+            hidden[name] = value
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _float(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def make_resource(settings: Settings) -> Resource:
-    """What the process is. ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` go before the arguments."""
+    """Describes the process. ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` take precedence over arguments."""
     given: dict[str, Any] = dict(settings.resource_attributes)
     if settings.service_name:
         given[SERVICE_NAME] = settings.service_name
     return Resource.create(given).merge(OTELResourceDetector().detect())
 
 
-def make_meter_provider(settings: Settings, resource: Resource, said: SaidOnce) -> tuple[MeterProvider, Stop] | None:
-    """Exports metrics every ``OTEL_METRIC_EXPORT_INTERVAL``; ``None`` where they go nowhere."""
-    kind = settings.exporter_of("metrics")
-    if kind in {"none", "local"}:
+def make_meter_provider(settings: Settings, resource: Resource, outages: OutageLog) -> Meters | None:
+    """Exports metrics every ``OTEL_METRIC_EXPORT_INTERVAL``; ``None`` where they are not recorded."""
+    exporters: list[Any] = []
+    if "console" in settings.exporters_of("metrics"):
+        exporters.append(ConsoleMetricExporter())
+    if (destination := settings.destination("metrics")) is not None:
+        exporters.append(_metric_exporter(destination))
+        _log_outages(exporters[-1], destination, "metrics", outages)
+    if not exporters:
         return None
-    exporter: Any
-    if kind == "console":
-        exporter = ConsoleMetricExporter()
-    elif settings.protocol_of("metrics") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-
-        from nodespan.delivery.senders.otlp_grpc import grpc_compression
-
-        exporter = GrpcExporter(
-            settings.exporter_endpoint("metrics"),
-            headers=settings.headers_of("metrics"),
-            compression=grpc_compression(settings.compression_of("metrics")),
-        )
-    else:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
-
-        exporter = HttpExporter(settings.exporter_endpoint("metrics"), headers=settings.headers_of("metrics"))
-    _say_trouble_once(exporter, settings, "metrics", said)
-    provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource, shutdown_on_exit=False)
+    readers = [PeriodicExportingMetricReader(exporter) for exporter in exporters]
+    provider = MeterProvider(readers, resource, shutdown_on_exit=False)
     return provider, lambda timeout_s: provider.shutdown(timeout_s * 1e3)
 
 
-def make_logger_provider(settings: Settings, resource: Resource, said: SaidOnce) -> tuple[LoggerProvider, Stop] | None:
-    """Exports log records; ``None`` where they go nowhere."""
-    kind = settings.exporter_of("logs")
-    if kind in {"none", "local"}:
+def make_logger_provider(settings: Settings, resource: Resource, outages: OutageLog) -> Loggers | None:
+    """Exports log records; ``None`` where they are not recorded."""
+    exporters: list[Any] = []
+    if "console" in settings.exporters_of("logs"):
+        exporters.append(ConsoleLogRecordExporter())
+    if (destination := settings.destination("logs")) is not None:
+        exporters.append(_log_exporter(destination))
+        _log_outages(exporters[-1], destination, "logs", outages)
+    if not exporters:
         return None
-    exporter: Any
-    if kind == "console":
-        exporter = ConsoleLogRecordExporter()
-    elif settings.protocol_of("logs") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
-
-        from nodespan.delivery.senders.otlp_grpc import grpc_compression
-
-        exporter = GrpcExporter(
-            settings.exporter_endpoint("logs"),
-            headers=settings.headers_of("logs"),
-            compression=grpc_compression(settings.compression_of("logs")),
-        )
-    else:
-        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
-
-        exporter = HttpExporter(settings.exporter_endpoint("logs"), headers=settings.headers_of("logs"))
-    _say_trouble_once(exporter, settings, "logs", said)
-    processor = BatchLogRecordProcessor(exporter)
+    processors = [BatchLogRecordProcessor(exporter) for exporter in exporters]
     provider = LoggerProvider(resource, shutdown_on_exit=False)
-    provider.add_log_record_processor(processor)
+    for processor in processors:
+        provider.add_log_record_processor(processor)
 
     def stop(timeout_s: float) -> None:
-        # The public ways have no timeout, and wait for 30 s.
-        batches = processor._batch_processor  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        batches.shutdown(round(timeout_s * 1e3))
+        for processor in processors:
+            # The public ways have no timeout, and wait for 30 s.
+            batches = getattr(processor, "_batch_processor", None)
+            if batches is not None:
+                batches.shutdown(round(timeout_s * 1e3))
         provider.shutdown()
 
     return provider, stop
 
 
-def _say_trouble_once(exporter: Any, settings: Settings, signal: Signal, said: SaidOnce) -> None:
-    """The SDK's exporters log every try that fails; with a destination that is down that is all there is to read."""
-    export = exporter.export
-    destination = settings.endpoint_of(signal)
+def _metric_exporter(destination: Destination) -> Any:
+    if destination.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-    def say(why: str, _will_retry: bool) -> None:
-        said.warn(f"{destination} is down", "%s does not take %s now (%s).", destination, signal, why)
+        return GrpcExporter(**_grpc_arguments(destination))
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+    return HttpExporter(**_http_arguments(destination))
+
+
+def _log_exporter(destination: Destination) -> Any:
+    if destination.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
+
+        return GrpcExporter(**_grpc_arguments(destination))
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
+
+    return HttpExporter(**_http_arguments(destination))
+
+
+def _http_arguments(destination: Destination) -> dict[str, Any]:
+    from opentelemetry.exporter.otlp.proto.http import Compression
+
+    return {
+        "endpoint": destination.endpoint,
+        "headers": dict(destination.headers),
+        "timeout": destination.timeout_s,
+        "compression": {"gzip": Compression.Gzip, "deflate": Compression.Deflate}.get(
+            destination.compression, Compression.NoCompression
+        ),
+        "certificate_file": destination.certificate,
+        "client_key_file": destination.client_key,
+        "client_certificate_file": destination.client_certificate,
+    }
+
+
+def _grpc_arguments(destination: Destination) -> dict[str, Any]:
+    import grpc
+
+    credentials = None
+    if not destination.is_insecure:
+        from nodespan.delivery.senders.otlp_grpc import channel_credentials
+
+        credentials = channel_credentials(destination)
+    is_gzip = destination.compression == "gzip"
+    return {
+        "endpoint": destination.endpoint,
+        "insecure": destination.is_insecure,
+        "credentials": credentials,
+        "headers": dict(destination.headers),
+        "timeout": destination.timeout_s,
+        "compression": grpc.Compression.Gzip if is_gzip else grpc.Compression.NoCompression,
+    }
+
+
+def _log_outages(exporter: Any, destination: Destination, signal: Signal, outages: OutageLog) -> None:
+    """Replaces the SDK's log line for each failed try by one for the begin and one for the end of an outage."""
+    export = exporter.export
+    subject = f"{destination.label} {signal}"
+
+    def failed(why: str) -> None:
+        outages.failed(subject, "Cannot export %s to %s (%s).", signal, destination.label, why)
 
     def export_quietly(*args: Any, **kwargs: Any) -> Any:
-        with exporting(say):
-            return export(*args, **kwargs)
+        with exporting(failed):
+            result = export(*args, **kwargs)
+        if getattr(result, "name", "") == "SUCCESS":
+            outages.succeeded(subject, f"Exporting {signal} to {destination.label}")
+        return result
 
     exporter.export = export_quietly
-
-
-def make_sender(settings: Settings) -> Sender:
-    """Sends to the endpoint of traces."""
-    endpoint, headers = settings.exporter_endpoint("traces"), settings.headers_of("traces")
-    if settings.protocol_of("traces") == "grpc":
-        from nodespan.delivery.senders.otlp_grpc import GrpcSender
-
-        return GrpcSender(endpoint, headers, settings.compression_of("traces"))
-    from nodespan.delivery.senders.otlp_http import HttpSender
-
-    return HttpSender(endpoint, headers)

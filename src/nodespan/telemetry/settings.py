@@ -1,178 +1,202 @@
-"""What `configure()` was told: OTEL_* variables first, then its arguments, then the defaults."""
+"""The settings of a configuration: OTEL_* variables take precedence over arguments, and these over the defaults."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
+from nodespan.delivery.destination import Destination, Protocol, normalised, without_credentials
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
+from nodespan.delivery.running_spans import AFTER_S
 from nodespan.errors import ConfigurationError
 from nodespan.store.location import positive_variable
+from nodespan.telemetry import env
 
 Signal = Literal["traces", "metrics", "logs"]
-Protocol = Literal["http/protobuf", "grpc"]
 Exporter = Literal["otlp", "console", "none", "local"]
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
-HEADERS: Final = "OTEL_EXPORTER_OTLP_HEADERS"
-COMPRESSION: Final = "OTEL_EXPORTER_OTLP_COMPRESSION"
 _DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
-_PROTOCOLS: Final = ("http/protobuf", "grpc")
-_EXPORTERS: Final = ("otlp", "console", "none")
+_PROTOCOLS: Final[tuple[Protocol, ...]] = ("http/protobuf", "grpc")
+_EXPORTERS: Final[tuple[Exporter, ...]] = ("otlp", "console", "none")
+_TIMEOUT_MAX_S: Final = 60.0
+_UNSUPPORTED: Final = ("OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE", "OTEL_PYTHON_ID_GENERATOR")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The arguments of ``configure()``, as they were given.
+    """The arguments of ``configure()``.
+
+    An invalid argument is an error. An invalid ``OTEL_*`` variable is a logged problem (``env.report_problem``), and
+    the default is used for that signal alone.
 
     Attributes:
-        zero_code: ``opentelemetry-instrument`` asks, and not the program, which may still ask in its own words.
+        zero_code: ``opentelemetry-instrument`` configures; the program may still call ``configure()`` itself.
     """
 
     service_name: str | None = None
-    endpoint: str | None = None
+    endpoint: str | None = field(default=None, repr=False)  # it may hold a password
     protocol: str | None = None
     headers: Mapping[str, str] | None = field(default=None, repr=False)  # they may hold a key
     resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     attach: bool = False
     zero_code: bool = False
 
-    def endpoint_of(self, signal: Signal) -> str | None:
-        """Where the signal goes, or ``None``: the variable of the signal, the common one, then the argument.
+    def check(self) -> None:
+        """Checks the arguments.
 
         Raises:
-            ConfigurationError: It is no address.
+            ConfigurationError: An argument is invalid.
         """
-        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", ENDPOINT):
-            if value := os.environ.get(name, "").strip():
-                return _checked_endpoint(value, name, self.protocol_of(signal))
-        if self.endpoint is None:
-            # Asked for by name and with no address, it goes where the OpenTelemetry specification says.
-            asked = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip() == "otlp"
-            return _DEFAULT_ENDPOINTS[self.protocol_of(signal)] if asked else None
-        return _checked_endpoint(self.endpoint, "configure(endpoint=...)", self.protocol_of(signal))
-
-    def exporter_endpoint(self, signal: Signal) -> str | None:
-        """What the SDK's exporter is to be given; ``None`` where it reads the variables itself."""
-        if any(os.environ.get(n, "").strip() for n in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", ENDPOINT)):
-            return None
-        endpoint = self.endpoint_of(signal)
-        if endpoint is None or self.protocol_of(signal) == "grpc":
-            return endpoint
-        return f"{endpoint.rstrip('/')}/v1/{signal}"
-
-    def headers_of(self, signal: Signal) -> dict[str, str]:
-        """The headers of the argument, and over them those of the variable of the signal, or of the common one."""
-        given = {name.lower(): value for name, value in (self.headers or {}).items()}
-        variable = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS") or os.environ.get(HEADERS, "")
-        return {**given, **parse_env_headers(variable, liberal=True)}
-
-    def compression_of(self, signal: Signal) -> str:
-        """``none`` unless something else is asked for; with gRPC that can only be gzip.
-
-        Raises:
-            ConfigurationError: It is something else.
-        """
-        allowed = ("none", "gzip") if self.protocol_of(signal) == "grpc" else ("none", "gzip", "deflate")
-        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_COMPRESSION", COMPRESSION):
-            if value := os.environ.get(name, "").strip().lower():
-                return _one_of(value, allowed, name)
-        return "none"
-
-    def _check_exporter(self, signal: Signal) -> None:
-        """Looks at what only the SDK's exporters read, which would fail later, and in other words.
-
-        Raises:
-            ConfigurationError: A variable has a value that cannot work.
-        """
-        self.compression_of(signal)
-        for prefix in ("OTEL_EXPORTER_OTLP_", f"OTEL_EXPORTER_OTLP_{signal.upper()}_"):
-            positive_variable(f"{prefix}TIMEOUT", 10)
-            for what in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
-                path = os.environ.get(prefix + what, "").strip()
-                if path and not Path(path).is_file():
-                    raise ConfigurationError(f"{prefix}{what} is {path!r}, and there is no such file. Give a PEM file.")
+        if self.protocol is not None and self.protocol not in _PROTOCOLS:
+            raise ConfigurationError(
+                f"configure(protocol={self.protocol!r}) is invalid. It can be {', '.join(_PROTOCOLS)}."
+            )
+        if self.endpoint is not None and not _is_address(self.endpoint, self.protocol_of("traces")):
+            raise ConfigurationError(
+                f"configure(endpoint=...) is not a valid URL: {without_credentials(self.endpoint)!r}. "
+                f"Example: {_DEFAULT_ENDPOINTS[self.protocol_of('traces')]}"
+            )
 
     def difference(self, other: Settings) -> str:
-        """The settings that differ, with both values, as a user gave them; headers are named without their values."""
+        """The settings that differ, with both values; credentials are named without their values."""
         found: list[str] = []
         for each in fields(self):
             mine, theirs = getattr(self, each.name), getattr(other, each.name)
             if mine != theirs:
-                found.append(f"{each.name}={mine!r}, now {theirs!r}" if each.repr else f"other {each.name}")
+                found.append(f"{each.name}={mine!r}, now {theirs!r}" if each.repr else f"another {each.name}")
         return "; ".join(found)
+
+    def destination(self, signal: Signal = "traces") -> Destination | None:
+        """Where the signal is sent; ``None`` where it is not sent."""
+        endpoint = self.endpoint_of(signal)
+        if endpoint is None or "otlp" not in self.exporters_of(signal):
+            return None
+        protocol = self.protocol_of(signal)
+        url, credentials = normalised(endpoint)
+        if protocol == "http/protobuf" and not self._is_of_signal(signal):
+            url = f"{url}/v1/{signal}"
+        insecure_names = f"OTEL_EXPORTER_OTLP_{signal.upper()}_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"
+        scheme = urlsplit(url).scheme
+        return Destination(
+            url,
+            protocol,
+            {**credentials, **self.headers_of(signal)},
+            self.compression_of(signal),
+            self.timeout_s_of(signal),
+            env.file(*_names(signal, "CERTIFICATE")),
+            env.file(*_names(signal, "CLIENT_KEY")),
+            env.file(*_names(signal, "CLIENT_CERTIFICATE")),
+            is_insecure=scheme == "http" or (scheme != "https" and env.text_of(*insecure_names)[1].lower() == "true"),
+        )
+
+    def endpoint_of(self, signal: Signal) -> str | None:
+        """The endpoint as given, or ``None``: the variable of the signal, the common one, then the argument."""
+        name, value = env.text_of(*_names(signal, "ENDPOINT"))
+        if value and not _is_address(value, self.protocol_of(signal)):
+            example = _DEFAULT_ENDPOINTS[self.protocol_of(signal)]
+            env.report_problem(f"{name} is not a valid URL: {without_credentials(value)!r}. Example: {example}")
+            value = ""
+        if value or self.endpoint is not None:
+            return value or self.endpoint
+        # Selected by name and without an endpoint, it is sent where the OpenTelemetry specification says.
+        is_selected = "otlp" in env.text_of(f"OTEL_{signal.upper()}_EXPORTER")[1].lower().split(",")
+        return _DEFAULT_ENDPOINTS[self.protocol_of(signal)] if is_selected else None
+
+    def _is_of_signal(self, signal: Signal) -> bool:
+        """Whether the endpoint is the signal's own variable, which holds the whole URL."""
+        return bool(env.text_of(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")[1])
+
+    def headers_of(self, signal: Signal) -> dict[str, str]:
+        """The headers of the argument, and over them those of the variable of the signal, or of the common one."""
+        given = {name.lower(): str(value) for name, value in (self.headers or {}).items()}
+        _, variable = env.text_of(*_names(signal, "HEADERS"))
+        return {**given, **parse_env_headers(variable, liberal=True)}
+
+    def compression_of(self, signal: Signal) -> str:
+        """``none``, ``gzip`` or, over HTTP, ``deflate``."""
+        allowed = ("none", "gzip") if self.protocol_of(signal) == "grpc" else ("none", "gzip", "deflate")
+        return env.choice(_names(signal, "COMPRESSION"), allowed, "none")
+
+    def timeout_s_of(self, signal: Signal) -> float:
+        """Seconds of one request; 60 at most."""
+        timeout_s = env.number(_names(signal, "TIMEOUT"), 10.0)
+        if timeout_s > _TIMEOUT_MAX_S:
+            env.report_problem(
+                f"{env.text_of(*_names(signal, 'TIMEOUT'))[0]} is {timeout_s:g}: the unit is seconds, and the most is "
+                f"{_TIMEOUT_MAX_S:g}, which is used."
+            )
+        return min(timeout_s, _TIMEOUT_MAX_S)
+
+    def protocol_of(self, signal: Signal) -> Protocol:
+        """The variable of the signal, the common one, then the argument."""
+        default: Protocol = "grpc" if self.protocol == "grpc" else "http/protobuf"
+        return env.choice(_names(signal, "PROTOCOL"), _PROTOCOLS, default)
+
+    def exporters_of(self, signal: Signal) -> tuple[Exporter, ...]:
+        """``OTEL_*_EXPORTER``, a list; without it ``otlp``. An empty tuple is none.
+
+        Without an endpoint ``otlp`` is ``local``: spans go to the local store, metrics and logs are not recorded.
+        """
+        name, value = env.text_of(f"OTEL_{signal.upper()}_EXPORTER")
+        asked = [each.strip().lower() for each in (value or "otlp").split(",") if each.strip()]
+        known: list[Exporter] = [each for each in _EXPORTERS if each in asked and each != "none"]
+        if unknown := [each for each in asked if each not in _EXPORTERS]:
+            used = ", ".join(known) or ("none" if "none" in asked else "otlp")
+            env.report_problem(
+                f"{name} has {', '.join(map(repr, unknown))}, which nodespan does not support; it can be "
+                f"{', '.join(_EXPORTERS)}. {used} is used."
+            )
+            known = known or ([] if "none" in asked else ["otlp"])
+        has_endpoint = self.endpoint_of(signal) is not None
+        found: list[Exporter] = ["local" if each == "otlp" and not has_endpoint else each for each in known]
+        return tuple(found)
 
     @property
     def is_disabled(self) -> bool:
         """``OTEL_SDK_DISABLED=true``: nothing is recorded."""
-        return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+        return env.text_of("OTEL_SDK_DISABLED")[1].lower() == "true"
 
     @property
     def write_interval_s(self) -> float:
-        """How long an ended span waits for others before it is written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms.
+        """How long an ended span waits for others before it is written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms."""
+        return env.number(("OTEL_BSP_SCHEDULE_DELAY",), WRITE_INTERVAL_S * 1e3) / 1e3
+
+    @property
+    def running_after_s(self) -> float:
+        """How long a span is open before it has a row in the store; ``NODESPAN_RUNNING_AFTER_MS`` is in ms.
 
         Raises:
-            ConfigurationError: It is no positive number.
+            ConfigurationError: It is not a positive number.
         """
-        return positive_variable("OTEL_BSP_SCHEDULE_DELAY", WRITE_INTERVAL_S * 1e3) / 1e3
+        return positive_variable("NODESPAN_RUNNING_AFTER_MS", AFTER_S * 1e3) / 1e3
 
     @property
     def queue_max(self) -> int:
-        """How many ended spans may wait to be written.
+        """Number of ended spans that may wait to be written."""
+        return round(env.number(("OTEL_BSP_MAX_QUEUE_SIZE",), QUEUE_MAX))
 
-        Raises:
-            ConfigurationError: It is no positive number.
-        """
-        return round(positive_variable("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX))
-
-    def protocol_of(self, signal: Signal) -> Protocol:
-        """``http/protobuf`` unless something else is asked for.
-
-        Raises:
-            ConfigurationError: It is neither of the two.
-        """
-        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", PROTOCOL):
-            if value := os.environ.get(name, "").strip():
-                return _one_of(value, _PROTOCOLS, name)
-        return _one_of(self.protocol or "http/protobuf", _PROTOCOLS, "configure(protocol=...)")
-
-    def exporter_of(self, signal: Signal) -> Exporter:
-        """``OTEL_*_EXPORTER`` if it is set. Otherwise ``otlp`` where there is an endpoint.
-
-        Without one ``local``: spans go to the local store, and nothing else is recorded.
-
-        Raises:
-            ConfigurationError: The variable names none that there is.
-        """
-        name = f"OTEL_{signal.upper()}_EXPORTER"
-        has_endpoint = self.endpoint_of(signal) is not None
-        chosen = _one_of(os.environ.get(name, "").strip() or "otlp", _EXPORTERS, name)
-        if chosen == "otlp" and has_endpoint:
-            self._check_exporter(signal)
-        return "local" if chosen == "otlp" and not has_endpoint else chosen
+    def report_unsupported(self) -> None:
+        """Reports variables that other distributions read and nodespan does not."""
+        for name in _UNSUPPORTED:
+            if env.text_of(name)[1]:
+                env.report_problem(f"{name} is set, and nodespan does not support it: it is ignored.")
 
 
-def _one_of(value: str, allowed: tuple[str, ...], where: str) -> Any:
-    if value not in allowed:
-        raise ConfigurationError(f"{where} is {value!r}. It can be {', '.join(allowed)}.")
-    return value
+def _names(signal: Signal, what: str) -> tuple[str, str]:
+    return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"
 
 
-def _checked_endpoint(value: str, where: str, protocol: Protocol) -> str:
+def _is_address(value: str, protocol: Protocol) -> bool:
     parts = urlsplit(value)
     try:
-        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        if parts.scheme.lower() in {"http", "https"}:
+            return bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_address = False
-    if not is_address:
-        raise ConfigurationError(
-            f"{where} is {value!r}, which is no address. Give one like {_DEFAULT_ENDPOINTS[protocol]}."
-        )
-    return value
+        return False
+    # gRPC has targets of its own, such as `host:4317` and `unix:/path`.
+    return protocol == "grpc" and "://" not in value and (":" in value or value.isalnum())

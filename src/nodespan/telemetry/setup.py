@@ -45,6 +45,8 @@ class Telemetry:
     _current: ClassVar[Telemetry | None] = None
 
     def __init__(self, settings: Settings, redact: Redact | None) -> None:
+        settings.check()
+        settings.report_unsupported()
         self.settings = settings
         self.redact = redact
         self._pipelines = Pipelines(settings)

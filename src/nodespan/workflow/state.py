@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Self, cast
 
-from langchain_core.messages import AnyMessage, HumanMessage
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
@@ -101,26 +104,56 @@ OUR_FIELDS: Final = ("node_metadata",)
 
 
 def node_cache_key(state: Any) -> bytes:
-    """A key for ``CachePolicy(key_func=node_cache_key)`` that the same question hits again.
+    """A key for ``CachePolicy(key_func=node_cache_key)`` that the same question finds again.
 
-    LangGraph's own key includes random ids (of messages and of node executions), so with it nothing would ever be
-    found. This one leaves out ``node_metadata`` and the messages' ids. An entry that is found keeps its first trace.
+    LangGraph's own key includes random ids (of messages and of node executions), so that it never matches. This one
+    leaves out ``node_metadata`` and the ids of messages; all other content counts, with its types and its nesting. The
+    order of a mapping does not. A cached result keeps its first trace.
     """
-    import pickle
-
-    fields = cast("Mapping[str, Any]", state) if isinstance(state, Mapping) else getattr(state, "__dict__", None)
-    if fields is None:
-        return pickle.dumps(state, protocol=5)
-    return pickle.dumps(
-        sorted((name, _without_ids(value)) for name, value in fields.items() if name not in OUR_FIELDS), protocol=5
-    )
+    fields = _fields_of(state)
+    if fields is not None and not isinstance(state, BaseMessage):
+        state = {name: value for name, value in fields.items() if name not in OUR_FIELDS}
+    digest = hashlib.sha256()
+    _feed(digest.update, state)
+    return digest.digest()
 
 
-def _without_ids(value: Any) -> bytes:
-    import pickle
+def _fields_of(value: object) -> Mapping[Any, Any] | None:
+    if isinstance(value, Mapping):
+        return cast("Mapping[Any, Any]", value)
+    if isinstance(value, BaseModel):
+        extra: Mapping[Any, Any] = value.__pydantic_extra__ or {}
+        return {**value.__dict__, **extra}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
 
-    if isinstance(value, list):
-        return b"".join(_without_ids(item) for item in cast("list[Any]", value))
-    if hasattr(value, "content") and hasattr(value, "type"):
-        return pickle.dumps((value.type, value.content), protocol=5)
-    return pickle.dumps(value, protocol=5)
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    """Feeds a value so that different values give different bytes: each part has its type and its length."""
+    fields = _fields_of(value)
+    if fields is not None:
+        name = "mapping" if isinstance(value, Mapping) else type(value).__qualname__
+        skipped = "id" if isinstance(value, BaseMessage) else None
+        parts = sorted((_digest(key), _digest(item)) for key, item in fields.items() if key != skipped)
+        update(f"{name} {len(parts)}:".encode())
+        for key, item in parts:
+            update(key + item)
+    elif isinstance(value, list | tuple):
+        items = cast("Sequence[Any]", value)
+        update(f"{items.__class__.__name__} {len(items)}:".encode())
+        for item in items:
+            _feed(update, item)
+    elif isinstance(value, set | frozenset):
+        several = cast("set[Any]", value)
+        members = sorted(_digest(item) for item in several)
+        update(f"{several.__class__.__name__} {len(members)}:".encode() + b"".join(members))
+    else:
+        data = pickle.dumps(value, protocol=5)
+        update(f"{type(value).__qualname__} {len(data)}:".encode() + data)
+
+
+def _digest(value: Any) -> bytes:
+    digest = hashlib.sha256()
+    _feed(digest.update, value)
+    return digest.digest()

@@ -171,9 +171,10 @@ def test_flush_sends_only_what_was_addressed_unless_told_otherwise(cli, monkeypa
         trace.get_tracer("test").start_span("while it was down").end()
     assert cli("doctor", "--json").code == 1
     outbox = cli.json["store"]
-    assert (outbox["waiting"], outbox["destinations"], outbox["exported"]) == (1, [receiver.endpoint], 0)
+    (waiting,) = outbox["destinations"]
+    assert (outbox["waiting"], waiting["label"], outbox["exported"]) == (1, f"{receiver.endpoint}/v1/traces", 0)
     assert outbox["oldest_waiting_s"] >= 0
-    assert "Connection refused" in outbox["last_error"]
+    assert "Connection refused" in waiting["last_error"]
 
     assert cli("flush", "--timeout", "0.5", "--json").code == 1
     assert (cli.json["sent"], cli.json["waiting"], cli.json["elsewhere"]) == (0, 1, 3)
@@ -182,8 +183,8 @@ def test_flush_sends_only_what_was_addressed_unless_told_otherwise(cli, monkeypa
     with OtlpReceiver(port=receiver._port) as again:
         assert cli("flush").code == 0
         assert cli.out.splitlines() == [
-            f"1 spans were sent to {again.endpoint}.",
-            "3 spans were not kept for this destination. Send them too: nodespan flush --all",
+            f"1 spans were sent to {again.endpoint}/v1/traces.",
+            "3 spans were stored without an endpoint or for another destination. List them: nodespan flush --list",
         ]
         assert [span.name for span in again.spans] == ["while it was down"]
         assert cli("doctor").code == 0
@@ -191,12 +192,14 @@ def test_flush_sends_only_what_was_addressed_unless_told_otherwise(cli, monkeypa
         assert "last error" not in cli.out
         assert cli("flush", "--all", "--json").code == 0
         assert cli.json == {
-            "destination": again.endpoint,
+            "destination": f"{again.endpoint}/v1/traces",
             "sent": 3,
             "lost": {},
             "waiting": 0,
             "elsewhere": 0,
             "error": None,
+            "sender_pid": None,
+            "sender_idle_s": None,
         }
         assert len(again.spans) == 4
 
@@ -207,7 +210,7 @@ def test_flush_says_what_was_refused(cli, monkeypatch):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         receiver.answers.append((400, {}, b"no"))
         assert cli("flush", "--all").code == 0
-        assert "3 spans were refused for good: 400" in cli.out
+        assert "3 spans were permanently rejected: 400" in cli.out
         assert cli("doctor", "--json").json["store"]["lost"] == {"400": 3}
 
 

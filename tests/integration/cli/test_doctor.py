@@ -1,4 +1,4 @@
-"""`nodespan doctor`: what it says of llama-cpp-python and of what is configured."""
+"""`nodespan doctor`: what it reports of llama-cpp-python, of the configuration and of destinations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_on_a_good_machine_all_is_well(cli):
     assert cli("doctor").code == 0, cli.out
     assert "traces   to the local store\n" in cli.out
     assert "metrics  not recorded: no endpoint is set\n" in cli.out
-    assert cli.out.endswith("all is well\n")
+    assert cli.out.endswith("no problem found\n")
     assert "(mode 0600)" in cli.out
     found = cli("doctor", "--json").json
     assert found["problems"] == []
@@ -38,7 +38,7 @@ def test_amx_is_a_hint_with_what_to_type(cli, monkeypatch, tmp_path):
     ("code", "says"),
     [
         ('raise OSError("libllama.so: cannot open")\n', "cannot be loaded: OSError: libllama.so: cannot open"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n", "cannot be loaded: it ends with -4"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n", "cannot be loaded: exit code -4"),
     ],
 )
 def test_a_llama_cpp_that_cannot_be_loaded_is_a_problem(cli, monkeypatch, tmp_path, code, says):
@@ -53,15 +53,51 @@ def test_a_destination_is_looked_for_and_headers_are_not_shown(cli, monkeypatch)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
         assert cli("doctor").code == 0, cli.out
-        assert f"traces   http/protobuf to {receiver.endpoint}\n" in cli.out
+        assert f"traces   http/protobuf to {receiver.endpoint}/v1/traces\n" in cli.out
         assert "the destination answers" in cli.out
         assert "OTEL_EXPORTER_OTLP_HEADERS=(set)" in cli.out
         assert "secret" not in cli.out
     assert cli("doctor").code == 1
-    assert f"Nothing answers at {receiver.endpoint}" in cli.out
+    assert f"{receiver.endpoint}/v1/traces does not accept spans" in cli.out
 
 
 def test_a_variable_that_cannot_work_is_a_problem(cli, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318")
     assert cli("doctor").code == 1
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT is 'localhost:4318', which is no address" in cli.out
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is not a valid URL: 'localhost:4318'" in cli.out
+
+
+@pytest.mark.parametrize(
+    ("variables", "reported"),
+    [
+        ({"OTEL_BSP_SCHEDULE_DELAY": "abc"}, "OTEL_BSP_SCHEDULE_DELAY"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "OTEL_BSP_MAX_QUEUE_SIZE"),
+        ({"OTEL_METRIC_EXPORT_INTERVAL": "0"}, "OTEL_METRIC_EXPORT_INTERVAL"),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "abc"}, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        ({"OTEL_SDK_DISABLED": "true"}, "nothing is recorded"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "does not support"),
+        ({"OTEL_CONFIG_FILE": "x.yaml"}, "OTEL_CONFIG_FILE"),
+    ],
+)
+def test_each_variable_that_has_no_effect_is_a_problem(cli, monkeypatch, variables, reported):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cli("doctor").code == 1
+    assert reported in cli.out
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_destination_that_rejects_every_request_is_a_problem(cli, monkeypatch, status):
+    with OtlpReceiver() as receiver:
+        receiver.answers.extend([(status, {}, b"no route [/v1/traces] here")] * 2)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        assert cli("doctor").code == 1
+        assert f"{status} no route [/v1/traces] here" in cli.out
+
+
+def test_a_password_in_the_endpoint_is_shown_nowhere(cli, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cr3t@127.0.0.1:1/?api-key=s3cr3t")
+    monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
+    for command in (["doctor"], ["doctor", "--json"], ["flush", "--timeout", "0.1"], ["flush", "--list"]):
+        cli(*command)
+        assert "s3cr3t" not in cli.out + cli.err, command

@@ -168,7 +168,7 @@ run = loop.run_until_complete(starts())
 loop.close()
 del run
 gc.collect()
-print([span.name for span in exporter.get_finished_spans()])
+print(sorted(span.name for span in exporter.get_finished_spans()))  # garbage is collected in no order
 """
 
 

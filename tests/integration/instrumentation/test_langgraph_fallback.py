@@ -67,7 +67,7 @@ def test_without_a_seam_the_program_works_and_what_is_lost_is_said_once(run, lac
     lost = next(seam.lost for seam in _seam.SEAMS._seams if seam.name == f"{name}_of_old")
     (said,) = [record for record in caplog.records if record.name == "nodespan"]
     assert said.levelno == logging.WARNING
-    assert f"{name}_of_old here: nodespan goes on without {lost}." in said.getMessage()
+    assert f"{name}_of_old not found; {lost} will not be recorded." in said.getMessage()
     assert not [record for record in caplog.records if "Error in" in record.getMessage()]
 
 

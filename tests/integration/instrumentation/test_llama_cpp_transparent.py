@@ -220,7 +220,7 @@ def test_without_one_of_the_methods_the_rest_works_and_it_is_said(
         "text_completion" if gone == "create_chat_completion" else "chat",
     ]
     (said,) = [record.getMessage() for record in caplog.records]
-    assert f"There is no llama_cpp.llama.Llama.{gone} here: nodespan goes on without {names[0].lost}" in said
+    assert f"llama_cpp.llama.Llama.{gone} not found; {names[0].lost} will not be recorded" in said
 
 
 def test_an_error_of_our_own_does_not_reach_the_program(llama, switch_llama_cpp, monkeypatch, exporter):

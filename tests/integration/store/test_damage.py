@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def test_a_file_without_a_valid_header_at_the_default_path_is_renamed(tmp_path, 
     path.write_bytes(content)
     store = SqliteStore(path)
     append(store)
-    assert store.look().spans == 1
+    assert store.stats().spans == 1
     (aside,) = damaged(path)
     assert aside.read_bytes() == content
     assert codes_of(caplog) == ["store.damaged"]
@@ -85,10 +87,10 @@ def test_pages_that_were_overwritten_are_found_while_the_store_is_open(path, cap
     other = SqliteStore(path)
     for _ in range(3):
         append(other)
-    assert other.look().spans == 3
+    assert other.stats().spans == 3
     assert len(damaged(path)) == 1
     append(store)  # the one that still had the old file open goes over to the new one
-    assert other.look().spans == 4
+    assert other.stats().spans == 4
     assert len(damaged(path)) == 1
     assert len(codes_of(caplog)) == 1
     store.close()
@@ -106,7 +108,7 @@ def test_of_two_that_find_the_damage_at_once_the_second_leaves_the_new_file_alon
     second.database._file = database.identity(path)
     append(first, spans=5)
     assert second.database._recovered_from(error)
-    assert second.look().spans == 5
+    assert second.stats().spans == 5
     assert len(damaged(path)) == 1
     first.close()
     second.close()
@@ -133,9 +135,9 @@ def test_a_file_that_was_removed_under_a_running_program_is_begun_anew(path):
     for file in path.parent.glob("spans.db*"):
         file.unlink()
     append(store, spans=7)
-    assert store.look().spans == 7
+    assert store.stats().spans == 7
     reader = SqliteStore(path)
-    assert reader.look().spans == 7
+    assert reader.stats().spans == 7
     reader.close()
     store.close()
 
@@ -226,3 +228,19 @@ def test_a_read_only_directory_says_so():
         finally:
             os.seteuid(me)
         assert list(place.iterdir()) == []
+
+
+WITHOUT_POSIX_LOCKS = """
+import sys
+sys.modules["fcntl"] = None  # as on Windows
+import nodespan
+try:
+    nodespan.configure()
+except nodespan.errors.ConfigurationError as error:
+    print(error)
+"""
+
+
+def test_a_platform_without_posix_locks_is_a_clear_error():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_POSIX_LOCKS], check=True, capture_output=True, text=True)
+    assert "Supported: Linux and macOS" in done.stdout

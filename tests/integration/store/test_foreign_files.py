@@ -117,7 +117,7 @@ def test_an_empty_file_becomes_a_store(tmp_path):
     path.touch()
     with closing(SqliteStore(path)) as store:
         store.append(BATCH, None)
-        assert store.look().spans == 1
+        assert store.stats().spans == 1
 
 
 def test_the_application_id_is_in_the_header_while_the_log_is_not_yet_in_the_file(tmp_path):
@@ -133,6 +133,6 @@ def test_looking_at_the_header_keeps_the_locks_of_the_process(tmp_path):
     with closing(SqliteStore(path)) as store:
         store.append(BATCH, None)
         with closing(SqliteStore(path)) as second:
-            assert second.look().spans == 1
+            assert second.stats().spans == 1
         done = subprocess.run([sys.executable, "-c", PROBE, str(path)], check=False, capture_output=True, text=True)
         assert "database is locked" in done.stderr

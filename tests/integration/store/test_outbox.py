@@ -1,9 +1,8 @@
-"""The outbox on disk: bounds, states, the lease, and what it tells each process of its spans."""
+"""The outbox on disk: bounds, states, destinations, and the outcomes of each writer."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def test_the_oldest_batches_make_room_and_those_that_nobody_waits_for_first(path
         last = store.append(batch(), HERE, "me")
     assert unsent[0] not in kept(path)
     assert not set(kept(path)) & {*settled, *local}
-    outbox = store.look()
+    outbox = store.stats()
     assert outbox.size_bytes <= 1600
     assert store.take_outcomes("me") == {EXPORTED: 4, "store_full": 21 - outbox.waiting}
     assert outbox.outcomes == {EXPORTED: 4, "store_full": 21 - outbox.waiting}
@@ -105,7 +104,7 @@ def test_limits_come_from_the_environment(path, monkeypatch):
     store = open_store()
     for _ in range(30):
         store.append(batch(), None)
-    assert store.look().size_bytes <= 1000
+    assert store.stats().size_bytes <= 1000
     store.close()
     monkeypatch.setenv("NODESPAN_STORE_MAX_AGE_S", "a week")
     with pytest.raises(ConfigurationError, match=r"NODESPAN_STORE_MAX_AGE_S is 'a week'.*604800"):
@@ -117,8 +116,8 @@ def test_memory_is_bounded_too(monkeypatch):
     store = SqliteStore(MEMORY)
     for _ in range(30):
         store.append(batch(), HERE)
-    assert store.look().size_bytes <= 1000
-    assert store.look().outcomes["store_full"] > 0
+    assert store.stats().size_bytes <= 1000
+    assert store.stats().outcomes["store_full"] > 0
     store.close()
 
 
@@ -140,7 +139,7 @@ def test_outcomes_are_told_to_the_process_that_wrote_and_once(store):
     assert store.take_outcomes("mine") == {EXPORTED: 4, "rejected": 1}
     assert store.take_outcomes("mine") == {}
     assert store.take_outcomes("yours") == {"400": 3}
-    assert store.look().outcomes == {EXPORTED: 4, "rejected": 1, "400": 3}
+    assert store.stats().outcomes == {EXPORTED: 4, "rejected": 1, "400": 3}
 
 
 def test_settling_twice_counts_once(store):
@@ -166,67 +165,22 @@ def test_what_was_sent_and_then_made_room_counts_as_sent(path):
     store.close()
 
 
-def test_everything_unsent_can_be_readdressed(store):
-    store.append(batch(spans=1), None)
-    store.append(batch(spans=2), THERE)
-    store.append(batch(spans=4), HERE)
-    store.settle(store.unsent(HERE)[0], {EXPORTED: 4})
-    assert (store.waiting_for(HERE), store.waiting_for(THERE), store.waiting_for(None)) == (0, 2, 3)
-    assert store.readdress(HERE) == 3
-    assert (store.waiting_for(HERE), store.waiting_for(THERE)) == (3, 0)
-    assert store.look().waiting == 3
+def test_what_waits_for_one_destination_can_be_readdressed_and_nothing_else_is(store):
+    for destination in (HERE, THERE, None):
+        store.append(batch(), destination, label=f"label {destination}")
+    assert store.readdress(THERE, HERE, "here") == 1
+    assert (store.waiting_for(HERE), store.waiting_for(THERE), store.waiting_for(None)) == (2, 0, 1)
+    assert store.readdress(None, HERE, "here") == 1
+    assert [(each.identity, each.label, each.spans) for each in store.waiting()] == [(HERE, f"label {HERE}", 3)]
+    assert store.stats().waiting == 3
 
 
-def test_one_process_at_a_time_has_the_lease(store, path):
-    other = SqliteStore(path)
-    assert store.take_lease("a", 10)
-    assert not other.take_lease("b", 10)
-    assert store.take_lease("a", 10)
-    store.release_lease("a")
-    assert other.take_lease("b", 10)
-    store.release_lease("a")  # nobody gives back what is another's
-    assert not store.take_lease("a", 10)
-    other.close()
-
-
-def test_a_lease_runs_out_and_a_clock_that_was_set_back_does_not_prolong_it(store, monkeypatch):
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)
-    assert store.take_lease("a", 10)
-    now += 9
-    assert not store.take_lease("b", 100)
-    now += 2
-    assert store.take_lease("b", 100)
-    now -= 3600
-    assert store.take_lease("c", 10)
-
-
-def test_of_several_that_want_the_lease_at_once_one_gets_it(path, monkeypatch):
-    """Each has time to read that nobody has it before it takes it."""
-    read = outbox_module._fact
-
-    def read_slowly(connection: sqlite3.Connection, name: str) -> str | None:
-        found = read(connection, name)
-        time.sleep(0.05)
-        return found
-
-    monkeypatch.setattr(outbox_module, "_fact", read_slowly)
-    stores = [SqliteStore(path) for _ in range(4)]
-    got: list[bool] = []
-    start = threading.Barrier(4)
-
-    def want(number: int) -> None:
-        start.wait()
-        got.append(stores[number].take_lease(str(number), 60))
-
-    threads = [threading.Thread(target=want, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(got) == [False, False, False, True]
-    for store in stores:
-        store.close()
+def test_the_last_error_of_a_destination_is_kept_until_it_accepts_spans(store):
+    store.append(batch(), HERE, label="here")
+    store.set_last_error(HERE, "401 no")
+    assert [each.last_error for each in store.waiting()] == ["401 no"]
+    store.set_last_error(HERE, None)
+    assert [each.last_error for each in store.waiting()] == [None]
 
 
 def test_who_finds_the_store_held_is_told_so_and_may_come_again(store, path):
@@ -235,10 +189,10 @@ def test_who_finds_the_store_held_is_told_so_and_may_come_again(store, path):
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusyError):
         store.append(batch(), HERE)
-    assert store.look().spans == 1  # reading waits for nobody
+    assert store.stats().spans == 1  # reading waits for nobody
     blocker.execute("ROLLBACK")
     store.append(batch(), HERE)
-    assert store.look().spans == 2
+    assert store.stats().spans == 2
     blocker.close()
 
 
@@ -246,14 +200,15 @@ def test_the_sums_are_those_of_the_batches(store):
     for number in range(20):
         store.append(batch(50 + number, spans=number), [HERE, THERE, None][number % 3])
     store.settle(store.unsent(HERE)[0][:2], {EXPORTED: 3})
-    store.readdress(THERE)
-    outbox = store.look()
+    store.readdress(HERE, THERE, "there")
+    store.readdress(None, THERE, "there")
+    outbox = store.stats()
     connection = sqlite3.connect(store.path)
     whole = connection.execute("SELECT sum(spans), sum(bytes) FROM batch").fetchone()
     waiting = connection.execute("SELECT sum(spans) FROM batch WHERE state = 0 AND destination IS NOT NULL").fetchone()
     connection.close()
     assert (outbox.spans, outbox.size_bytes, outbox.waiting) == (*whole, *waiting)
-    assert outbox.destinations == [THERE]
+    assert [each.identity for each in outbox.destinations] == [THERE]
 
 
 def test_a_write_does_not_take_longer_with_what_is_kept(path):

@@ -75,11 +75,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.count(oldest.writer, EXPORTED, oldest.spans - rejected)
         self.count(oldest.writer, "rejected", rejected)
 
-    @rule(by=WRITERS, destination=st.sampled_from(["http://a", "http://b"]))
-    def readdress(self, by: str, destination: str) -> None:
-        self.stores[by].readdress(destination)
+    @rule(by=WRITERS, source=DESTINATIONS, destination=st.sampled_from(["http://a", "http://b"]))
+    def readdress(self, by: str, source: str | None, destination: str) -> None:
+        self.stores[by].readdress(source, destination, "label")
         for row in self.rows.values():
-            if not row.is_settled:
+            if not row.is_settled and row.destination == source:
                 row.destination = destination
 
     @rule(writer=WRITERS)
@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
             expected = [i for i, row in sorted(self.rows.items()) if row.is_unsent and row.destination == destination]
             assert [batch.id for batch in page] == expected
             assert [(b.spans, len(b.data)) for b in page] == [(self.rows[i].spans, self.rows[i].size) for i in expected]
-        outbox = store.look()
+        outbox = store.stats()
         assert outbox.spans == sum(row.spans for row in self.rows.values())
         assert outbox.size_bytes == sum(row.size for row in self.rows.values()) <= MAX_BYTES
         assert outbox.waiting == sum(row.spans for row in self.rows.values() if row.is_unsent)

@@ -132,7 +132,7 @@ def test_a_writer_waits_for_no_reader(store):
     started = time.monotonic()
     for number in range(2, 102):
         write(store, span(number, 0, 1, 2))
-    assert store.look().spans == 101
+    assert store.stats().spans == 101
     assert reader.execute("SELECT count(*) FROM batch").fetchone() == (1,)
     assert time.monotonic() - started < 30
     reader.close()

@@ -165,7 +165,7 @@ def test_a_span_is_stored_soon_after_its_end(make_spans, figures, record_propert
             make_spans(5)
             time.sleep(0.01)
         deadline = time.monotonic() + PATIENCE_S
-        while open_store().look().spans < 1000 and time.monotonic() < deadline:
+        while open_store().stats().spans < 1000 and time.monotonic() < deadline:
             time.sleep(0.02)
     store = open_store()
     lags = [batch.created_ns - span.end_ns for batch in _batches(store) for span in decode_batch(batch.data)]
@@ -177,5 +177,5 @@ def test_a_span_is_stored_soon_after_its_end(make_spans, figures, record_propert
 
 
 def _batches(store):
-    store.readdress("http://to.see.them")
-    return store.unsent("http://to.see.them")[0]
+    store.readdress(None, "to see them", "")
+    return store.unsent("to see them")[0]

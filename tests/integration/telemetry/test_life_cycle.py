@@ -228,7 +228,7 @@ def test_generations_that_run_at_exit_end_before_telemetry_and_are_kept(run_pyth
     )
     assert (done.returncode, done.stderr) == (0, "")
     store = open_store()
-    assert store.look().spans >= 5
+    assert store.stats().spans >= 5
     store.close()
 
 

@@ -18,6 +18,7 @@ def record(span_id, parent, name, start_ms, end_ms, status="UNSET", attributes=N
         "name": name,
         "start_ns": start_ms * 10**6,
         "duration_s": (end_ms - start_ms) / 1e3,
+        "state": "ended",
         "status_code": status,
         "attributes": attributes or {},
     }

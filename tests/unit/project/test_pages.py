@@ -21,8 +21,8 @@ DOCS = ROOT / "docs"
 
 def test_the_generated_pages_are_up_to_date() -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
-    for page in ("names", "cli", "warnings"):
-        assert (DOCS / f"{page}.md").read_text() == generate[f"{page}_md"](), "Type: make docs"
+    for page in ("names", "cli", "warnings", "read-model"):
+        assert (DOCS / f"{page}.md").read_text() == generate[f"{page.replace('-', '_')}_md"](), "Type: make docs"
 
 
 def test_the_page_has_every_name_and_every_key_of_the_metadata() -> None:

@@ -12,6 +12,7 @@ import pytest
 import stack_binaries
 import stack_images
 import stack_local
+import stack_programs
 from stack_binaries import PARTS, BuildError, Part
 
 
@@ -150,14 +151,13 @@ def stack(tmp_path: Path) -> stack_local.LocalStack:
 
 
 def test_prometheus_scrapes_the_addresses_of_the_local_stack(stack: stack_local.LocalStack) -> None:
-    config = (stack_local.CONFIGS / "prometheus" / "prometheus.yml").read_text()
-    local = stack.local_addresses(config)
+    local = (stack.folder / "prometheus" / "prometheus.yml").read_text()
     assert f"127.0.0.1:{stack.ports.collector_metrics}" in local
     assert f"127.0.0.1:{stack.ports.jaeger_metrics}" in local
     assert "scrape_interval: 1s, evaluation_interval: 1s" in local
     assert not {"jaeger:8888", "otel-collector:8888"} & set(local.split('"'))
     with pytest.raises(RuntimeError, match="does not scrape jaeger:8888"):
-        stack.local_addresses(config.replace("jaeger:8888", "elsewhere:8888"))
+        stack_programs.local_addresses(local, {"jaeger:8888": [1]}, "1s")
 
 
 def test_ports_are_all_different() -> None:

@@ -97,3 +97,67 @@ def test_a_circle_of_causes_ends():
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert "second" in exception_attributes(first)["exception.stacktrace"]
+
+
+def grouped() -> BaseException:
+    error = ValueError(CANARY)
+    error.add_note("a note of the program")
+    try:
+        raise ExceptionGroup("several", [raised(error), ExceptionGroup("inner", [raised(KeyError("deep"))])])
+    except ExceptionGroup as group:
+        return group
+
+
+def test_a_group_has_its_members_and_their_notes_in_the_stack():
+    stack = exception_attributes(grouped())["exception.stacktrace"]
+    for text in ("several (2 sub-exceptions)", f"ValueError: {CANARY}", "a note of the program", "KeyError: 'deep'"):
+        assert text in stack
+
+
+def test_of_a_group_only_classes_stay_where_messages_are_left_out(monkeypatch):
+    monkeypatch.setenv(CAPTURE_MESSAGES, "false")
+    stack = exception_attributes(grouped())["exception.stacktrace"]
+    assert CANARY not in stack
+    assert "a note" not in stack
+    assert "KeyError: " not in stack
+    assert "ValueError" in stack
+    assert "KeyError" in stack
+
+
+def deep(n: int) -> int:
+    return deep(n + 1)
+
+
+def test_repeated_frames_are_collapsed_and_the_error_is_the_end_of_the_stack():
+    with pytest.raises(RecursionError) as caught:
+        deep(0)
+    stack = exception_attributes(caught.value)["exception.stacktrace"]
+    assert "Previous line repeated" in stack
+    assert stack.rstrip().endswith("RecursionError: maximum recursion depth exceeded")
+
+
+def test_of_a_stack_that_is_too_long_the_middle_is_cut():
+    frames = [*(f"def f{n}(): return f{n + 1}()" for n in range(600)), "def f600(): raise ValueError('the cause')"]
+    names: dict[str, object] = {}
+    exec(compile("\n".join(frames), "a/rather/long/path/of/a/generated/module.py", "exec"), names)
+    with pytest.raises(ValueError, match="the cause") as caught:
+        names["f0"]()
+    stack = exception_attributes(caught.value)["exception.stacktrace"]
+    assert len(stack.encode()) <= MAX_TEXT_BYTES
+    assert stack.startswith("Traceback (most recent call last):")
+    assert "[cut: " in stack
+    assert stack.rstrip().endswith("ValueError: the cause")
+
+
+def test_the_line_of_a_syntax_error_is_shown():
+    with pytest.raises(SyntaxError) as caught:
+        compile("x = = 1", "m.py", "exec")
+    assert "x = = 1" in exception_attributes(caught.value)["exception.stacktrace"]
+
+
+def test_a_message_that_raises_leaves_the_type():
+    class Broken(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    assert "Broken: [str(exception) raised]" in exception_attributes(raised(Broken()))["exception.stacktrace"]

@@ -7,6 +7,7 @@ from functools import reduce
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, StateGraph
 
 from nodespan.errors import ConfigurationError
@@ -94,3 +95,39 @@ def test_the_cache_key_is_that_of_the_question_not_of_random_ids():
     assert node_cache_key(asked("a")) != node_cache_key(asked("b"))
     assert node_cache_key({"n": 1}) != node_cache_key({"n": 2})
     assert node_cache_key("text") == node_cache_key("text")
+
+
+def calls(name: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": {"x": 1}, "id": "1"}])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"messages": [calls("add")]}, {"messages": [calls("delete")]}),
+        ({"messages": [HumanMessage("a", name="x")]}, {"messages": [HumanMessage("a", name="y")]}),
+        ({"messages": [HumanMessage("a")]}, {"messages": [AIMessage("a")]}),
+        ({"n": [[1], [2]]}, {"n": [[1, 2]]}),
+        ({"n": []}, {"n": [[]]}),
+        ({"n": 1}, {"n": True}),
+        ({"n": 1}, {"n": 1.0}),
+        ({"n": (1,)}, {"n": [1]}),
+        ({"ab": "c"}, {"a": "bc"}),
+        ({"n": ["a", "b"]}, {"n": ["ab"]}),
+    ],
+)
+def test_different_questions_have_different_cache_keys(one, other):
+    assert node_cache_key(one) != node_cache_key(other)
+
+
+def test_the_order_of_a_mapping_and_of_a_set_does_not_change_the_cache_key():
+    assert node_cache_key({"a": {"x": 1, "y": 2}, "b": 1}) == node_cache_key({"b": 1, "a": {"y": 2, "x": 1}})
+    assert node_cache_key({"s": {f"{n}" for n in range(50)}}) == node_cache_key(
+        {"s": {f"{n}" for n in range(49, -1, -1)}}
+    )
+
+
+def test_messages_that_differ_in_their_ids_alone_have_one_cache_key():
+    assert node_cache_key({"messages": [HumanMessage("a", id="1")]}) == node_cache_key(
+        {"messages": [HumanMessage("a", id="2")]}
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -19,15 +20,15 @@ _TEXT_MAX: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a destination said of a request.
+    """The outcome of a request.
 
     Attributes:
-        kind: ``refused``: it will never take these bytes. ``too_large``: it may take the halves. ``waiting``: it takes
-            nothing now. ``failing``: something in it broke, over these bytes or over all.
-        reason: A word for the metrics: the status, or ``rejected`` for a part of what it took.
-        text: In its own words.
-        rejected: Of the spans in an accepted request, those that it threw away.
-        wait_s: How long it asks to be left alone.
+        kind: ``refused``: the destination will never accept these bytes. ``too_large``: it may accept the halves.
+            ``waiting``: it accepts nothing now. ``failing``: an error on its side, for these bytes or for all.
+        reason: For the metrics: the status, or ``rejected`` for a part of an accepted request.
+        text: The destination's own message.
+        rejected: Spans of an accepted request that it rejected.
+        wait_s: Seconds for which it asks to be left alone.
     """
 
     kind: Literal["accepted", "refused", "too_large", "waiting", "failing"]
@@ -41,35 +42,54 @@ class Sender(Protocol):
     """Sends the bytes of a batch. Used by one thread, but for ``close``."""
 
     timeout_s: float
-    """How long one ``send`` may take."""
+    """Longest time of one ``send``."""
 
     def send(self, data: bytes) -> Answer:
-        """Tries, with the SDK's own retries, for as long as ``timeout_s``."""
+        """Sends one request, without retries."""
         ...
 
     def close(self) -> None:
-        """Gives up what is under way."""
+        """Closes the connections."""
         ...
 
 
-def accepted(response: bytes | ExportTraceServiceResponse) -> Answer:
-    """The answer of a destination that took the request, perhaps not all of it."""
+def accepted(content_type: str, body: bytes) -> Answer:
+    """The answer of a success status, by its body.
+
+    Args:
+        content_type: Of the body.
+        body: An ``ExportTraceServiceResponse`` as protobuf or JSON, or empty. A page in HTML, such as the sign-in page
+            of a proxy, is not an acceptance.
+    """
+    if "html" in content_type.lower() or body.lstrip()[:1] == b"<":
+        return Answer("waiting", text=f"not an OTLP receiver: it answered with a page ({content_type or 'no type'})")
+    if "json" in content_type.lower():
+        return _from_json(body)
     try:
-        parsed = ExportTraceServiceResponse.FromString(response) if isinstance(response, bytes) else response
-    except DecodeError:  # it said yes, in whatever words
+        partial = ExportTraceServiceResponse.FromString(body).partial_success
+    except DecodeError:
         return Answer("accepted")
-    partial = parsed.partial_success
     return Answer("accepted", "rejected", short(partial.error_message), max(partial.rejected_spans, 0))
 
 
+def _from_json(body: bytes) -> Answer:
+    try:
+        found: Any = json.loads(body)
+        partial: Any = found.get("partialSuccess", found.get("partial_success")) or {}
+        rejected = int(partial.get("rejectedSpans", partial.get("rejected_spans", 0)))
+        return Answer("accepted", "rejected", short(partial.get("errorMessage", "")), max(rejected, 0))
+    except (ValueError, TypeError, AttributeError):
+        return Answer("accepted")
+
+
 def words_of(trouble: object) -> str:
-    """Why it went wrong: of an exception the one deepest within, such as ``[Errno 111] Connection refused``."""
+    """The reason of a failure: of an exception the innermost one, such as ``[Errno 111] Connection refused``."""
     while isinstance(trouble, BaseException) and (deeper := trouble.__cause__ or trouble.__context__) is not None:
         trouble = deeper
     return short(trouble)
 
 
 def short(text: object) -> str:
-    """One line of what a destination said, of a length that a log line bears."""
-    line = " ".join(str(text).split())
+    """One line of a destination's message, bounded, with control characters replaced."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
     return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]}..."

@@ -1,94 +1,115 @@
-"""OTLP over HTTP by the SDK's exporter: its retries, back-off, compression, TLS and headers."""
+"""OTLP over HTTP with protobuf bodies (https://opentelemetry.io/docs/specs/otlp/#otlphttp)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import gzip
+import time
+import zlib
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
 
+import requests
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
-from opentelemetry.exporter.otlp.common.http import (
-    _extract_retry_after,  # pyright: ignore[reportPrivateUsage] the header has two forms, and the SDK reads both
-)
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+from nodespan._version import __version__
 from nodespan.delivery.senders.answer import Answer, accepted, short, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from opentelemetry.exporter.http.transport._base import BaseHTTPResult
+    from nodespan.delivery.destination import Destination
 
 _TOO_LARGE: Final = 413
 _RETRYABLE: Final = (502, 503, 504)
-"""Of the 5xx those that the OTLP specification has tried again as they are."""
+"""Of the 5xx those that the OTLP specification has retried as they are."""
 _FOR_NOW: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
-"""Statuses that speak of the address, the key or the moment: another batch would fare no better, a later try may."""
+"""Statuses about the address, the credentials or the moment: another batch would fare no better, a later try may."""
+_GRPC_HINT: Final = "; the port speaks gRPC: use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+_HTTP2_SETTINGS: Final = ("BadStatusLine", "\\x00\\x00", "\x00\x00")
+"""How requests reports the first frame of an HTTP/2 server."""
 
 
 class HttpSender:
-    """OTLP over HTTP with protobuf bodies.
+    """Sends batches with ``POST``. Redirects are not followed, since credentials would go along.
 
     Args:
-        endpoint: With the path of the signal; ``None`` leaves it to the ``OTEL_*`` variables.
-        headers: Sent along.
+        destination: Its endpoint is the URL of the requests.
     """
 
-    def __init__(self, endpoint: str | None, headers: Mapping[str, str]) -> None:
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, headers=headers)
-        # The exporter's public face takes spans, which it would encode once more, and tells no more than yes or no.
-        self._client: Any = self._exporter._client  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        self._transport = _Listener(self._client._transport)  # noqa: SLF001
-        self._client._transport = self._transport  # noqa: SLF001
-        self.timeout_s: float = self._client._timeout  # noqa: SLF001
+    def __init__(self, destination: Destination) -> None:
+        self._url = destination.endpoint
+        self._compression = destination.compression
+        self.timeout_s = destination.timeout_s
+        self._session = session = requests.Session()
+        session.headers.update(
+            {
+                "user-agent": f"nodespan/{__version__}",
+                "content-type": "application/x-protobuf",
+                **({} if self._compression == "none" else {"content-encoding": self._compression}),
+                **destination.headers,
+            }
+        )
+        if destination.certificate is not None:
+            session.verify = destination.certificate
+        if destination.client_certificate is not None:
+            pair = destination.client_certificate, destination.client_key
+            session.cert = (pair[0], pair[1]) if pair[1] is not None else pair[0]
 
     def send(self, data: bytes) -> Answer:
         """See ``Sender``."""
-        self._transport.last = None
-        result = self._client.export(data)
-        last = self._transport.last
-        status = last.status_code if last is not None else None
-        if last is None or status is None:
-            return Answer("waiting", text=words_of(result.error or (last and last.error) or "no answer"))
-        if 200 <= status < 300:
-            return accepted(last.content())
-        text = short(f"{status} {_body_of(last)}")
-        if status == _TOO_LARGE:
-            return Answer("too_large", str(status), text)
-        if status >= 500 and status not in _RETRYABLE:
-            return Answer("failing", str(status), text)
-        if status in _FOR_NOW or not 400 <= status < 500:
-            return Answer("waiting", str(status), text, wait_s=_extract_retry_after(last) or 0.0)
-        return Answer("refused", str(status), text)
+        try:
+            answer = self._session.post(
+                self._url, data=self._compressed(data), timeout=self.timeout_s, allow_redirects=False
+            )
+        except (requests.RequestException, OSError, ValueError) as error:
+            return Answer("waiting", text=_with_hint(words_of(error), repr(error)))
+        return _answer_of(answer)
 
     def close(self) -> None:
         """See ``Sender``."""
-        self._exporter.shutdown()
+        self._session.close()
+
+    def _compressed(self, data: bytes) -> bytes:
+        if self._compression == "gzip":
+            return gzip.compress(data, 6)
+        return zlib.compress(data) if self._compression == "deflate" else data
 
 
-class _Listener:
-    """The transport of the SDK's exporter, which remembers the last answer."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self.last: BaseHTTPResult | None = None
-
-    def request(self, *args: Any, **kwargs: Any) -> BaseHTTPResult:
-        self.last = answer = self._transport.request(*args, **kwargs)
-        return answer
-
-    def is_connection_error(self, exception: Exception | None) -> bool:
-        return self._transport.is_connection_error(exception)
-
-    def close(self) -> None:
-        self._transport.close()
+def _answer_of(answer: requests.Response) -> Answer:
+    status = answer.status_code
+    if 200 <= status < 300:
+        return accepted(answer.headers.get("content-type", ""), answer.content)
+    text = short(f"{status} {_body_of(answer)}")
+    if status == _TOO_LARGE:
+        return Answer("too_large", str(status), text)
+    if status >= 500 and status not in _RETRYABLE:
+        return Answer("failing", str(status), text)
+    if status in _FOR_NOW or not 400 <= status < 500:
+        return Answer("waiting", str(status), text, wait_s=_retry_after_s(answer.headers.get("retry-after", "")))
+    return Answer("refused", str(status), text)
 
 
-def _body_of(answer: BaseHTTPResult) -> str:
-    """The specification wants a ``google.rpc.Status``; proxies answer in text."""
-    body = answer.content()
+def _body_of(answer: requests.Response) -> str:
+    """The specification requires a ``google.rpc.Status``; proxies answer in text."""
+    body = answer.content
     try:
         if message := Status.FromString(body).message:
             return message
     except DecodeError:
         pass
     return body.decode(errors="replace") or answer.reason or ""
+
+
+def _with_hint(text: str, details: str) -> str:
+    return text + _GRPC_HINT if any(mark in details for mark in _HTTP2_SETTINGS) else text
+
+
+def _retry_after_s(value: str) -> float:
+    """Seconds of a ``Retry-After`` header, which holds a number or a date (RFC 9110, 10.2.3)."""
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError):
+        return 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,7 @@ import llama_cpp
 from nodespan.engine.measurement import llama_cpp_phases
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from nodespan.engine.contract import GenerationResult
 
@@ -35,6 +36,7 @@ def measured(
     result.context_size = llama.n_ctx()
     result.input_tokens = len(prompt)
     result.output_tokens = 0
+    result.evaluated = _tokens_in_context(weakref.ref(llama))
     start = _Evaluated.so_far(llama)
     first: _Evaluated | None = None
     token = -1
@@ -71,6 +73,11 @@ def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Gene
     if not llama.context_params.no_perf:
         result.prefill_tokens, result.prefill_s = _Evaluated.so_far(llama).since(start)
         result.phases = llama_cpp_phases(result)
+
+
+def _tokens_in_context(llama: weakref.ref[llama_cpp.Llama]) -> Callable[[], int | None]:
+    """``Llama.n_tokens`` grows with each evaluated batch, and can be read while native code runs without the GIL."""
+    return lambda: getattr(llama(), "n_tokens", None)
 
 
 class _Evaluated(NamedTuple):

@@ -16,6 +16,7 @@ from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import exemplar_context
+from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import SpanScope
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class NodeSpan(SpanScope):
         "_adopted_attempt",
         "_attempt_started_ns",
         "_attributes",
+        "_failed_at_ns",
         "_last_failed",
         "attempt",
         "facts",
@@ -187,6 +189,7 @@ class NodeSpan(SpanScope):
         self._attempt_started_ns = self.started_ns
         self._adopted_attempt = 0
         self._last_failed: BaseException | None = None
+        self._failed_at_ns: int | None = None
         if self.directory is not None and self.directory.nodes is not None:
             # The namespace is the same over all attempts: ``node:task_id``, with its parents' before it.
             self.directory.nodes[attributes.get(semconv.LANGGRAPH_CHECKPOINT_NS) or ""] = self.ids
@@ -205,6 +208,8 @@ class NodeSpan(SpanScope):
     def attempt_failed(self, error: BaseException) -> None:
         """Says that an attempt failed, with what it took."""
         self._last_failed = error
+        self._failed_at_ns = time.time_ns()
+        publish(self.span, self)
         self.event(
             semconv.ATTEMPT_FAILED,
             {
@@ -214,8 +219,14 @@ class NodeSpan(SpanScope):
             },
         )
 
+    def phase(self) -> Phase | None:
+        """Waiting for the next attempt; see ``HasPhase``."""
+        since_ns, failed = self._failed_at_ns, self._last_failed
+        return None if since_ns is None or failed is None else Phase("retrying", since_ns, text=error_type(failed))
+
     def next_attempt(self) -> None:
         """Begins the clock of the next attempt, when LangGraph has waited its back-off."""
+        self._failed_at_ns = None
         failed = None if self._last_failed is None else error_type(self._last_failed)
         self.instruments.record(semconv.NODE_RETRIES, 1, {**self._labels(), semconv.ERROR_TYPE: failed})
         self.attempt += 1

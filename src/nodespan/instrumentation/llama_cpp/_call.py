@@ -11,6 +11,7 @@ from opentelemetry import context as context_api
 from nodespan.engine.contract import GenerationResult
 from nodespan.engine.generation_span import GenerationSpan
 from nodespan.engine.measurement import describe, engine_phases, record_engine, record_generation
+from nodespan.engine.phase import engine_phase
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.llama_cpp import _convert
@@ -19,6 +20,7 @@ from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_span import ModelCallSpan, current_model_call
+from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import Attached, current_scope, makes_spans
 from nodespan.types import ModelProfile
 
@@ -88,8 +90,8 @@ class LlamaCall:
     """
 
     __slots__ = (
-        "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_instruments", "_is_own", "_owner", "_results",
-        "_started_at", "_started_ns", "llama",
+        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_instruments", "_is_own", "_owner",
+        "_results", "_started_at", "_started_ns", "llama",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +123,11 @@ class LlamaCall:
             start_time_ns=self._started_ns,
             logger_provider=STATE.logger_provider,
         )
+        publish(self._owner.span, self)
+
+    def phase(self) -> Phase | None:
+        """See ``HasPhase``."""
+        return engine_phase(self._results[-1]) if self._results else None
 
     def step(self) -> Attached:
         """Makes the span current, and this call to be found by the methods inside."""

@@ -1,0 +1,17 @@
+"""Children of ``multiprocessing``, which end without ``atexit``; billiard (Celery) has a module of its own."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def at_end_of_child(owner: object, work: Callable[[], None]) -> None:
+    """Runs the work of an owner that still exists when this process ends, if it is such a child."""
+    for package in ("multiprocessing", "billiard"):
+        process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
+        if process is not None and util is not None and process.current_process().name != "MainProcess":
+            util.Finalize(owner, work, exitpriority=0)

@@ -1,0 +1,45 @@
+"""What a process leaves in the store at its end, and finds there at its start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodespan.spans.log import warn
+from nodespan.store import MEMORY
+
+if TYPE_CHECKING:
+    from nodespan.delivery.destination import Destination
+    from nodespan.store import SqliteStore
+
+
+def log_what_is_left(store: SqliteStore, destination: Destination | None, unstored: int, waiting: int) -> None:
+    """Logs the spans that are lost at the end of the process, and those that the next start sends."""
+    if unstored:
+        message = "%d spans could not be stored in %s, which is locked or unavailable. They are lost."
+        warn("export.lost_at_exit", message, unstored, store.path)
+    if destination is None or waiting <= 0:
+        return
+    if store.path == MEMORY:
+        message = "%d spans were not exported to %s. They were in memory and are lost."
+        warn("export.lost_at_exit", message, waiting, destination.label)
+    else:
+        message = (
+            "%d spans were not exported to %s. They are in %s and will be sent on the next start; "
+            "to send them now, run `nodespan flush`."
+        )
+        warn("export.left_behind", message, waiting, destination.label, store.path)
+
+
+def waits_for(identity: str, store: SqliteStore) -> bool:
+    """Whether earlier processes have left spans for this destination; logs those for other ones."""
+    if store.path == MEMORY or not store.path.exists():
+        return False
+    found = store.waiting()
+    others = sum(each.spans for each in found if each.identity not in (identity, None))
+    if others:
+        message = (
+            "%s holds %d spans for other destinations, or for other credentials of this one. They are not sent by "
+            "this program. List them: nodespan flush --list. Send them here: nodespan flush --from ID."
+        )
+        warn("export.other_destination", message, store.path, others)
+    return any(each.identity == identity for each in found)

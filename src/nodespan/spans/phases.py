@@ -1,0 +1,65 @@
+"""What open spans do now: published by the code that knows it, read by the writer of running spans alone.
+
+Publishing costs one entry in a weak table; nothing is computed until the writer asks, about once a second, and only for
+spans that are open for longer than 80 ms.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from weakref import WeakValueDictionary
+
+from nodespan.spans.guard import Guard
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+PhaseName = Literal["queued", "loading", "prefilling", "decoding", "retrying", "tool"]
+
+
+class Phase(NamedTuple):
+    """A phase and its progress now.
+
+    Attributes:
+        name: The phase.
+        since_ns: Unix time in ns of its begin.
+        done: Tokens so far, for ``prefilling`` and ``decoding``.
+        total: Tokens in all, for ``prefilling``.
+        position: Generations ahead in the queue, for ``queued``.
+        text: The tool's name or the error class of the failed attempt; no content.
+    """
+
+    name: PhaseName
+    since_ns: int
+    done: int | None = None
+    total: int | None = None
+    position: int | None = None
+    text: str = ""
+
+
+class HasPhase(Protocol):
+    """The work of an open span."""
+
+    def phase(self) -> Phase | None:
+        """The phase now; ``None`` between phases. Called on another thread: it must take no lock and change nothing."""
+        ...
+
+
+_READING: Final = Guard("read the phase of a span")
+_sources: Final[WeakValueDictionary[int, HasPhase]] = WeakValueDictionary()
+"""By span id. An entry goes with its source: with the work, however that ends."""
+
+
+def publish(span: Span, source: HasPhase) -> None:
+    """Makes the work of a span known. The source is held weakly."""
+    if span.is_recording():
+        _sources[span.get_span_context().span_id] = source
+
+
+def phase_of(span_id: int) -> Phase | None:
+    """The phase of an open span; ``None`` if nothing was published."""
+    source = _sources.get(span_id)
+    if source is not None:
+        with _READING:
+            return source.phase()
+    return None

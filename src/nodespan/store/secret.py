@@ -1,0 +1,56 @@
+"""The random key beside a store. Hashes that leave a process or are stored are keyed with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from nodespan.spans.log import warn
+from nodespan.store.database import MEMORY
+
+_BYTES: Final = 32
+_of_memory: Final = secrets.token_bytes(_BYTES)
+
+
+def secret_path(path: Path) -> Path:
+    """The key's file: ``nodespan.key`` beside ``nodespan.db``."""
+    return path.with_suffix(".key")
+
+
+def load_secret(path: Path) -> bytes:
+    """The key of the store at this path, 32 random bytes, created with mode 0600 on first use.
+
+    The key of a store in memory, and of one whose key cannot be read or written, lives as long as the process.
+    """
+    if path == MEMORY:
+        return _of_memory
+    place = secret_path(path)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _create(place)
+        found = place.read_bytes()
+    except OSError as error:
+        warn("store.no_key", "The store's key %s cannot be used (%s): a temporary key is used.", place, error)
+        return _of_memory
+    if len(found) != _BYTES:
+        warn("store.no_key", "The store's key %s is damaged: a temporary key is used. Delete the file.", place)
+        return _of_memory
+    return found
+
+
+def _create(place: Path) -> None:
+    """Creates the file with its content in one step, unless it is there."""
+    if place.exists():
+        return
+    new = place.with_name(f"{place.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.write(handle, secrets.token_bytes(_BYTES))
+        os.close(handle)
+        os.link(new, place)
+    except FileExistsError:  # another process was quicker
+        pass
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Ten million spans in the tables of Jaeger's ClickHouse storage, on ClickHouse's own engine (``clickhouse.py``)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("clickhouse.py")
+SPANS = 10_000_000
+SPANS_PER_RUN = 50
+PATIENCE_S = 800
+SLOWEST_MS = 10_000.0
+"""A question that takes longer is not one of a page or a board."""
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("chdb", reason="ClickHouse is not installed: `make test-scale` installs it")
+    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("clickhouse") / "data"), str(SPANS)]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_ten_million_spans_are_stored_and_every_question_is_answered(figures: dict[str, Any], table: list[str]) -> None:
+    assert (figures["stored"], figures["runs"]) == (SPANS, SPANS // SPANS_PER_RUN)
+    table.append(
+        f"ClickHouse {figures['version']}: {SPANS} spans at {SPANS / figures['filled_s']:.0f}/s, "
+        f"{figures['disk']['all'] / SPANS:.0f} bytes on disk per span, peak {figures['peak_rss_mb']} MB of memory"
+    )
+    table.append(f"  {'p50 / p95 ms':<44} {'Jaeger table':>17} {'own columns':>17}")
+    for name, in_arrays in figures["jaeger"].items():
+        in_columns = figures["columns"][name]
+        numbers = [f"{one['p50']:>7.0f} / {one['p95']:>7.0f}" for one in (in_arrays, in_columns)]
+        table.append(f"  {name:<44} {numbers[0]} {numbers[1]}")
+        assert in_arrays["rows"] == in_columns["rows"] > 0, name
+        assert in_arrays["p95"] < SLOWEST_MS, name
+    assert figures["jaeger"]["viewer: one run by its id"]["rows"] == SPANS_PER_RUN
+
+
+def test_columns_of_their_own_are_a_small_part_of_the_table(figures: dict[str, Any], table: list[str]) -> None:
+    before, after = figures["disk"]["all"], figures["disk_with_columns"]["all"]
+    table.append(
+        f"  five columns: {100 * (after / before - 1):.1f} % more on disk, {figures['columns_s']:.0f} s to fill"
+    )
+    largest = ", ".join(f"{name} {size / SPANS:.1f}" for name, size in list(figures["disk"].items())[1:9])
+    table.append(f"  bytes per span: {largest}")
+    assert after < 1.1 * before
+
+
+def test_a_shorter_retention_removes_what_is_older(figures: dict[str, Any], table: list[str]) -> None:
+    kept = figures["retention"]
+    table.append(
+        f"  retention from 14 to 3 days: {kept['before'] - kept['after']} spans removed in {kept['seconds']:.0f} s"
+    )
+    assert kept["before"] == SPANS
+    assert 0.40 < kept["after"] / SPANS < 0.46  # three days of seven
+    assert kept["oldest_h"] <= 73
