@@ -47,9 +47,8 @@ class Reader:
     def read(self, event: Object) -> str:
         """Takes over what an event reports; returns its text."""
         result = self._result
-        if "prompt_progress" in event and result.server_queue_s is None:
-            processing_s = as_seconds(as_object(event["prompt_progress"]).get("time_ms"), 1e-3) or 0.0
-            result.server_queue_s = max(0.0, time.perf_counter() - processing_s - self._sent_at)
+        if "prompt_progress" in event:
+            self._read_progress(as_object(event["prompt_progress"]))
         if "timings" in event:
             read_timings(result, as_object(event["timings"]))
         if event.get("usage"):
@@ -68,6 +67,17 @@ class Reader:
         if result.phases:
             known_s = sum(phase.duration_s for phase in result.phases)
             result.attributes[semconv.SERVER_OTHER] = max(0.0, time.perf_counter() - self._sent_at - known_s)
+
+    def _read_progress(self, progress: Object) -> None:
+        """The first report of a slot ends the server's queue; each tells how far the prefill is."""
+        result = self._result
+        if result.server_queue_s is None:
+            processing_s = as_seconds(progress.get("time_ms"), 1e-3) or 0.0
+            result.prefill_at = max(self._sent_at, time.perf_counter() - processing_s)
+            result.server_queue_s = result.prefill_at - self._sent_at
+        result.input_tokens = as_count(progress.get("total"))
+        processed = as_count(progress.get("processed"))
+        result.evaluated = lambda: processed
 
     def _read_choice(self, choice: Object) -> str:
         result = self._result
