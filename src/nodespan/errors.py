@@ -6,6 +6,7 @@
     ├── MissingDependencyError    an optional library is not installed (also an ImportError)
     ├── ModelLoadError            a model file that is missing, no GGUF, or refused by llama.cpp
     ├── PipelineClosedError       work asked of a factory or pipeline after ``close()``
+    ├── ServerError               a model server answered with an error, or not to the end
     ├── DeadlineExceededError     ``deadline_s`` passed before the generation ended (also a TimeoutError)
     └── StoreError                the local store cannot do what was asked
         ├── StoreBusyError        another process holds it; what was asked may be asked again
@@ -50,6 +51,18 @@ class PipelineClosedError(NodespanError):
 
 class DeadlineExceededError(NodespanError, TimeoutError):
     """A generation was stopped because its ``deadline_s`` passed."""
+
+
+class ServerError(NodespanError):
+    """A model server answered with an error, or did not answer to the end.
+
+    Attributes:
+        status: HTTP status, or the status in an error that it sent amid its answer; ``None`` if there is none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class StoreError(NodespanError):

@@ -141,17 +141,19 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("model_provider", "string", "", "Such as `LLAMA_CPP`."),
         ("status", "string", "", "`ok`, `error`, `interrupted` or `cancelled`."),
         ("duration_s", "double", "s", "From the start to the node's return."),
-        ("queue_s", "double", "s", "Waited while the model served somebody else."),
-        ("load_s", "double", "s", "Loading of the model by this request."),
+        ("queue_s", "double", "s", "Waiting in nodespan's queue for the model."),
+        ("server_queue_s", "double", "s", "Waiting in the server's queue, where the server reports it."),
+        ("load_s", "double", "s", "Loading of the model, or connecting to its server, by this request."),
         ("time_to_first_token_s", "double", "s", "From the Runner's entry to the first token."),
-        ("prompt_eval_s", "double", "s", "Prefill, by llama.cpp's counter."),
-        ("decode_s", "double", "s", "Decode, by llama.cpp's counter."),
+        ("prompt_eval_s", "double", "s", "Prefill, by the engine's clock."),
+        ("decode_s", "double", "s", "Decode, by the engine's clock."),
         ("input_tokens", "int", "{token}", "Prompt tokens, cached ones included."),
         ("cached_input_tokens", "int", "{token}", "Prompt tokens taken from the KV cache."),
         ("output_tokens", "int", "{token}", "Sampled tokens, as in the non-streamed usage."),
         ("tokens_per_s", "double", "{token}/s", "(output_tokens - 1) / decode_s."),
+        ("tokens_estimated", "boolean", "", "Token counts are of the texts: the server reports none."),
         ("cache_status", "string", "", "Pipeline cache: `hit` or `loaded`."),
-        ("finish_reason", "string", "", "`stop`, `length`, `cancelled` or `error`."),
+        ("finish_reason", "string", "", "`stop`, `length`, `cancelled`, `error` or the engine's own word."),
         ("error_type", "string", "", "Class of the error."),
     )
 }
@@ -163,11 +165,23 @@ STATUS: Final = MIRROR_KEYS["status"]
 _BELOW: Final = "the conventions stop at the model call; where its time went is what a local model is asked about"
 PIPELINE_QUEUE: Final = _ours("pipeline.queue", "Waiting for the loaded model.", _BELOW, kind="operation")
 PIPELINE_LOAD: Final = _ours("pipeline.load", "Loading the model.", _BELOW, kind="operation")
+SERVER_QUEUE: Final = _ours(
+    "server.queue", "Waiting in the server's queue, until a slot begins.", _BELOW, kind="operation"
+)
+SERVER_LOAD: Final = _ours("server.load", "Loading the model in the server.", _BELOW, kind="operation")
 LLAMA_CPP_PREFILL: Final = _ours("llama_cpp.prefill", "Evaluating the prompt.", _BELOW, kind="operation")
 LLAMA_CPP_DECODE: Final = _ours("llama_cpp.decode", "Generating after the first token.", _BELOW, kind="operation")
 EVALUATED_TOKENS: Final = _ours(
     "nodespan.evaluated_tokens", "Tokens that the prefill or the decode evaluated.", _BELOW, "int", "{token}"
 )
+SERVER_OTHER: Final = _ours(
+    "nodespan.server.other_s",
+    "Time of a request to a server that is in none of the phases that the server reports: network, templates, ...",
+    _BELOW,
+    "double",
+    "s",
+)
+SERVER_DIALECT: Final = _ours("nodespan.server.dialect", "Kind of the server, such as `llama-server`.", _BELOW)
 RESPONSE_CACHED: Final = _ours(
     "nodespan.response_cached",
     "LangChain took the answer from its cache: no model ran, so the span has no usage.",

@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from nodespan.errors import ConfigurationError
 
@@ -20,6 +20,9 @@ FinishReason = str
 
 CacheStatus = Literal["hit", "loaded"]
 Status = Literal["ok", "error", "interrupted", "cancelled"]
+
+UNKNOWN_PROVIDER: Final = "OPENAI_COMPATIBLE"
+"""Provider of a server whose dialect is not known yet."""
 
 _Seconds = Annotated[float, Field(ge=0)]
 _Tokens = Annotated[int, Field(ge=0)]
@@ -45,6 +48,10 @@ class PipelinePriority(IntEnum):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 class _CheckedAtSetUp(_Frozen):
@@ -100,19 +107,30 @@ class Sampling(_CheckedAtSetUp):
 
 
 class ModelProfile(_CheckedAtSetUp):
-    """One model set-up: the file, and how llama.cpp loads and samples it.
+    """One model set-up: a file for llama.cpp in this process, or the address of a server.
 
     Args:
-        model_path: The GGUF file. Left out only with pipelines that need none (``nodespan.testing.EchoPipeline``).
-        name: What spans, metadata and metrics call the model; the file's stem if not given.
-        provider: Ends up as ``model_provider``; ``"LLAMA_CPP"`` for in-process llama.cpp.
+        model_path: The GGUF file. Not needed with ``base_url``, nor by ``nodespan.testing.EchoPipeline``.
+        name: The model's name on spans, in metadata and metrics, and in requests to a server; the file's stem if not
+            given.
+        provider: ``model_provider`` of the metadata: ``"LLAMA_CPP"`` in this process; with ``base_url`` that of the
+            dialect, if not given.
         n_ctx: Context length in tokens.
         n_batch: Tokens evaluated per ``llama_decode`` while prefilling.
         n_threads: Threads for generation; llama.cpp's own choice if not given.
         n_gpu_layers: Layers kept on a GPU, -1 for all.
         chat_format: A llama-cpp-python chat format; the template inside the file if not given.
         sampling: Defaults for every request; a value that the request gives takes precedence.
-        options: Any further argument of ``llama_cpp.Llama``, passed on as it is.
+        options: Any further argument of ``llama_cpp.Llama``, or field of the server's request, passed on as it is.
+        base_url: Address of a server that speaks OpenAI's protocol, ``"http://127.0.0.1:8080/v1"``, or several
+            addresses of servers of one kind, used in turn when one fails.
+        dialect: Kind of the server: ``llama-server``, ``llama-cpp-python``, ``ollama``, ``vllm``, ``sglang`` or
+            ``openai``. If not given, a server on this machine or a private network is asked once, others are
+            ``openai``.
+        max_concurrency: Requests to the servers at once; as many as they have slots, if not given.
+        api_key: Sent as ``Authorization: Bearer``.
+        headers: Further headers of each request.
+        verify: Whether TLS certificates are verified, or the file of the authorities to trust.
 
     Raises:
         ConfigurationError: A value cannot work, such as ``n_ctx=0``.
@@ -128,6 +146,19 @@ class ModelProfile(_CheckedAtSetUp):
     chat_format: str | None = None
     sampling: Sampling = Sampling()
     options: Mapping[str, Any] = {}  # pyright: ignore[reportExplicitAny] llama_cpp.Llama's own arguments
+    base_url: Annotated[tuple[str, ...], BeforeValidator(_one_or_several)] = ()
+    dialect: Literal["llama-server", "llama-cpp-python", "ollama", "vllm", "sglang", "openai"] | None = None
+    max_concurrency: Annotated[int, Field(gt=0)] | None = None
+    api_key: SecretStr | None = None
+    headers: Annotated[Mapping[str, str], Field(repr=False)] = {}
+    verify: bool | Path = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_provider(cls, data: Any) -> Any:  # pyright: ignore[reportExplicitAny] whatever the caller passed
+        if isinstance(data, dict) and "base_url" in data and "provider" not in data:
+            return {**data, "provider": UNKNOWN_PROVIDER}  # pyright: ignore[reportUnknownVariableType]
+        return data  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def model_name(self) -> str:
@@ -242,18 +273,20 @@ class Chunk:
 
 
 class PipelineExecutionMetadata(_Frozen):
-    """What one generation did and what it took. A value that is not known is absent (``None``).
+    """The facts of one generation. An unknown value is absent (``None``).
 
     Attributes:
-        queue_s: Waited for the model, because it was generating for somebody else.
-        load_s: Loading of the model, when this request was the one that loaded it.
+        queue_s: Waiting in nodespan's queue for the model.
+        server_queue_s: Waiting in the server's queue, where the server reports when a slot begins.
+        load_s: Loading of the model, or connecting to its server, by this request.
         time_to_first_token_s: From the Runner's entry to the first token, queue and loading included.
-        prompt_eval_s: Prefill, by llama.cpp's own counter.
-        decode_s: Decode after the first token, by llama.cpp's own counter.
+        prompt_eval_s: Prefill, by the engine's own clock.
+        decode_s: Decode after the first token, by the engine's own clock.
         input_tokens: Prompt tokens, the cached ones included.
         cached_input_tokens: Prompt tokens found in the KV cache and not evaluated again.
         output_tokens: Sampled tokens without the end-of-generation token, as in the non-streamed ``usage``.
         tokens_per_s: ``(output_tokens - 1) / decode_s``; absent for a single token.
+        tokens_estimated: The token counts are of the texts, as the server reports none of the generation.
     """
 
     model_name: str
@@ -261,6 +294,7 @@ class PipelineExecutionMetadata(_Frozen):
     pipeline_type: str
     cache_status: CacheStatus | None = None
     queue_s: _Seconds | None = None
+    server_queue_s: _Seconds | None = None
     load_s: _Seconds | None = None
     time_to_first_token_s: _Seconds | None = None
     prompt_eval_s: _Seconds | None = None
@@ -269,6 +303,7 @@ class PipelineExecutionMetadata(_Frozen):
     cached_input_tokens: _Tokens | None = None
     output_tokens: _Tokens | None = None
     tokens_per_s: float | None = None
+    tokens_estimated: bool | None = None
     finish_reason: FinishReason | None = None
     error_type: str | None = None
 

@@ -102,6 +102,10 @@ class GenerationResult:
         state_bytes: Size of its context's state at the end, KV cache included.
         phases: Child spans to make. Their names are the pipeline's: ``llama_cpp.*`` is measured by llama.cpp alone, and
             its metrics are recorded with them.
+        server_queue_s: Time in the queue of the model's server.
+        tokens_estimated: The counts are of the texts, not of the generation.
+        provider: Provider in place of the profile's, known since the server was asked.
+        attributes: Further attributes of the model's span.
         tool_calls: Tools that the model calls. This and the following are content: for the reader of the stream.
         reasoning: Text of the model's reasoning, which is no part of the answer.
         logprobs: Log probabilities, in the engine's own form.
@@ -122,6 +126,10 @@ class GenerationResult:
     model_bytes: int | None = None
     state_bytes: int | None = None
     phases: list[EnginePhase] = field(default_factory=list[EnginePhase])
+    server_queue_s: float | None = None
+    tokens_estimated: bool | None = None
+    provider: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
     tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
     reasoning: str = ""
     logprobs: list[Any] = field(default_factory=list[Any])
@@ -137,12 +145,14 @@ class GenerationResult:
             speed = (self.output_tokens - 1) / self.decode_s
         return {
             "time_to_first_token_s": None if self.first_token_at is None else self.first_token_at - entered_at,
+            "server_queue_s": self.server_queue_s,
             "prompt_eval_s": self.prefill_s,
             "decode_s": self.decode_s,
             "input_tokens": self.input_tokens,
             "cached_input_tokens": self.cached_input_tokens,
             "output_tokens": self.output_tokens,
             "tokens_per_s": speed,
+            "tokens_estimated": self.tokens_estimated,
         }
 
     def checked(self, entered_at: float) -> tuple[GenerationResult, list[str]]:
@@ -158,6 +168,7 @@ class GenerationResult:
         sound.tool_calls = [call for call in _items(self.tool_calls) if isinstance(call, ToolCall)]
         sound.logprobs = _items(self.logprobs)
         sound.reasoning = str(self.reasoning)
+        sound.attributes = dict(self.attributes)
         for name in (one.name for one in fields(self) if one.default is None):
             value = getattr(self, name)
             if value is None or _is_possible(name, value, entered_at):
@@ -182,7 +193,9 @@ def _is_time(value: object, least: float = 0.0) -> bool:
 
 
 def _is_possible(name: str, value: object, entered_at: float) -> bool:
-    if name == "finish_reason":
+    if name == "tokens_estimated":
+        return isinstance(value, bool)
+    if name in {"finish_reason", "provider"}:
         return isinstance(value, str) and 0 < len(value) <= _MAX_REASON
     if name.endswith("_at"):
         return _is_time(value, entered_at)

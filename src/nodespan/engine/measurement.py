@@ -43,8 +43,8 @@ _STANDARD: Final = {
 _MIRRORED: Final = {
     key: semconv.MIRROR_KEYS[key]
     for key in (
-        "pipeline_type", "cache_status", "queue_s", "load_s", "time_to_first_token_s", "prompt_eval_s", "decode_s",
-        "tokens_per_s", "error_type",
+        "pipeline_type", "cache_status", "queue_s", "server_queue_s", "load_s", "time_to_first_token_s",
+        "prompt_eval_s", "decode_s", "tokens_per_s", "tokens_estimated", "error_type",
     )
 }  # fmt: skip
 """Facts of the generation that have no standard name; the others stand under theirs."""

@@ -23,8 +23,9 @@ def instrument(
     langgraph: bool = True,
     langchain: bool = True,
     llama_cpp: bool = True,
+    openai: bool = True,
 ) -> None:
-    """Traces every LangGraph run, LangChain model and tool, and llama-cpp-python model in this process.
+    """Traces every LangGraph run, LangChain model and tool, llama-cpp-python model and openai call in this process.
 
     May come before or after the libraries are imported and graphs are compiled. Doing it again changes nothing. A
     library that is not installed is left out.
@@ -36,8 +37,9 @@ def instrument(
         langgraph: Trace graphs and their nodes.
         langchain: Trace chat models, LLMs, embeddings, retrievers and tools.
         llama_cpp: Trace llama-cpp-python where it is called directly.
+        openai: Trace chat completions of the openai package.
     """
-    for instrumentor in _instrumentors(langgraph=langgraph, langchain=langchain, llama_cpp=llama_cpp):
+    for instrumentor in _instrumentors(langgraph=langgraph, langchain=langchain, llama_cpp=llama_cpp, openai=openai):
         if not instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.instrument(
                 tracer_provider=tracer_provider, meter_provider=meter_provider, logger_provider=logger_provider
@@ -46,12 +48,12 @@ def instrument(
 
 def uninstrument() -> None:
     """Restores everything that ``instrument()`` has changed. Doing it again changes nothing."""
-    for instrumentor in _instrumentors(langgraph=True, langchain=True, llama_cpp=True):
+    for instrumentor in _instrumentors(langgraph=True, langchain=True, llama_cpp=True, openai=True):
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
 
 
-def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool) -> Iterator[BaseInstrumentor]:
+def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool, openai: bool) -> Iterator[BaseInstrumentor]:
     """Imported here, so that ``import nodespan`` alone imports none of the libraries."""
     if langgraph:
         from nodespan.instrumentation.langgraph import LangGraphInstrumentor
@@ -65,3 +67,7 @@ def _instrumentors(*, langgraph: bool, langchain: bool, llama_cpp: bool) -> Iter
         from nodespan.instrumentation.langchain import LangChainInstrumentor
 
         yield LangChainInstrumentor()
+    if openai:
+        from nodespan.instrumentation.openai import OpenAIInstrumentor
+
+        yield OpenAIInstrumentor()

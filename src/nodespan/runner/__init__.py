@@ -9,6 +9,7 @@ from nodespan.engine.contract import (
     Server,
 )
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
+from nodespan.engine.openai_compatible.pipeline import OpenAICompatiblePipeline
 from nodespan.runner.factory import PipelineFactory
 from nodespan.runner.runner import Runner
 from nodespan.runner.stream import PipelineStream
@@ -19,6 +20,7 @@ __all__ = [
     "EnginePhase",
     "GenerationResult",
     "LlamaCppPipeline",
+    "OpenAICompatiblePipeline",
     "Pipeline",
     "PipelineFactory",
     "PipelineStream",

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
+from nodespan.engine.openai_compatible.pipeline import OpenAICompatiblePipeline
 from nodespan.errors import ConfigurationError, UnknownProfileError
 from nodespan.runner.event_loop import close_event_loop
 from nodespan.runner.scheduler import Lane, Scheduler
@@ -48,8 +49,9 @@ class PipelineFactory:
     Args:
         profiles: The models by profile type.
         max_loaded: Most models that are held in this process at once.
-        create: Loads a model: a class such as ``LlamaCppPipeline``, or a function of a ``ModelProfile`` that returns a
-            ``Pipeline`` or an ``AsyncPipeline``. Its ``check_profile``, if any, is called here for each profile.
+        create: Loads a model: a class, or a function of a ``ModelProfile`` that returns a ``Pipeline`` or an
+            ``AsyncPipeline``. Its ``check_profile``, if any, is called here for each profile. If not given, a profile
+            with a ``base_url`` has an ``OpenAICompatiblePipeline``, any other a ``LlamaCppPipeline``.
         meter_provider: Records queues, loaded models and evictions; the global provider if not given.
 
     Raises:
@@ -63,15 +65,18 @@ class PipelineFactory:
         profiles: Mapping[IntEnum, ModelProfile],
         *,
         max_loaded: int = 1,
-        create: Callable[[ModelProfile], Pipeline | AsyncPipeline] = LlamaCppPipeline,
+        create: Callable[[ModelProfile], Pipeline | AsyncPipeline] | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
         if max_loaded < 1:
             raise ConfigurationError(f"PipelineFactory(max_loaded={max_loaded}) could load no model. Give 1 or more.")
-        self._profiles = _checked(profiles, getattr(create, "check_profile", None))
+        self._profiles = _checked(profiles)
         self._scheduler = Scheduler(max_loaded, meter_provider)
         for profile_type, profile in self._profiles.items():
-            self._scheduler.lanes[int(profile_type)] = Lane(self._scheduler, profile, create)
+            make = create or (OpenAICompatiblePipeline if profile.base_url else LlamaCppPipeline)
+            if (check := getattr(make, "check_profile", None)) is not None:
+                check(profile)
+            self._scheduler.lanes[int(profile_type)] = Lane(self._scheduler, profile, make)
         _schedulers.add(self._scheduler)
         # At exit ``_close_at_exit`` waits for the models to be freed.
         weakref.finalize(self, Scheduler.close, self._scheduler).atexit = False
@@ -143,9 +148,7 @@ class PipelineFactory:
         self.close()
 
 
-def _checked(
-    profiles: Mapping[IntEnum, ModelProfile], check: Callable[[ModelProfile], None] | None
-) -> dict[IntEnum, ModelProfile]:
+def _checked(profiles: Mapping[IntEnum, ModelProfile]) -> dict[IntEnum, ModelProfile]:
     if not profiles:
         raise ConfigurationError(
             "PipelineFactory got no profile. "
@@ -163,8 +166,6 @@ def _checked(
                 f"PipelineFactory got {other!r} and {profile_type!r}, which have the same number. "
                 "Give each profile a number of its own."
             )
-        if check is not None:
-            check(profile)
     return dict(profiles)
 
 

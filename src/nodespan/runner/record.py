@@ -10,6 +10,7 @@ from nodespan import semconv
 from nodespan.engine.generation_span import GenerationSpan
 from nodespan.engine.measurement import Phase, describe, engine_phases, record_generation
 from nodespan.engine.phase import engine_phase
+from nodespan.errors import ServerError
 from nodespan.spans import phases
 from nodespan.spans.content import message, text_part, tool_call_part
 from nodespan.spans.exceptions import error_type
@@ -129,13 +130,13 @@ class GenerationRecord:
         self._ended_at = time.perf_counter()
         return PipelineExecutionMetadata(
             model_name=self._model.profile.model_name,
-            model_provider=self._model.profile.provider,
+            model_provider=result.provider or self._model.profile.provider,
             pipeline_type=self._model.pipeline_type,
             cache_status=self._cache_status,
             queue_s=(self._taken_at or self._ended_at) - self.entered_at,
             load_s=self._load_s,
             finish_reason=reason,
-            error_type=None if error is None else error_type(error),
+            error_type=None if error is None else _error_type(error),
             **result.facts(self.entered_at),
         )
 
@@ -153,6 +154,11 @@ class GenerationRecord:
                 chunks=self._pieces,
                 time_to_first_chunk_s=first_chunk_s,
             )
+            self.owner.provider = metadata.model_provider.lower()
+            self.owner.measured.update(result.attributes)
+            self.owner.measured[semconv.PROVIDER_NAME] = self.owner.provider
+            if isinstance(error, ServerError):
+                self.owner.measured[semconv.ERROR_TYPE] = metadata.error_type
             record_generation(
                 self._instruments,
                 self.owner,
@@ -188,3 +194,9 @@ class GenerationRecord:
 
     def _unix_ns(self, at: float) -> int:
         return self._entered_ns + round((at - self.entered_at) * 1e9)
+
+
+def _error_type(error: BaseException) -> str:
+    """The HTTP status of a server's error, as the conventions ask, else the class."""
+    status = error.status if isinstance(error, ServerError) else None
+    return error_type(error) if status is None else str(status)

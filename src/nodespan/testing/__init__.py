@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nodespan.engine.measurement import llama_cpp_phases
 from nodespan.errors import ConfigurationError
+from nodespan.testing.servers import FakeServer as FakeServer
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

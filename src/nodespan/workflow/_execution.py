@@ -109,7 +109,7 @@ class NodeExecution:
         """The facts so far."""
         measured = self._stream.metadata if self._stream is not None else None
         pipeline = dict(measured) if measured is not None else {}
-        return NodeMetadata(**{**pipeline, **self._facts, **more})
+        return NodeMetadata(**{**self._facts, **pipeline, **more})
 
     def _log(self, level: int, message: str, *args: object) -> None:
         if not _logger.isEnabledFor(level):

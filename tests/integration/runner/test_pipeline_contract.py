@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
+from llama_server import LlamaServer
 from nodespan.errors import ConfigurationError
-from nodespan.runner import AsyncPipeline, Cancellation, GenerationResult, LlamaCppPipeline, Pipeline
+from nodespan.runner import (
+    AsyncPipeline,
+    Cancellation,
+    GenerationResult,
+    LlamaCppPipeline,
+    OpenAICompatiblePipeline,
+    Pipeline,
+)
 from nodespan.testing import AsyncEchoPipeline, EchoPipeline
 from nodespan.types import GenerationRequest, ModelProfile
-from pipelines import chat, raw
+from pipelines import chat, raw, wait_for
 
 Fresh = Callable[[], Any]
 
@@ -44,7 +52,13 @@ class Synchronous:
             self.loop.close()
 
 
-@pytest.fixture(params=["EchoPipeline", "AsyncEchoPipeline", "LlamaCppPipeline"])
+@pytest.fixture(scope="module")
+def llama_server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
+    with LlamaServer(smollm2, tmp_path_factory.mktemp("llama-server"), slots=1) as server:
+        yield server
+
+
+@pytest.fixture(params=["EchoPipeline", "AsyncEchoPipeline", "LlamaCppPipeline", "OpenAICompatiblePipeline"])
 def fresh(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Fresh]:
     """Loads the pipeline anew each time; closes what it loaded."""
     made: list[Pipeline] = []
@@ -54,6 +68,11 @@ def fresh(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Fresh]:
             made.append(EchoPipeline(ModelProfile(name="echo")))
         elif request.param == "AsyncEchoPipeline":
             made.append(Synchronous(AsyncEchoPipeline(ModelProfile(name="echo"))))
+        elif request.param == "OpenAICompatiblePipeline":
+            server: LlamaServer = request.getfixturevalue("llama_server")
+            wait_for(lambda: server.busy() == 0)
+            server.erase()
+            made.append(Synchronous(OpenAICompatiblePipeline(ModelProfile(base_url=server.url, name="smol"))))
         else:
             made.append(
                 LlamaCppPipeline(

@@ -1,0 +1,82 @@
+"""Arguments and answers of the openai package as attributes, measurements and messages: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from nodespan.engine.contract import Server
+from nodespan.engine.measurement import request_attributes
+from nodespan.engine.openai_compatible.json_values import Object, as_object, as_text
+from nodespan.engine.openai_compatible.readers import read_timings, read_usage
+from nodespan.engine.tool_calls import ToolCallPieces
+from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nodespan.engine.contract import GenerationResult
+    from nodespan.spans.content import Message, Part
+
+
+def server_of(resource: object) -> Server | None:
+    """Host and port of the client that a resource belongs to."""
+    url = getattr(getattr(resource, "_client", None), "base_url", None)
+    host = getattr(url, "host", None)
+    if not isinstance(host, str) or not host:
+        return None
+    port = getattr(url, "port", None)
+    default = 80 if getattr(url, "scheme", "") == "http" else 443
+    return Server(host, port if isinstance(port, int) else default)
+
+
+def request(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a request. Values that are ``NOT_GIVEN`` or ``omit`` are left out."""
+    kinds = (int, float, str, list, tuple)
+    plain = cast("dict[str, Any]", {name: value for name, value in given.items() if isinstance(value, kinds)})
+    stop = plain.get("stop")
+    most = plain.get("max_completion_tokens", plain.get("max_tokens"))
+    sampling = {**plain, "max_tokens": most, "stop": [stop] if isinstance(stop, str) else stop}
+    return request_attributes(sampling, streams=plain.get("stream") is True)
+
+
+def measurements(result: GenerationResult, answer: object) -> None:
+    """Takes over ``usage`` and llama-server's ``timings`` of a whole answer, or of a chunk."""
+    extra = as_object(getattr(answer, "model_extra", None))
+    if "timings" in extra:
+        read_timings(result, as_object(extra["timings"]))
+        result.provider = "LLAMA_CPP"
+    usage = getattr(answer, "usage", None)
+    if usage is not None:
+        read_usage(result, as_object(usage.model_dump()))
+
+
+def first_choice(answer: object) -> Any:
+    """The first choice of an answer or a chunk; ``None`` if it has none."""
+    choices = getattr(answer, "choices", None)
+    return choices[0] if isinstance(choices, list) and choices else None  # pyright: ignore[reportUnknownVariableType]
+
+
+def questions(messages: object) -> list[Message]:
+    """The conversation; an iterator is left to the model."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        return []
+    given = [as_object(one) for one in cast("Sequence[object]", messages)]
+    return [message(as_text(one.get("role")), list(_parts(one))) for one in given]
+
+
+def answer_parts(text: str, pieces: ToolCallPieces) -> list[Part]:
+    """Parts of an answer."""
+    calls = [tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls()]
+    return [text_part(text), *calls] if text else calls
+
+
+def _parts(one: Object) -> Iterator[Part]:
+    content = one.get("content")
+    if one.get("tool_call_id"):
+        yield tool_response_part(as_text(one["tool_call_id"]), content)
+    elif content is not None:
+        yield text_part(content)
+    pieces = ToolCallPieces()
+    pieces.add(one.get("tool_calls"))
+    yield from (tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls())

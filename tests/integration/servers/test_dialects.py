@@ -1,0 +1,319 @@
+"""Each kind of server, as ``nodespan.testing.FakeServer`` plays it: what it is asked, what it tells, how it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from nodespan.errors import ConfigurationError, MissingDependencyError, ServerError
+from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory, PipelineStream, Runner
+from nodespan.testing import FakeServer
+from nodespan.types import ChatMessage, GenerationRequest, ModelProfile, ModelProfileType, Sampling
+from pipelines import chat, raw, wait_for
+
+KINDS = ["llama-server", "llama-cpp-python", "ollama", "vllm", "sglang", "openai"]
+SECRET = "sk-canary-0123456789"
+Ask = Callable[..., PipelineStream]
+
+
+@pytest.fixture
+def run(tracer_provider: TracerProvider) -> Iterator[Callable[..., Ask]]:
+    """Makes a runner for servers; the factories are closed at the end."""
+    with ExitStack() as stack:
+
+        def run(*servers: FakeServer, **profile: Any) -> Ask:
+            urls = tuple(server.url for server in servers)
+            made = ModelProfile(**{"base_url": urls, "name": "m", **profile})
+            factory = stack.enter_context(PipelineFactory({ModelProfileType.Primary: made}))
+            return Runner(factory, tracer_provider=tracer_provider).stream_pipeline
+
+        yield run
+
+
+def text_of(stream: PipelineStream) -> str:
+    return "".join(chunk.content for chunk in stream)
+
+
+def the_span(exporter: InMemorySpanExporter) -> Any:
+    (span,) = [span for span in exporter.get_finished_spans() if span.name.endswith(" m")]
+    return span
+
+
+def children(exporter: InMemorySpanExporter) -> list[str]:
+    ours = {"pipeline.queue", "pipeline.load"}
+    return [s.name for s in exporter.get_finished_spans() if not s.name.endswith(" m") and s.name not in ours]
+
+
+@pytest.mark.parametrize("ask", [chat, raw])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_found_out_and_tells_what_it_tells(
+    kind: Any, ask: Any, run: Callable[..., Ask], exporter: InMemorySpanExporter
+) -> None:
+    with FakeServer(kind, delay_s=0.01, queue_s=0.03) as server:
+        stream = run(server)(ask("what is the sea"))
+        assert text_of(stream) == "The sea is wide."
+    metadata = stream.metadata
+    assert metadata is not None
+    providers = {"ollama": "OLLAMA", "vllm": "VLLM", "sglang": "SGLANG", "openai": "OPENAI_COMPATIBLE"}
+    assert metadata.model_provider == providers.get(kind, "LLAMA_CPP")
+    assert (metadata.input_tokens, metadata.output_tokens) == (4, 4)
+    assert metadata.tokens_estimated is (True if kind == "llama-cpp-python" else None)
+    assert metadata.finish_reason == "stop"
+    told = {
+        "llama-server": ["server.queue", "llama_cpp.prefill", "llama_cpp.decode"],
+        "ollama": ["server.load", "llama_cpp.prefill", "llama_cpp.decode"],
+    }
+    assert children(exporter) == told.get(kind, [])
+    assert (metadata.server_queue_s is not None) == (kind == "llama-server")
+    assert (metadata.decode_s is not None) == (kind in told)
+    if metadata.server_queue_s is not None:
+        assert 0.03 <= metadata.server_queue_s < 0.2
+    assert (the_span(exporter).attributes["nodespan.server.dialect"]) == kind
+    assert ("nodespan.server.other_s" in the_span(exporter).attributes) == (kind in told)
+
+
+def test_a_named_kind_is_not_looked_for(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai") as server:
+        text_of(run(server, dialect="vllm")(chat("a")))
+    assert [one.path for one in server.asked] == ["/props"]
+    assert server.received[0].body["stream_options"]["continuous_usage_stats"] is True
+
+
+def test_a_kind_is_asked_once_and_without_credentials(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai", api_key=SECRET) as server:
+        ask = run(server, api_key=SECRET, headers={"X-Tenant": "t1"})
+        for _ in range(3):
+            assert text_of(ask(chat("a")))
+    assert len(server.asked) == 5
+    assert not any("authorization" in one.headers or "x-tenant" in one.headers for one in server.asked)
+    assert {one.headers["authorization"] for one in server.received} == {f"Bearer {SECRET}"}
+    assert {one.headers["x-tenant"] for one in server.received} == {"t1"}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llama-server"])
+def test_a_stream_that_is_left_has_the_tokens_that_arrived(kind: Any, run: Callable[..., Ask]) -> None:
+    with FakeServer(kind, words=("a ",) * 500, delay_s=0.005) as server:
+        stream = run(server)(chat("a"))
+        for _ in range(3):
+            next(stream)
+        stream.close()
+        read = 3 + len(list(stream))
+        assert stream.metadata is not None
+        assert stream.metadata.output_tokens is not None
+        assert read <= stream.metadata.output_tokens <= read + 1
+        wait_for(lambda: server.left == 1)
+
+
+def test_sampling_and_requests_reach_a_server_in_its_own_words(run: Callable[..., Ask]) -> None:
+    sampling: dict[str, Any] = {"max_tokens": 5, "repeat_penalty": 1.1, "stop": ("q",), "seed": 3}
+    bodies = {}
+    for kind in ("llama-server", "vllm", "ollama"):
+        with FakeServer(kind) as server:  # type: ignore[arg-type]
+            text_of(run(server, sampling=Sampling(temperature=0.5))(chat("a", **sampling)))
+        bodies[kind] = server.received[0].body
+    assert bodies["llama-server"] == {
+        "model": "m",
+        "stream": True,
+        "messages": [{"role": "user", "content": "a"}],
+        "temperature": 0.5,
+        **sampling,
+        "stop": ["q"],
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+        "timings_per_token": True,
+    }
+    assert bodies["vllm"]["repetition_penalty"] == 1.1
+    options = {"temperature": 0.5, "num_predict": 5, "repeat_penalty": 1.1, "stop": ["q"], "seed": 3}
+    assert bodies["ollama"]["options"] == options
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+def test_tools_and_their_answers_pass(kind: Any, run: Callable[..., Ask]) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    request = GenerationRequest(
+        messages=(
+            ChatMessage(role="user", content="Add."),
+            ChatMessage(role="assistant", content="", tool_calls=(called,)),
+            ChatMessage(role="tool", content="2", tool_call_id="c1"),
+        ),
+        tools=(tool,),
+    )
+    with FakeServer(kind, tool_call=("add", {"a": 2})) as server:
+        stream = run(server)(request)
+        assert text_of(stream) == ""
+    (call,) = stream.tool_calls
+    assert (call.name, call.arguments) == ("add", '{"a": 2}')
+    body = server.received[0].body
+    assert body["tools"] == [tool]
+    arguments = body["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert arguments == ({"a": 1} if kind == "ollama" else '{"a": 1}')
+
+
+def test_a_field_set_to_none_is_not_sent(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai") as server:
+        stream = run(server, options={"stream_options": None, "user": "u1"})(chat("a"))
+        text_of(stream)
+    assert "stream_options" not in server.received[0].body
+    assert server.received[0].body["user"] == "u1"
+    assert stream.metadata is not None
+    assert stream.metadata.output_tokens is None  # the server tells none, and none is guessed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_is_cut_is_an_error_after_its_text(kind: Any, run: Callable[..., Ask]) -> None:
+    with FakeServer(kind, cut_after=2) as server:
+        stream = run(server)(chat("a"))
+        assert (next(stream).content, next(stream).content) == ("The", " sea")
+        with pytest.raises((httpx.TransportError, ServerError)):
+            next(stream)
+        server.cut_after = None
+        assert text_of(run(server)(chat("a"))) == "The sea is wide."
+    assert len(server.received) == 2  # not repeated after the first byte
+
+
+def test_an_error_amid_an_answer_is_raised_with_its_status(
+    run: Callable[..., Ask], exporter: InMemorySpanExporter
+) -> None:
+    with (
+        FakeServer("llama-server", error_amid=2) as server,
+        pytest.raises(ServerError, match="out of memory") as raised,
+    ):
+        text_of(run(server)(chat("a")))
+    assert raised.value.status == 500
+    assert the_span(exporter).attributes["error.type"] == "500"
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(503, 3), (429, 3), (500, 1), (400, 1)])
+def test_a_busy_server_is_asked_again_and_an_error_is_not(
+    status: int, attempts: int, run: Callable[..., Ask], exporter: InMemorySpanExporter
+) -> None:
+    with FakeServer("openai", status=status, error_body='{"error": {"message": "why"}}') as server:
+        with pytest.raises(ServerError, match=rf"{status}.*why"):
+            text_of(run(server)(chat("a")))
+        assert len(server.received) == attempts
+        assert the_span(exporter).attributes["error.type"] == str(status)
+        server.failures = attempts - 1
+        assert text_of(run(server)(chat("a"))) == "The sea is wide."
+
+
+def test_another_server_answers_in_place_of_a_busy_one(run: Callable[..., Ask], exporter: InMemorySpanExporter) -> None:
+    with FakeServer("vllm", status=503) as busy, FakeServer("vllm") as free:
+        stream = run(busy, free)(chat("a"))
+        assert text_of(stream) == "The sea is wide."
+        assert the_span(exporter).attributes["server.port"] == free.port
+        assert (len(busy.received), len(free.received)) == (1, 1)
+
+
+def test_a_redirect_is_not_followed(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai") as other, FakeServer("openai", redirect_to=other.url) as server:
+        with pytest.raises(ServerError, match=r"307.*not followed"):
+            text_of(run(server, api_key=SECRET)(chat("a")))
+        assert other.received == []
+
+
+def test_a_key_is_in_no_repr_span_log_or_error(
+    run: Callable[..., Ask],
+    exporter: InMemorySpanExporter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(0)
+    with FakeServer("openai", api_key="another") as server:
+        profile = {"api_key": SECRET, "headers": {"X-Key": SECRET}}
+        with pytest.raises(ServerError, match=r"401.*bad key") as raised:
+            text_of(run(server, **profile)(chat("a")))
+        shown = [repr(ModelProfile(base_url=server.url, name="m", **profile)), str(raised.value), caplog.text]
+    shown += [span.to_json() for span in exporter.get_finished_spans()]
+    assert server.received[0].headers["authorization"] == f"Bearer {SECRET}"
+    assert not [text for text in shown if SECRET in text]
+
+
+def test_the_environments_key_goes_to_the_environments_address_only(
+    run: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeServer("openai") as server:
+        monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+        text_of(run(server)(chat("a")))
+        assert "authorization" not in server.received[0].headers
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        profiles = {ModelProfileType.Primary: ModelProfile(name="m")}
+        with PipelineFactory(profiles, create=OpenAICompatiblePipeline) as factory:
+            text_of(Runner(factory).stream_pipeline(chat("a")))
+        assert server.received[1].headers["authorization"] == f"Bearer {SECRET}"
+
+
+def test_the_trace_goes_on_at_the_server_and_nothing_else_does(
+    run: Callable[..., Ask], tracer_provider: TracerProvider, exporter: InMemorySpanExporter
+) -> None:
+    from opentelemetry import baggage, context
+
+    with FakeServer("vllm") as server:
+        token = context.attach(baggage.set_baggage("user", "canary"))
+        with tracer_provider.get_tracer("test").start_as_current_span("caller"):
+            text_of(run(server)(chat("a")))
+        context.detach(token)
+    headers = server.received[0].headers
+    span = the_span(exporter).get_span_context()
+    assert headers["traceparent"] == f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    assert "baggage" not in headers
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+@pytest.mark.parametrize(
+    ("hosts", "is_sent"), [("127.0.0.1", True), ("*", True), ("", False), ("a.example,*.b", False)]
+)
+def test_the_trace_is_sent_to_the_listed_hosts_only(
+    hosts: str, is_sent: bool, run: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODESPAN_PROPAGATE_HOSTS", hosts)
+    with FakeServer("vllm") as server:
+        text_of(run(server)(chat("a")))
+    assert ("traceparent" in server.received[0].headers) == is_sent
+
+
+def test_connections_are_used_again(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai") as server:
+        ask = run(server)
+        started = time.perf_counter()
+        for _ in range(20):
+            text_of(ask(chat("a")))
+        assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        ({"base_url": "http://user:canary@127.0.0.1:1/v1"}, "user name or a password"),
+        ({"base_url": "ftp://127.0.0.1/v1"}, "not the address of a server"),
+        ({"base_url": "127.0.0.1:8080"}, "not the address"),
+        ({"base_url": "http://127.0.0.1:99999/v1"}, "not an address"),
+        ({"base_url": "http://127.0.0.1:1/v1?key=canary"}, "without a query"),
+        ({"base_url": "http://127.0.0.1:1/v1", "name": ""}, "no name"),
+        ({"base_url": "http://127.0.0.1:1/v1", "dialect": "other"}, "dialect"),
+    ],
+)
+def test_a_profile_that_cannot_work_is_refused_at_set_up(profile: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        PipelineFactory({ModelProfileType.Primary: ModelProfile(**{"name": "m", **profile})})
+    assert "user:canary" not in str(raised.value)
+
+
+def test_a_server_that_is_not_there_is_an_error_of_the_request(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai") as server:
+        ask = run(server)
+    with pytest.raises(httpx.ConnectError):
+        text_of(ask(chat("a")))
+
+
+def test_without_httpx_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "nodespan\[http\]"'):
+        PipelineFactory({ModelProfileType.Primary: ModelProfile(base_url="http://127.0.0.1:1/v1", name="m")})
