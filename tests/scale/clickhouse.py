@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import sys
 import time
@@ -23,7 +24,7 @@ NODES = 7
 DAYS = 7
 REPEATS = 20
 LEAST_REPEATS = 5
-PER_QUESTION_S = 10.0
+PER_QUESTION_S = 5.0
 SERVICES = 5
 MODELS = 3
 BATCH = 1_000_000
@@ -32,13 +33,14 @@ TYPES = {"bool": "Bool", "double": "Float64", "int": "Int64", "str": "String", "
 NODE = "transform(node, [1, 2, 3, 4, 5, 6, 7], ['plan', 'search', 'read', 'draft', 'review', 'check', 'answer'], '')"
 KINDS = ["invoke_node", "chat", "pipeline.queue", "llama_cpp.prefill", "llama_cpp.decode", "execute_tool", "retrieval"]
 
-# What a column of its own is made of. Each is asked by a board or by the viewer's search.
+# The attributes with a column of their own: the holder of each in Jaeger's table and its name.
+COLUMNS_FILE = Path(__file__).parents[2] / "collector" / "scale-out" / "clickhouse-columns.sql"
 COLUMNS = {
-    "gen_ai_node_name": ("LowCardinality(String)", "str", "gen_ai.node.name"),
-    "gen_ai_request_model": ("LowCardinality(String)", "str", "gen_ai.request.model"),
-    "gen_ai_conversation_id": ("String", "str", "gen_ai.conversation.id"),
-    "nodespan_status": ("LowCardinality(String)", "str", "nodespan.status"),
-    "nodespan_output_tokens": ("Int64", "int", "nodespan.output_tokens"),
+    "gen_ai_node_name": ("str", "gen_ai.node.name"),
+    "gen_ai_request_model": ("str", "gen_ai.request.model"),
+    "gen_ai_conversation_id": ("str", "gen_ai.conversation.id"),
+    "nodespan_status": ("str", "nodespan.status"),
+    "nodespan_output_tokens": ("int", "nodespan.output_tokens"),
 }
 
 
@@ -148,11 +150,11 @@ def questions(end: str, *, own_columns: bool) -> dict[str, Callable[[random.Rand
     """The questions, as makers of SQL from a source of chance and the number of runs; ``end`` is the last start."""
 
     def value(column: str) -> str:
-        _, kind, name = COLUMNS[column]
+        kind, name = COLUMNS[column]
         return column if own_columns else text(name, f"{kind}_attributes")
 
     def has(column: str, wanted: str) -> str:
-        _, kind, name = COLUMNS[column]
+        kind, name = COLUMNS[column]
         if own_columns:
             return f"{column} = '{wanted}'"
         holder = f"{kind}_attributes"
@@ -244,16 +246,13 @@ def asked(session: Session, runs: int, *, own_columns: bool) -> dict[str, dict[s
 
 
 def add_columns(session: Session) -> float:
-    """Give the attributes columns of their own and fill them; returns the seconds that it took."""
+    """Run the committed file that gives attributes columns of their own; returns the seconds that it took."""
     started = time.monotonic()
-    for column, (type_, kind, name) in COLUMNS.items():
-        source = text(name, f"{kind}_attributes")
-        session.query(f"ALTER TABLE jaeger.spans ADD COLUMN {column} {type_} MATERIALIZED {source}")
-    changes = ", ".join(f"MATERIALIZE COLUMN {column}" for column in COLUMNS)
-    session.query(
-        "ALTER TABLE jaeger.spans ADD INDEX idx_conversation gen_ai_conversation_id TYPE bloom_filter GRANULARITY 1"
-    )
-    session.query(f"ALTER TABLE jaeger.spans {changes}, MATERIALIZE INDEX idx_conversation SETTINGS mutations_sync = 2")
+    session.query("USE jaeger")
+    without_comments = re.sub(r"^--.*$", "", COLUMNS_FILE.read_text(), flags=re.MULTILINE)
+    for statement in without_comments.split(";"):
+        if statement.strip():
+            session.query(statement)
     return time.monotonic() - started
 
 
