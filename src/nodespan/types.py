@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from nodespan.errors import ConfigurationError
 
@@ -48,10 +48,6 @@ class PipelinePriority(IntEnum):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-def _one_or_several(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
 
 
 class _CheckedAtSetUp(_Frozen):
@@ -146,7 +142,7 @@ class ModelProfile(_CheckedAtSetUp):
     chat_format: str | None = None
     sampling: Sampling = Sampling()
     options: Mapping[str, Any] = {}  # pyright: ignore[reportExplicitAny] llama_cpp.Llama's own arguments
-    base_url: Annotated[tuple[str, ...], BeforeValidator(_one_or_several)] = ()
+    base_url: str | tuple[str, ...] = ()
     dialect: Literal["llama-server", "llama-cpp-python", "ollama", "vllm", "sglang", "openai"] | None = None
     max_concurrency: Annotated[int, Field(gt=0)] | None = None
     api_key: SecretStr | None = None
@@ -159,6 +155,11 @@ class ModelProfile(_CheckedAtSetUp):
         if isinstance(data, dict) and "base_url" in data and "provider" not in data:
             return {**data, "provider": UNKNOWN_PROVIDER}  # pyright: ignore[reportUnknownVariableType]
         return data  # pyright: ignore[reportUnknownVariableType]
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The addresses of the servers."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
 
     @property
     def model_name(self) -> str:

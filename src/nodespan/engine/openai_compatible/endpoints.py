@@ -68,7 +68,7 @@ def endpoints_of(profile: ModelProfile) -> list[Endpoint]:
     Raises:
         ConfigurationError: There is none, or an address cannot work.
     """
-    urls = profile.base_url or tuple(filter(None, [os.environ.get(BASE_URL_VARIABLE, "").strip()]))
+    urls = profile.base_urls or tuple(filter(None, [os.environ.get(BASE_URL_VARIABLE, "").strip()]))
     if not urls:
         raise ConfigurationError(
             "This ModelProfile has no base_url. Give the address of a server: "

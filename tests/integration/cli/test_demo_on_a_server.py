@@ -1,0 +1,54 @@
+"""`nodespan demo --server` on a true llama-server: the same workflow and trace as in process, but for the server."""
+
+from __future__ import annotations
+
+from llama_server import LlamaServer, free_port
+from nodespan.cli import _workflow
+from nodespan.types import Sampling
+from otlp_receiver import OtlpReceiver
+
+OF_THE_SERVER = {"server.address", "server.port", "nodespan.server.other_s", "nodespan.server.dialect"}
+PROTOCOL = {"nodespan.server_queue_s", "gen_ai.response.id"}
+
+
+def spans_of(cli, *arguments):
+    with OtlpReceiver("http/protobuf") as receiver:
+        cli("demo", "--otlp", receiver.endpoint, *arguments)
+    assert cli.code == 0, cli.err
+    return receiver.spans
+
+
+def tree(spans, parent=""):
+    return sorted((span.name, tree(spans, span.span_id)) for span in spans if span.parent_span_id == parent)
+
+
+def without_the_servers_queue(branches):
+    return [(name, without_the_servers_queue(below)) for name, below in branches if name != "server.queue"]
+
+
+def test_the_two_traces_differ_in_the_server_alone(cli, smollm2, tmp_path, monkeypatch):
+    monkeypatch.setattr(_workflow, "_SAMPLING", Sampling(max_tokens=6, temperature=0.0))
+    local = spans_of(cli)
+    with LlamaServer(smollm2, tmp_path) as server:
+        served = spans_of(cli, "--server", server.url)
+    assert without_the_servers_queue(tree(served)) == tree(local)
+    assert [span.name for span in served].count("server.queue") == 4
+
+    def chats(spans):
+        return [set(span.attributes) for span in spans if span.name.startswith("chat ")]
+
+    for ours, theirs in zip(chats(local), chats(served), strict=True):
+        assert theirs - ours <= OF_THE_SERVER | PROTOCOL
+        assert ours - theirs == set()
+    values = [
+        {span.attributes["gen_ai.provider.name"] for span in spans if span.name.startswith("chat ")}
+        for spans in (local, served)
+    ]
+    assert values == [{"llama_cpp"}, {"llama_cpp"}]
+
+
+def test_a_server_that_is_not_there_is_reported_with_what_to_type(cli):
+    cli("demo", "--server", f"http://127.0.0.1:{free_port()}/v1")
+    assert cli.code == 1
+    assert "No model is listed at" in cli.err
+    assert "Traceback" not in cli.err
