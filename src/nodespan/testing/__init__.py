@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -217,13 +218,15 @@ def reset() -> None:
     Telemetry shuts down (a later ``configure()`` starts anew), the libraries are restored, and warnings that are logged
     once are logged again. OpenTelemetry's global providers stay: they can be set only once.
     """
-    from nodespan.instrumentation import uninstrument
     from nodespan.spans.guard import forget_reported
     from nodespan.spans.redaction import set_redaction
-    from nodespan.telemetry import Telemetry
 
-    if (telemetry := Telemetry.active()) is not None:
-        telemetry.shutdown()
-    uninstrument()
+    # Modules that were never imported have nothing to end, and may need libraries that are not installed.
+    telemetry = sys.modules.get("nodespan.telemetry")
+    if telemetry is not None and (active := telemetry.Telemetry.active()) is not None:
+        active.shutdown()
+    instrumentation = sys.modules.get("nodespan.instrumentation")
+    if instrumentation is not None:
+        instrumentation.uninstrument()
     set_redaction(None)
     forget_reported()
