@@ -42,7 +42,7 @@ def run(size: Size) -> list[Figure]:
     return [
         figure("nodespan: store and OTLP", "µs CPU/span", columns, median("nodespan"), of=of),
         figure("SDK: batch processor and OTLP", "µs CPU/span", columns, median("sdk"), of=of),
-        figure("nodespan / SDK", "x", columns, ratio_of_rounds("nodespan", "sdk"), "<= 1.1", of),
+        figure("nodespan / SDK", "x", columns, ratio_of_rounds("nodespan", "sdk"), "<= 0.35", of),
     ]
 
 

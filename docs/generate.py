@@ -64,6 +64,26 @@ holds its write lock, so that a search never delays a program. An absent store r
 (`immutable=1`), with a temporary index. If there is a `-wal` file beside it, the spans in that are missing, and the
 warning `store.copy_with_log` is logged.
 
+## Running spans
+
+A span that is open for longer than 80 ms (`NODESPAN_RUNNING_AFTER_MS`) has a row in the store until its end is stored:
+ids, parent, name, start, the attributes that it has by then (without texts and lists longer than 1,024), its process,
+and its phase, which is written at most once a second. `find`, `get` and `follow` give it like an ended span, with
+another `state`. Shorter spans never touch the table. At most 10,000 open spans of a process have a row; `untracked` in
+`status()` counts the others. Open spans are never sent over OTLP.
+
+Each process with open spans writes a heartbeat every second and holds the lock of a file in `nodespan.running` beside
+the store. When it dies, the kernel releases the lock: its open spans are `lost` at once, with the time of the last
+heartbeat and the last phase ("lost at 12:03:11 while prefilling 62 % of 1310 tokens"). While it is stopped, they are
+`silent`. Rows of dead processes are kept for 7 days. A span that is dropped without an end, and one that is open at
+`shutdown()`, leaves no row.
+
+`nodespan traces --running` lists the traces with open or lost spans, `nodespan traces --follow` prints each change, and
+`nodespan trace --follow` shows one while it runs. With `NODESPAN_STORE=memory` other processes cannot see open spans.
+
+Code that waits or works inside a span can publish its phase: `nodespan.spans.phases.publish(span, source)`, where
+`source.phase()` returns a `Phase`. It is called by the writer's thread alone, about once a second.
+
 ## Records
 
 Records are plain dictionaries, JSON as they are:

@@ -92,6 +92,8 @@ class Programs:
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
             "NODESPAN_STORE": str(folder / "store.db"),
         }
+        self.workflows = 0
+        """Workflows that were run in all phases, without those of killed programs."""
         self._processes: list[subprocess.Popen[str]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -119,6 +121,7 @@ class Programs:
         yield sent
         self._tell("stop")
         sent.reports = [self._answer(process) for process in self._processes if process.poll() is None]
+        self.workflows += sum(report["workflows"] for report in sent.reports)
         for path in self.folder.glob(f"{phase}-*.ids"):
             for line in path.read_text().splitlines():
                 trace_id, failed, *ids = line.split()

@@ -7,11 +7,9 @@ Each constant is the plain name; ``NAMES`` holds what there is to say about it, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-Kind = Literal["attribute", "event", "metric", "operation"]
-Stability = Literal["stable", "development"]
+from nodespan._name import Kind, Name, Stability
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE: Final = "nodespan"
@@ -20,47 +18,6 @@ _CORE: Final = "OpenTelemetry semantic conventions 1.41"
 _GENAI: Final = "OpenTelemetry GenAI semantic conventions, semconv 1.41"
 _PROPOSED: Final = "proposed for the GenAI semantic conventions (issues 187 and 188)"
 
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """What there is to know of one name.
-
-    Attributes:
-        type: OTLP value type of an attribute, instrument of a metric.
-        unit: UCUM, empty where a value has none.
-        source: Convention and version of a standard name; for one of ours, why no standard name fits.
-        labels: Attributes of a metric's points. Their values are few: never an id, never a text of the user's.
-        buckets: Upper bounds of a histogram's buckets, in its unit.
-    """
-
-    name: str
-    kind: Kind
-    meaning: str
-    type: str
-    unit: str
-    stability: Stability
-    source: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def prometheus_name(self) -> str:
-        """A metric's name in Prometheus when it came over OTLP; a histogram has `_bucket`, `_sum`, `_count` after it.
-
-        The rules are Prometheus 3's (`UnderscoreEscapingWithSuffixes`): a unit in braces adds nothing, and the unit 1
-        is said of gauges only.
-        """
-        words = [self.name.replace(".", "_")]
-        if self.unit in _PROMETHEUS_UNITS:
-            words.append(_PROMETHEUS_UNITS[self.unit])
-        elif self.unit == "1" and self.type.endswith("gauge"):
-            words.append("ratio")
-        if self.type in {"counter", "observable counter"}:
-            words.append("total")
-        return "_".join(words)
-
-
-_PROMETHEUS_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 NAMES: Final[dict[str, Name]] = {}
 

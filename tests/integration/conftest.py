@@ -15,7 +15,7 @@ from workflow_graphs import mirror_of
 
 @pytest.fixture(autouse=True)
 def state_and_spans_agree(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compares each entry that a node execution hands to the state with its span, key by key (DESIGN 4.1)."""
+    """Compares each entry that a node execution hands to the state with its span, key by key."""
     entries: list[tuple[dict[str, Any], Any]] = []
     done = NodeExecution.done
 

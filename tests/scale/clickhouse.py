@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import sys
 import time
@@ -22,6 +23,8 @@ SPANS_PER_RUN = 50
 NODES = 7
 DAYS = 7
 REPEATS = 20
+LEAST_REPEATS = 5
+PER_QUESTION_S = 5.0
 SERVICES = 5
 MODELS = 3
 BATCH = 1_000_000
@@ -30,13 +33,14 @@ TYPES = {"bool": "Bool", "double": "Float64", "int": "Int64", "str": "String", "
 NODE = "transform(node, [1, 2, 3, 4, 5, 6, 7], ['plan', 'search', 'read', 'draft', 'review', 'check', 'answer'], '')"
 KINDS = ["invoke_node", "chat", "pipeline.queue", "llama_cpp.prefill", "llama_cpp.decode", "execute_tool", "retrieval"]
 
-# What a column of its own is made of. Each is asked by a board or by the viewer's search.
+# The attributes with a column of their own: the holder of each in Jaeger's table and its name.
+COLUMNS_FILE = Path(__file__).parents[2] / "collector" / "scale-out" / "clickhouse-columns.sql"
 COLUMNS = {
-    "gen_ai_node_name": ("LowCardinality(String)", "str", "gen_ai.node.name"),
-    "gen_ai_request_model": ("LowCardinality(String)", "str", "gen_ai.request.model"),
-    "gen_ai_conversation_id": ("String", "str", "gen_ai.conversation.id"),
-    "nodespan_status": ("LowCardinality(String)", "str", "nodespan.status"),
-    "nodespan_output_tokens": ("Int64", "int", "nodespan.output_tokens"),
+    "gen_ai_node_name": ("str", "gen_ai.node.name"),
+    "gen_ai_request_model": ("str", "gen_ai.request.model"),
+    "gen_ai_conversation_id": ("str", "gen_ai.conversation.id"),
+    "nodespan_status": ("str", "nodespan.status"),
+    "nodespan_output_tokens": ("int", "nodespan.output_tokens"),
 }
 
 
@@ -142,15 +146,15 @@ def text(name: str, holder: str = "str_attributes") -> str:
     return f"{holder}.value[indexOf({holder}.key, '{name}')]"
 
 
-def questions(*, own_columns: bool) -> dict[str, Callable[[random.Random, int], str]]:
-    """The questions, as makers of SQL from a source of chance and the number of runs."""
+def questions(end: str, *, own_columns: bool) -> dict[str, Callable[[random.Random, int], str]]:
+    """The questions, as makers of SQL from a source of chance and the number of runs; ``end`` is the last start."""
 
     def value(column: str) -> str:
-        _, kind, name = COLUMNS[column]
+        kind, name = COLUMNS[column]
         return column if own_columns else text(name, f"{kind}_attributes")
 
     def has(column: str, wanted: str) -> str:
-        _, kind, name = COLUMNS[column]
+        kind, name = COLUMNS[column]
         if own_columns:
             return f"{column} = '{wanted}'"
         holder = f"{kind}_attributes"
@@ -161,7 +165,7 @@ def questions(*, own_columns: bool) -> dict[str, Callable[[random.Random, int], 
         return f"service_name = 'service-{chance.randrange(SERVICES)}'"
 
     def last(hours: int) -> str:
-        return f"start_time > now64(9) - INTERVAL {hours} HOUR"
+        return f"start_time > toDateTime64('{end}', 9) - INTERVAL {hours} HOUR"
 
     decoded = "name = 'llama_cpp.decode'"
     tokens, seconds = value("nodespan_output_tokens"), text("nodespan.decode_s", "double_attributes")
@@ -218,42 +222,46 @@ def rows(session: Session, sql: str) -> list[list[Any]]:
     return [json.loads(line) for line in answer.splitlines()]
 
 
-def asked(session: Session, runs: int, *, own_columns: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds of each question over several values, and how many rows the last answer had."""
-    chance = random.Random(7)
-    figures: dict[str, dict[str, float]] = {}
-    for name, make in questions(own_columns=own_columns).items():
+def asked(session: Session, runs: int, *, own_columns: bool) -> dict[str, dict[str, Any]]:
+    """For each question: milliseconds over several values, and how many rows each answer had."""
+    end = rows(session, "SELECT max(start_time) FROM jaeger.spans")[0][0]
+    figures: dict[str, dict[str, Any]] = {}
+    for name, make in questions(end, own_columns=own_columns).items():
+        chance = random.Random(name)  # the same values with and without columns
         took: list[float] = []
-        answer: list[list[Any]] = []
-        for _ in range(REPEATS):
+        answers: list[int] = []
+        deadline = time.monotonic() + PER_QUESTION_S
+        while len(took) < REPEATS and (len(took) < LEAST_REPEATS or time.monotonic() < deadline):
             started = time.perf_counter()
-            answer = rows(session, make(chance, runs))
+            answers.append(len(rows(session, make(chance, runs))))
             took.append(1e3 * (time.perf_counter() - started))
         took.sort()
-        figures[name] = {"p50": took[REPEATS // 2], "p95": took[int(REPEATS * 0.95) - 1], "rows": len(answer)}
+        figures[name] = {
+            "p50": took[len(took) // 2],
+            "p95": took[round(0.95 * len(took)) - 1],
+            "asked": len(took),
+            "answers": answers,
+        }
     return figures
 
 
 def add_columns(session: Session) -> float:
-    """Give the attributes columns of their own and fill them; returns the seconds that it took."""
+    """Run the committed file that gives attributes columns of their own; returns the seconds that it took."""
     started = time.monotonic()
-    for column, (type_, kind, name) in COLUMNS.items():
-        source = text(name, f"{kind}_attributes")
-        session.query(f"ALTER TABLE jaeger.spans ADD COLUMN {column} {type_} MATERIALIZED {source}")
-    changes = ", ".join(f"MATERIALIZE COLUMN {column}" for column in COLUMNS)
-    session.query(
-        "ALTER TABLE jaeger.spans ADD INDEX idx_conversation gen_ai_conversation_id TYPE bloom_filter GRANULARITY 1"
-    )
-    session.query(f"ALTER TABLE jaeger.spans {changes}, MATERIALIZE INDEX idx_conversation SETTINGS mutations_sync = 2")
+    session.query("USE jaeger")
+    without_comments = re.sub(r"^--.*$", "", COLUMNS_FILE.read_text(), flags=re.MULTILINE)
+    for statement in without_comments.split(";"):
+        if statement.strip():
+            session.query(statement)
     return time.monotonic() - started
 
 
 def disk(session: Session) -> dict[str, int]:
-    """Bytes on disk of each column, the largest first, and of everything."""
+    """Bytes on disk of each column, the largest first, after those of everything."""
     by_column = rows(
         session,
-        "SELECT column, sum(column_data_compressed_bytes) AS bytes FROM system.parts_columns "
-        "WHERE database = 'jaeger' AND table = 'spans' AND active GROUP BY column ORDER BY bytes DESC LIMIT 12",
+        "SELECT column, sum(column_bytes_on_disk) AS bytes FROM system.parts_columns "
+        "WHERE database = 'jaeger' AND table = 'spans' AND active GROUP BY column ORDER BY bytes DESC",
     )
     everything = rows(session, "SELECT sum(bytes_on_disk) FROM system.parts WHERE database = 'jaeger' AND active")
     return {"all": int(everything[0][0]), **{column: int(size) for column, size in by_column}}

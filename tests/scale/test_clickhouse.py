@@ -13,9 +13,16 @@ import pytest
 SCRIPT = Path(__file__).with_name("clickhouse.py")
 SPANS = 10_000_000
 SPANS_PER_RUN = 50
+COLUMNS = (
+    "gen_ai_node_name",
+    "gen_ai_request_model",
+    "gen_ai_conversation_id",
+    "nodespan_status",
+    "nodespan_output_tokens",
+)
 PATIENCE_S = 800
-SLOWEST_MS = 10_000.0
-"""A question that takes longer is not one of a page or a board."""
+SLOWEST_MS = 5_000.0
+"""Of a question that a page or a board asks, on a busy machine; only with columns of their own all are below it."""
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +45,25 @@ def test_ten_million_spans_are_stored_and_every_question_is_answered(figures: di
         in_columns = figures["columns"][name]
         numbers = [f"{one['p50']:>7.0f} / {one['p95']:>7.0f}" for one in (in_arrays, in_columns)]
         table.append(f"  {name:<44} {numbers[0]} {numbers[1]}")
-        assert in_arrays["rows"] == in_columns["rows"] > 0, name
-        assert in_arrays["p95"] < SLOWEST_MS, name
-    assert figures["jaeger"]["viewer: one run by its id"]["rows"] == SPANS_PER_RUN
+        both = min(in_arrays["asked"], in_columns["asked"])
+        assert in_arrays["answers"][:both] == in_columns["answers"][:both], name
+        assert sum(in_arrays["answers"]) > 0, name
+        assert in_columns["p95"] < SLOWEST_MS, name
+    over_a_week = "board: output tokens of each model, 7 days"
+    assert figures["columns"][over_a_week]["p50"] < figures["jaeger"][over_a_week]["p50"] / 2
+    one_run = figures["jaeger"]["viewer: one run by its id"]
+    assert one_run["answers"] == [SPANS_PER_RUN] * one_run["asked"]
 
 
 def test_columns_of_their_own_are_a_small_part_of_the_table(figures: dict[str, Any], table: list[str]) -> None:
-    before, after = figures["disk"]["all"], figures["disk_with_columns"]["all"]
-    table.append(
-        f"  five columns: {100 * (after / before - 1):.1f} % more on disk, {figures['columns_s']:.0f} s to fill"
-    )
+    everything = figures["disk_with_columns"]["all"]
+    sizes = {name: figures["disk_with_columns"][name] for name in COLUMNS}
+    part = sum(sizes.values()) / everything
+    each = ", ".join(f"{name} {size / SPANS:.2f}" for name, size in sizes.items())
+    table.append(f"  own columns: {100 * part:.1f} % of the table, filled in {figures['columns_s']:.0f} s; {each}")
     largest = ", ".join(f"{name} {size / SPANS:.1f}" for name, size in list(figures["disk"].items())[1:9])
     table.append(f"  bytes per span: {largest}")
-    assert after < 1.1 * before
+    assert 0 < part < 0.1
 
 
 def test_a_shorter_retention_removes_what_is_older(figures: dict[str, Any], table: list[str]) -> None:

@@ -121,14 +121,12 @@ FAULTS: dict[str, Callable[[Stage], dict[str, object]]] = {
     "agent, broker, gateways, Jaeger killed at once": killed("jaeger", "kafka", *GATEWAYS, "agent"),
     "disk of the agent full": agent_disk_full,
 }
-executions = 0
 
 
 @pytest.mark.parametrize("name", FAULTS, ids=lambda name: name.replace(" ", "-"))
 def test_a_fault_under_load_loses_no_span_that_was_reported_stored(
     name: str, chain: Chain, programs: Programs, count: Count, tmp_path: Path, table: list[str]
 ) -> None:
-    global executions
     kills_jaeger = "Jaeger" in name
     deliveries = count.counters.out_of_gateways if kills_jaeger else count.counters.into_jaeger
     started, before = time.monotonic(), deliveries()
@@ -151,7 +149,7 @@ def test_a_fault_under_load_loses_no_span_that_was_reported_stored(
 
     assert row.duplicates is None or row.duplicates >= 0
 
-    executions += NODES_PER_WORKFLOW * sum(report["workflows"] for report in sent.reports)
+    executions = NODES_PER_WORKFLOW * programs.workflows
     prometheus = Prometheus(chain.prometheus)
     counted = 'sum(nodespan_node_duration_seconds_count{service_name="load"})'
     eventually(

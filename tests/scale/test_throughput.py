@@ -20,10 +20,10 @@ from scale_load import Count, Programs, cpu_s
 from stack_backends import eventually
 
 HOPS = ("agent", "kafka", *GATEWAYS, "jaeger", "prometheus")
-SPANS = 150_000
+SPANS = 100_000
 PER_REQUEST = 500
 PER_TRACE = 50
-MEASURED_S = 10.0
+MEASURED_S = 6.0
 ARRIVED_S = 300.0
 TEXTS = 8
 NUMBERS = 4
@@ -55,6 +55,11 @@ def measured(chain: Chain) -> Iterator[Cost]:
     yield cost
     cost.wall_s = time.monotonic() - started
     cost.seconds = {hop: cpu_s(chain.pid(hop)) - before[hop] for hop in HOPS}
+
+
+def bytes_in(folder: Path) -> int:
+    """The space that a folder's files take on disk."""
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
 def requests(spans: int) -> list[bytes]:
@@ -102,6 +107,8 @@ def send(port: int, bodies: list[bytes]) -> None:
 def test_a_burst_goes_through_whole_and_each_hop_has_its_cost(chain: Chain, count: Count, table: list[str]) -> None:
     count.wait_until_still()
     bodies = requests(SPANS)
+    folders = {"broker": chain.folder / "kafka", "Jaeger": chain.folder / "jaeger"}
+    disk_before = {name: bytes_in(folder) for name, folder in folders.items()}
     before = count.counters.into_jaeger()
     with measured(chain) as cost:
         started = time.monotonic()
@@ -118,6 +125,8 @@ def test_a_burst_goes_through_whole_and_each_hop_has_its_cost(chain: Chain, coun
     )
     for hop, micros in per_span.items():
         table.append(f"  {hop:<12} {micros:>6.1f} us of CPU per span, {1e6 / max(micros, 0.1):>8.0f} spans/s and core")
+    on_disk = {name: (bytes_in(folder) - disk_before[name]) / SPANS for name, folder in folders.items()}
+    table.append("  bytes on disk per span: " + ", ".join(f"{name} {size:.0f}" for name, size in on_disk.items()))
     table.append(f"  bottleneck: {max(per_span, key=lambda hop: per_span[hop])}")
     assert SPANS / cost.wall_s > 1000
 

@@ -118,7 +118,7 @@ def test_prometheus_with_a_remote_store_is_accepted(programs: dict[str, Path], t
 
 def test_every_file_that_scales_out_is_checked() -> None:
     there = {path.stem for path in (CONFIGS / "scale-out").iterdir()}
-    assert there == {*SCALED_OUT, "prometheus-remote"}
+    assert there == {*SCALED_OUT, "prometheus-remote", "clickhouse-columns"}  # the last by tests/scale
 
 
 def test_the_alerts_fire_and_keep_silent_as_their_tests_say(programs: dict[str, Path]) -> None:

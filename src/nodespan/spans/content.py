@@ -1,4 +1,4 @@
-"""What was asked and answered, on spans and as events: only where the user has switched it on (DESIGN 4.8).
+"""What was asked and answered, on spans and as events: only where the user has switched it on.
 
 ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says where: ``NO_CONTENT`` (the default), ``SPAN_ONLY``,
 ``EVENT_ONLY`` or ``SPAN_AND_EVENT``. Messages are written as the conventions have them, ``[{role, parts}]`` in JSON.

@@ -1,4 +1,4 @@
-"""The run directory: which span belongs to which of LangGraph's ids, while the run lives (DESIGN 4.3)."""
+"""The run directory: which span belongs to which of LangGraph's ids, while the run lives."""
 
 from __future__ import annotations
 

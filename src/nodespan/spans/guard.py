@@ -1,4 +1,4 @@
-"""The one boundary where nodespan's own errors stop, so that telemetry never hurts the application (DESIGN 4.7)."""
+"""The one boundary where nodespan's own errors stop, so that telemetry never hurts the application."""
 
 from __future__ import annotations
 

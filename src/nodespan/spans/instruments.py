@@ -1,4 +1,4 @@
-"""Every metric instrument, made from the table of names (DESIGN 4.5)."""
+"""Every metric instrument, made from the table of names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``opentelemetry-instrument`` finds of nodespan's set-up by entry points (DESIGN 3)."""
+"""What ``opentelemetry-instrument`` finds of nodespan's set-up by entry points."""
 
 from __future__ import annotations
 

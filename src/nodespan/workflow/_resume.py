@@ -1,4 +1,4 @@
-"""Links a resumed run to the run that wrote the checkpoint it resumes from, also in another process (DESIGN 4.3)."""
+"""Links a resumed run to the run that wrote the checkpoint it resumes from, also in another process."""
 
 from __future__ import annotations
 

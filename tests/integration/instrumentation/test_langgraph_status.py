@@ -8,6 +8,7 @@ import time
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp
+from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 
@@ -336,3 +337,25 @@ def test_times_of_a_node_are_its_own(exporter):
     waiting = nodes["invoke_node waits"]
     assert (waiting.end_time - waiting.start_time) / 1e9 >= 0.05
     assert nodes["invoke_node step"].end_time <= waiting.start_time
+
+
+class Detached:
+    """A row whose attributes cannot be read, as of an ORM after its session has ended."""
+
+    @property
+    def user_id(self):
+        raise RuntimeError("detached from its session")
+
+    conversation_id = ("not", "a", "scalar")
+
+
+@entrypoint()
+def job(row):
+    return 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_input_that_cannot_be_read_costs_its_fact_alone(is_async, exporter):
+    assert (asyncio.run(job.ainvoke(Detached())) if is_async else job.invoke(Detached())) == 1
+    (run,) = [span for span in exporter.get_finished_spans() if span.name.startswith("invoke_workflow")]
+    assert not {"user.id", "gen_ai.conversation.id"} & set(run.attributes)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import trustme
 from opentelemetry import trace
 
 from nodespan.otlp import SpanRecord
+from nodespan.store import SqliteStore, StoreReader, store_path
 
 
 @pytest.fixture
@@ -86,3 +87,10 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     authority.cert_pem.write_to_path(paths["authority"])
     stranger.cert_pem.write_to_path(paths["stranger"])
     return paths
+
+
+@pytest.fixture
+def reader() -> Iterator[StoreReader]:
+    """Reads the test's store."""
+    with StoreReader(SqliteStore(store_path())) as reader:
+        yield reader

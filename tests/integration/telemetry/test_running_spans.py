@@ -4,68 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import sqlite3
-import subprocess
-import sys
 import time
-from contextlib import closing, contextmanager
 from pathlib import Path
 
-import pytest
 from opentelemetry import trace
 
 from nodespan import semconv
 from nodespan.delivery import running_spans
 from nodespan.spans.phases import Phase, publish
-from nodespan.store import SqliteStore, StoreReader, TraceFilter, store_path
+from nodespan.store import StoreReader, TraceFilter, store_path
 from nodespan.store.running import lock_path
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
-
-PATIENCE_S = 60
-
-
-@pytest.fixture
-def reader():
-    with StoreReader(SqliteStore(store_path())) as reader:
-        yield reader
-
-
-def until(look, expected, patience_s: float = PATIENCE_S):
-    """Polls until the expected is seen; shows the last that was."""
-    deadline = time.monotonic() + patience_s
-    while (seen := look()) != expected:
-        assert time.monotonic() < deadline, f"last seen: {seen}, expected: {expected}"
-        time.sleep(0.02)
-    return seen
-
-
-def states(reader: StoreReader) -> dict[str, str]:
-    """State of each span in the store, by name."""
-    return {
-        span["name"]: span["state"]
-        for found in reader.find(limit=1000)
-        for span in reader.get(found["trace_id"])["spans"]
-    }
-
-
-def rows() -> int:
-    try:
-        with closing(sqlite3.connect(f"file:{store_path()}?mode=ro", uri=True)) as connection:
-            return connection.execute("SELECT count(*) FROM running").fetchone()[0]
-    except sqlite3.OperationalError:  # it is being created
-        return 0
-
-
-class Work:
-    """The work of a span, with a phase that the test sets."""
-
-    def __init__(self, phase: Phase | None = None) -> None:
-        self.now = phase
-
-    def phase(self) -> Phase | None:
-        return self.now
+from running import PATIENCE_S, Work, rows, states, until
 
 
 def test_an_open_span_is_seen_while_it_lasts_and_once_when_it_has_ended(reader):
@@ -239,157 +190,6 @@ def test_a_span_of_nobody_is_kept_alive_by_nothing(reader, leaks):
         del span
         gc.collect()
         assert gone() is None
-
-
-PROGRAM = """
-import os, sys, time
-from opentelemetry import trace
-import nodespan
-from nodespan.spans.phases import Phase, publish
-
-class Work:
-    def phase(self):
-        return Phase("prefilling", time.time_ns(), done=62, total=100)
-
-nodespan.configure(sys.argv[1])
-span = trace.get_tracer("test").start_span("chat of " + sys.argv[1])
-work = Work()
-publish(span, work)
-print("started", flush=True)
-"""
-WAIT = "sys.stdin.readline(); span.end(); nodespan.configure(sys.argv[1]).shutdown()"
-
-
-@contextmanager
-def program(name: str, then: str = WAIT):
-    command = [sys.executable, "-c", PROGRAM + then, name]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def test_what_a_killed_process_did_is_reported_as_lost_with_time_and_phase(reader):
-    with program("one") as process:
-        until(lambda: states(reader), {"chat of one": "running"})
-        before_ns = time.time_ns()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        until(lambda: states(reader), {"chat of one": "lost"}, 1.0)  # at once, by the lock
-    (found,) = reader.find(TraceFilter(is_running=True))
-    assert (found["state"], found["lost"], found["running"]) == ("lost", 1, 0)
-    assert abs(found["end_ns"] - before_ns) < 5e9
-    assert (found["phase"]["name"], found["phase"]["done"], found["phase"]["total"]) == ("prefilling", 62, 100)
-    with configure() as telemetry:  # another start leaves it
-        span = trace.get_tracer("test").start_span("next")
-        until(lambda: states(reader), {"chat of one": "lost", "next": "running"})
-        span.end()
-        telemetry.force_flush(PATIENCE_S)
-    assert states(reader) == {"chat of one": "lost", "next": "ended"}
-
-
-def test_a_stopped_process_is_silent_and_runs_again_when_it_goes_on(reader, monkeypatch):
-    monkeypatch.setattr("nodespan.store.running.SILENT_AFTER_S", 2.0)
-    with program("one") as process:
-        until(lambda: states(reader), {"chat of one": "running"})
-        cursor = reader.cursor()
-        process.send_signal(signal.SIGSTOP)
-        until(lambda: states(reader), {"chat of one": "silent"})
-        changes = reader.follow(cursor, wait_s=5)
-        assert [span["state"] for span in changes["running"]] == ["silent"]
-        assert changes["running"][0]["process"]["silent_s"] >= 2.0
-        process.send_signal(signal.SIGCONT)
-        until(lambda: states(reader), {"chat of one": "running"})
-        process.communicate("go on\n", timeout=PATIENCE_S)
-        until(lambda: states(reader), {"chat of one": "ended"})
-
-
-def test_a_follower_hears_of_a_death_though_nothing_is_written(reader):
-    with program("one") as process:
-        until(lambda: states(reader), {"chat of one": "running"})
-        cursor = reader.cursor()
-        process.kill()
-        process.wait()
-        changes = reader.follow(cursor, wait_s=5)
-    assert [(span["name"], span["state"]) for span in changes["running"]] == [("chat of one", "lost")]
-
-
-def test_two_processes_on_one_store(reader):
-    with program("one") as one, program("two") as two:
-        until(lambda: states(reader), {"chat of one": "running", "chat of two": "running"})
-        one.kill()
-        one.wait()
-        until(lambda: states(reader), {"chat of one": "lost", "chat of two": "running"})
-        two.communicate("go on\n", timeout=PATIENCE_S)
-    until(lambda: states(reader), {"chat of one": "lost", "chat of two": "ended"})
-    assert rows() == 1
-
-
-FORK = """
-pid = os.fork()
-if pid == 0:
-    child = trace.get_tracer("test").start_span("of the child")
-    time.sleep(600)
-print(pid, flush=True)
-time.sleep(600)
-"""
-
-
-def test_a_forked_child_does_not_keep_its_dead_parent_alive(reader):
-    with program("one", FORK) as process:
-        child = int(process.stdout.readline())
-        try:
-            until(lambda: states(reader), {"chat of one": "running", "of the child": "running"})
-            process.kill()
-            process.wait()
-            until(lambda: states(reader), {"chat of one": "lost", "of the child": "running"})
-        finally:
-            os.kill(child, signal.SIGKILL)
-        until(lambda: states(reader), {"chat of one": "lost", "of the child": "lost"})
-
-
-def test_a_clock_that_is_set_makes_nobody_silent_or_lost(reader, monkeypatch):
-    with program("one"):
-        until(lambda: states(reader), {"chat of one": "running"})
-        real = time.time_ns
-        for step_s in (86_400, -86_400):
-            monkeypatch.setattr(time, "time_ns", lambda step_s=step_s: real() + step_s * 10**9)
-            (found,) = reader.find()
-            assert (found["state"], found["duration_s"] >= 0) == ("running", True)
-
-
-def test_a_lock_file_that_somebody_removed_is_no_death(reader):
-    with program("one"):
-        until(lambda: states(reader), {"chat of one": "running"})
-        for file in lock_path(store_path(), "").iterdir():
-            file.unlink()
-        time.sleep(1.5)
-        assert states(reader) == {"chat of one": "running"}
-
-
-def test_rows_of_the_long_dead_are_removed_by_the_next_start(reader, monkeypatch):
-    with program("one") as process:
-        until(lambda: states(reader), {"chat of one": "running"})
-        process.kill()
-    monkeypatch.setattr(running_spans, "_DEAD_KEPT_S", 0.0)
-    with configure():
-        span = trace.get_tracer("test").start_span("next")
-        until(lambda: states(reader), {"next": "running"})
-        assert len(list(lock_path(store_path(), "").iterdir())) == 1
-        span.end()
-
-
-def test_a_copy_has_what_was_lost_and_not_what_runs(reader, tmp_path):
-    with program("one") as one, program("two"):
-        until(lambda: states(reader), {"chat of one": "running", "chat of two": "running"})
-        one.kill()
-        one.wait()
-        reader.copy_to(tmp_path / "copy.db")
-    with StoreReader(SqliteStore(tmp_path / "copy.db")) as copy:
-        assert states(copy) == {"chat of one": "lost"}
 
 
 def test_the_gauges_count_executions_and_their_age_by_phase():

@@ -31,7 +31,7 @@ from pipelines import raw
 N_CTX = 512
 NOT_HERE = {
     semconv.OUTBOX_SPANS, semconv.OUTBOX_AGE, semconv.SPANS_PROCESSED, semconv.SPANS_EXPORTED,
-    semconv.TELEMETRY_ERRORS,
+    semconv.TELEMETRY_ERRORS, semconv.NODE_RUNNING, semconv.NODE_RUNNING_AGE,
 }  # fmt: skip
 """They come from the store of ``configure()``, and from errors of nodespan's own, which these tests do without."""
 IDS = {"user_id": "user-4711", "conversation_id": "conversation-4712"}

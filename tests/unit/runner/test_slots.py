@@ -147,6 +147,7 @@ def test_a_thread_that_dies_is_replaced_and_nothing_is_lost(is_async: bool) -> N
             except (SystemExit, RuntimeError):
                 assert stream.metadata is not None
             wait_for(lambda dead=thread: lane.thread is not dead)
+            thread.join(PATIENCE_S)  # or pytest would report its end in the next test
         assert read(runner.stream_pipeline(raw("last"))) == ["last"]
     assert stage.overlaps == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, cast
+from uuid import UUID
 
 from langgraph.constants import TAG_HIDDEN
 
@@ -40,6 +41,9 @@ class Graph(Protocol):
     @property
     def config(self) -> Mapping[str, Any] | None: ...
     def get_name(self) -> str: ...
+
+
+_SCALARS: Final = (str, int, float, UUID)
 
 
 def is_hidden(task: Task) -> bool:
@@ -98,8 +102,8 @@ def workflow_attributes(name: str, configurable: Mapping[str, Any], run_input: o
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_WORKFLOW,
         semconv.WORKFLOW_NAME: name,
-        semconv.CONVERSATION_ID: text_or_none(field_of(run_input, "conversation_id", thread_id)),
-        semconv.USER_ID: text_or_none(field_of(run_input, "user_id")),
+        semconv.CONVERSATION_ID: text_or_none(id_of(run_input, "conversation_id", thread_id)),
+        semconv.USER_ID: text_or_none(id_of(run_input, "user_id")),
         semconv.LANGGRAPH_THREAD_ID: text_or_none(thread_id),
         semconv.LANGGRAPH_CHECKPOINT_ID: configurable.get("checkpoint_id"),
         semconv.LANGGRAPH_CHECKPOINT_NS: configurable.get("checkpoint_ns") or None,
@@ -113,6 +117,19 @@ def field_of(state: object, name: str, default: object = None) -> object:
     else:
         value = cast("object", getattr(state, name, None))
     return default if value is None else value
+
+
+def id_of(state: object, name: str, default: object = None) -> object:
+    """A scalar field of a state.
+
+    A property that raises, or a value that is not a scalar (a column of a table, say), counts as absent: an optional
+    fact must not cost the span.
+    """
+    try:
+        value = field_of(state, name)
+    except Exception:  # noqa: BLE001 the program's own property
+        return default
+    return value if isinstance(value, _SCALARS) else default
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

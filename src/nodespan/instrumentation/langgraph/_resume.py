@@ -1,4 +1,4 @@
-"""Links a resumed run to the run that wrote the checkpoint it resumes from (DESIGN 4.3).
+"""Links a resumed run to the run that wrote the checkpoint it resumes from.
 
 In one process a bounded table serves: the ids of checkpoints are unique, so whatever saver, graph or thread they
 belong to, a link is never wrong. From another process the link is read from the checkpoint's own metadata, where it

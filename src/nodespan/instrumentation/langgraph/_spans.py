@@ -63,7 +63,6 @@ class WorkflowSpan(SpanScope):
         self.channels: frozenset[str] = frozenset()
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
-        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
         attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
         super().__init__(
             tracer,
@@ -74,11 +73,11 @@ class WorkflowSpan(SpanScope):
             directory=directory,
             instruments=instruments,
         )
+        # Counted when the scope exists, which counts its end: a failure above leaves the gauge as it was.
+        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
         if directory is not None or self.directory is None:
             self.directory = directory or RunDirectory()
-            self.directory.introduce(
-                _convert.field_of(run_input, "user_id"), _convert.field_of(run_input, "conversation_id")
-            )
+            self.directory.introduce(_convert.id_of(run_input, "user_id"), _convert.id_of(run_input, "conversation_id"))
 
     def adopt(self) -> bool:
         """Hands the span to the graph that asks first; afterwards says no."""

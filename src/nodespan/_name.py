@@ -1,0 +1,50 @@
+"""One entry of the table of names in ``semconv.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["attribute", "event", "metric", "operation"]
+Stability = Literal["stable", "development"]
+
+_PROMETHEUS_UNITS: Final = {"s": "seconds", "By": "bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What there is to know of one name.
+
+    Attributes:
+        type: OTLP value type of an attribute, instrument of a metric.
+        unit: UCUM, empty where a value has none.
+        source: Convention and version of a standard name; for one of ours, why no standard name fits.
+        labels: Attributes of a metric's points. Their values are few: never an id, never a text of the user's.
+        buckets: Upper bounds of a histogram's buckets, in its unit.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    type: str
+    unit: str
+    stability: Stability
+    source: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def prometheus_name(self) -> str:
+        """A metric's name in Prometheus when it came over OTLP; a histogram has `_bucket`, `_sum`, `_count` after it.
+
+        The rules are Prometheus 3's (`UnderscoreEscapingWithSuffixes`): a unit in braces adds nothing, and the unit 1
+        is said of gauges only.
+        """
+        words = [self.name.replace(".", "_")]
+        if self.unit in _PROMETHEUS_UNITS:
+            words.append(_PROMETHEUS_UNITS[self.unit])
+        elif self.unit == "1" and self.type.endswith("gauge"):
+            words.append("ratio")
+        if self.type in {"counter", "observable counter"}:
+            words.append("total")
+        return "_".join(words)
