@@ -189,7 +189,7 @@ def counts(server: LlamaServer, prompts: int) -> list[Figure]:
         figure("streams whose counts differ from the server's usage", "streams", columns, lambda c: sum(c["different"]),
                "<= 0", f"{prompts} prompts"),
         figure("left streams whose count is not that of the text that arrived", "streams", columns,
-               lambda c: sum(c["left"]), "<= 0", f"{prompts} prompts, but for tokens of a character that is not complete"),
+               lambda c: sum(c["left"]), "<= 0", f"{prompts} prompts, incomplete characters apart"),
     ]  # fmt: skip
 
 
