@@ -18,7 +18,7 @@ from bench import report
 if TYPE_CHECKING:
     from bench.measure import Size
 
-THEMES = ("overhead", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage")
+THEMES = ("overhead", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage", "servers")
 
 
 def main() -> None:
