@@ -51,6 +51,7 @@ _IDLE_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 _RETRY_AFTER_MAX_S: Final = 600.0
 _POLL_S: Final = 0.02
+_URGE_S: Final = 1.0
 _JOIN_S: Final = 0.2
 """A thread that waits for an answer is not joined for longer: what it has not settled is sent by the next start."""
 
@@ -156,16 +157,15 @@ class StoreSpanProcessor(SpanProcessor):
 
     @override
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Writes what waits and, with a destination, waits until it is sent.
-
-        Returns:
-            Whether nothing waits. Dropped spans are in the report.
-        """
+        """Writes what waits and, with a destination, waits until it is sent; whether nothing waits."""
         deadline = time.monotonic() + timeout_millis / 1e3
         self._write(deadline)
         self._news.set()
-        self._hurry.set()
+        urge_at = 0.0
         while self.report().waiting and (left_s := deadline - time.monotonic()) > 0:
+            if time.monotonic() >= urge_at:  # a destination that was down is tried every second, for a flush
+                self._hurry.set()
+                urge_at = time.monotonic() + _URGE_S
             if self._queue or self._unwritten:  # the store was locked by another process
                 self._write(deadline)
             elif self._destination is None:

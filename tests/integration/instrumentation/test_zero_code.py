@@ -135,7 +135,7 @@ def test_there_is_a_real_provider(run, endpoint):
     printed, _ = run(PROVIDER, **variables)
     tracer, meter = json.loads(printed)
     assert tracer == "NodespanTracerProvider"
-    assert meter == ("_ProxyMeterProvider" if endpoint is None else "MeterProvider")
+    assert meter == ("_ProxyMeterProvider" if endpoint is None else "NodespanMeterProvider")
 
 
 @pytest.mark.parametrize(
