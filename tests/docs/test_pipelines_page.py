@@ -28,3 +28,10 @@ def test_a_program_of_the_page_runs(program: str, prints: str, tmp_path: Path, s
     ran = subprocess.run([sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
     assert re.search(prints, ran.stdout), ran.stdout
+
+
+def test_the_profile_of_the_servers_page_is_accepted(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "servers.md").read_text()
+    program = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr

@@ -70,6 +70,7 @@ class OpenAICompatiblePipeline:
         self._api_key = api_key_of(profile)
         self._secrets = secrets_of(profile, self._api_key)
         self._verify = ssl_context(profile.verify, self._endpoints.all)
+        self._is_private = all(is_private(endpoint.server.address) for endpoint in self._endpoints.all)
         named = None if profile.dialect is None else DIALECTS[profile.dialect]
         self._dialect, slots, self._context_size = probe(self._endpoints.all, self._verify, named)
         self.slots: int = profile.max_concurrency or (slots or self._dialect.slots) * len(self._endpoints.all)
@@ -181,13 +182,12 @@ class OpenAICompatiblePipeline:
         if self._client is None:
             import httpx
 
-            everywhere = all(is_private(endpoint.server.address) for endpoint in self._endpoints.all)
             self._client = httpx.AsyncClient(
                 verify=self._verify,
                 timeout=httpx.Timeout(None, connect=_CONNECT_S, write=_WRITE_S),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.slots),
                 follow_redirects=False,
-                trust_env=not everywhere,  # a proxy is not asked for addresses in a private network
+                trust_env=not self._is_private,  # a proxy is not asked for addresses in a private network
             )
         return self._client
 
