@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Final
 
 from nodespan import semconv
+from nodespan.spans.log import warn
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 RAISE_INTERNAL_ERRORS: Final = "NODESPAN_RAISE_INTERNAL_ERRORS"
 
-_logger = logging.getLogger("nodespan")
 _seen: set[tuple[str, type]] = set()
 _lock = threading.Lock()
 
 
 class Guard:
-    """Encloses a piece of our own work: swallows what goes wrong in it, says it once, counts it.
+    """Encloses a piece of nodespan's own work: suppresses its exceptions, logs each kind once, counts all.
 
     One instance per kind of work, made at import. Stateless, so it nests and serves all threads. Only ``Exception`` is
     swallowed; with ``NODESPAN_RAISE_INTERNAL_ERRORS=1`` nothing is.
@@ -48,11 +47,11 @@ class Guard:
 
 
 def report(operation: str, problem: Exception | str) -> None:
-    """Says a fault of our own as a WARNING, once per kind, and counts every one of them. Never raises.
+    """Logs a failure of nodespan's own as a warning, once per kind, and counts each one. Never raises.
 
     Args:
-        operation: What nodespan was doing, a short fixed text.
-        problem: The exception, or in words what could not be held.
+        operation: What nodespan failed to do, a short fixed text.
+        problem: The exception, or a description.
     """
     kind = (operation, type(problem))
     with _lock:
@@ -61,11 +60,13 @@ def report(operation: str, problem: Exception | str) -> None:
     try:
         from nodespan.spans.instruments import get_instruments  # which has a guard itself
 
-        # Put off, so that a meter which fails is not asked again in the midst of saying so.
+        # Put off, so that a meter that fails is not called again while its failure is reported.
         get_instruments().record(semconv.TELEMETRY_ERRORS, 1, {semconv.TELEMETRY_ERROR_KIND: operation}, later=True)
         if first:
-            _logger.warning(
-                "nodespan could not %s; the application is not affected. Said once, counted in %s.",
+            warn(
+                "internal.failed",
+                "nodespan failed to %s. Your application is not affected. "
+                "Further failures are only counted (metric %s).",
                 operation,
                 semconv.TELEMETRY_ERRORS,
                 exc_info=problem if isinstance(problem, Exception) else None,

@@ -17,7 +17,6 @@ CODES: Final[Mapping[str, str]] = {
     "configure.foreign_meter_provider": "nodespan's metrics go to a meter provider that the program has set.",
     "configure.foreign_provider": "nodespan's spans go to a tracer provider that the program has set.",
     "configure.invalid_variable": "An OTEL_* variable has a value that is invalid or unsupported; its default is used.",
-    "configure.timeout_capped": "OTEL_EXPORTER_OTLP_TIMEOUT is in seconds and at most 60.",
     "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
     "export.kept_in_memory": "The store cannot be used; spans are kept in memory until the process ends.",
     "export.left_behind": "Spans were not exported before the process ended; they are sent later.",

@@ -9,7 +9,9 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import get_current
 
 from nodespan import semconv
+from nodespan.spans.exceptions import exception_attributes
 from nodespan.spans.guard import Guard
+from nodespan.spans.log import CODE_FIELD
 from nodespan.spans.redaction import safe_text
 
 if TYPE_CHECKING:
@@ -38,7 +40,13 @@ class OTelHandler(logging.Handler):
         if logging.lastResort is not None and record.levelno >= logging.lastResort.level and self._is_alone(record):
             logging.lastResort.handle(record)
         with _LOGGING:
-            node = {name: getattr(record, name) for name in _NODE_FIELDS if hasattr(record, name)}
+            attributes: dict[str, str] = {
+                semconv.MIRROR_PREFIX + name: getattr(record, name) for name in _NODE_FIELDS if hasattr(record, name)
+            }
+            if (code := getattr(record, CODE_FIELD, None)) is not None:
+                attributes[CODE_FIELD] = code
+            if record.exc_info is not None and (error := record.exc_info[1]) is not None:
+                attributes |= exception_attributes(error)
             self._logger.emit(
                 LogRecord(
                     timestamp=round(record.created * 1e9),
@@ -46,7 +54,7 @@ class OTelHandler(logging.Handler):
                     severity_number=_SEVERITIES.get(record.levelno, SeverityNumber.INFO),
                     severity_text=record.levelname,
                     body=safe_text(record.getMessage()),
-                    attributes={semconv.MIRROR_PREFIX + name: value for name, value in node.items()},
+                    attributes=attributes,
                 )
             )
 

@@ -158,7 +158,7 @@ async def test_a_failing_enrichment_hands_out_the_original_and_is_counted(compos
     events = await collect(composer, diamond(), WorkflowState())
     assert events[0]["event"] == "on_chain_start"
     assert all("sequence" not in event["metadata"] for event in events)
-    assert "could not enrich an event" in caplog.text
+    assert "failed to enrich an event" in caplog.text
 
 
 async def test_a_failing_run_yields_one_last_event_and_raises_the_original_exception(composer, exporter):

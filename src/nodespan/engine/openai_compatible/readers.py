@@ -163,12 +163,15 @@ def place_phases(result: GenerationResult, sent_at: float, load_s: float | None 
     """The phases that the server reports, by the rule of this module."""
     phases: list[EnginePhase] = []
     first_token_at, prefill_s = result.first_token_at, result.prefill_s
-    prefill_at = None
+    # By the server's own clock the prefill cannot have started later than this.
+    latest_at = max(sent_at, first_token_at - prefill_s) if first_token_at and prefill_s is not None else None
+    prefill_at = latest_at
     if result.server_queue_s is not None:
-        phases.append(EnginePhase(semconv.SERVER_QUEUE, sent_at, result.server_queue_s))
+        # The event that ends the queue may arrive late; what it was on its way belongs to the prefill.
         prefill_at = sent_at + result.server_queue_s
-    elif first_token_at is not None and prefill_s is not None:
-        prefill_at = max(sent_at, first_token_at - prefill_s)
+        if latest_at is not None and latest_at < prefill_at:
+            prefill_at, result.server_queue_s = latest_at, latest_at - sent_at
+        phases.append(EnginePhase(semconv.SERVER_QUEUE, sent_at, result.server_queue_s))
     if load_s and prefill_at is not None:
         phases.append(EnginePhase(semconv.SERVER_LOAD, max(sent_at, prefill_at - load_s), load_s))
     if prefill_at is not None and prefill_s is not None:

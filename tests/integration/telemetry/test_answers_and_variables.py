@@ -1,0 +1,209 @@
+"""What counts as delivered, which variables have an effect, and what a warning leaves on its exported record."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+
+from nodespan.delivery.ledger import Ledger
+from nodespan.instrumentation._seams import Seam, Seams
+from nodespan.spans.log import CODE_FIELD, CODES
+from nodespan.telemetry import configure
+from nodespan.telemetry.env import collecting_problems
+from nodespan.telemetry.settings import Settings
+from otlp_receiver import OtlpReceiver
+
+ROOT = Path(__file__).parents[3]
+HTML = {"Content-Type": "text/html"}
+JSON = {"Content-Type": "application/json"}
+
+
+def make(number: int) -> None:
+    for index in range(number):
+        trace.get_tracer("test").start_span(f"work {index}").end()
+
+
+@pytest.mark.parametrize("headers", [HTML, {}], ids=["html", "a page without its type"])
+def test_a_web_page_is_not_an_acceptance(headers):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.answers.extend([(200, headers, b"<html>sign in</html>")] * 2)
+        make(5)
+        report = telemetry.force_flush(0.5)
+        assert (report.exported, report.waiting, report.dropped) == (0, 5, {})
+        receiver.answers.clear()
+        assert telemetry.force_flush(20).exported == 5
+        assert len(receiver.spans) == 5
+
+
+@pytest.mark.parametrize("body", [b'{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}'])
+def test_a_partial_success_in_json_is_counted(body):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.answers.append((200, JSON, body))
+        make(5)
+        report = telemetry.force_flush(20)
+        assert (report.exported, report.waiting, report.dropped) == (3, 0, {"rejected": 2})
+
+
+@pytest.mark.parametrize("answer", [(204, {}, b""), (200, JSON, b"{}"), (200, JSON, b"[not json"), (200, {}, b"")])
+def test_an_empty_or_unknown_success_is_an_acceptance(answer):
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.answers.append(answer)
+        make(5)
+        assert telemetry.force_flush(20).exported == 5
+
+
+@pytest.mark.parametrize(
+    ("variables", "exporters", "problems"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "otlp,console"}, ("otlp", "console"), 0),
+        ({"OTEL_TRACES_EXPORTER": "OTLP"}, ("otlp",), 0),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, ("otlp",), 1),
+        ({"OTEL_TRACES_EXPORTER": "none"}, (), 0),
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, ("otlp",), 0),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, ("otlp",), 1),
+    ],
+)
+def test_a_value_of_the_specification_works_or_costs_its_own_setting_alone(monkeypatch, variables, exporters, problems):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with collecting_problems() as found:
+        settings = Settings()
+        assert settings.exporters_of("traces") == exporters
+        assert settings.protocol_of("traces") == "http/protobuf"
+        _ = settings.destination("traces")
+    assert len(found) == problems, found
+
+
+def test_an_unsupported_exporter_of_metrics_leaves_traces_alone(monkeypatch, caplog):
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
+        with configure() as telemetry:
+            make(3)
+            assert telemetry.force_flush(20).exported == 3
+    assert "configure.invalid_variable" in {getattr(record, CODE_FIELD, None) for record in caplog.records}
+
+
+@pytest.mark.parametrize("insecure", ["true", ""])
+def test_for_grpc_without_a_scheme_the_insecure_variable_counts(monkeypatch, insecure):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_INSECURE", insecure)
+    with collecting_problems() as found:
+        destination = Settings().destination("traces")
+    assert (destination.endpoint, destination.is_insecure, found) == ("127.0.0.1:4317", insecure == "true", [])
+
+
+def test_a_timeout_in_milliseconds_is_capped_and_reported(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10000")
+    with collecting_problems() as found:
+        assert Settings().destination("traces").timeout_s == 60
+    assert "seconds" in found[0]
+
+
+def test_an_exported_record_carries_its_code_and_its_exception():
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint):
+        try:
+            raise ValueError("the reason")
+        except ValueError:
+            logging.getLogger("nodespan").warning("failed", exc_info=True, extra={CODE_FIELD: "internal.failed"})
+    receiver.wait_for(lambda r: r.log_records, 10)
+    (record,) = [record for record in receiver.log_records if record.body.string_value == "failed"]
+    attributes = {pair.key: pair.value.string_value for pair in record.attributes}
+    assert attributes[CODE_FIELD] == "internal.failed"
+    assert attributes["exception.type"] == "ValueError"
+    assert "the reason" in attributes["exception.stacktrace"]
+
+
+def test_every_code_of_the_table_is_used():
+    source = "\n".join(path.read_text() for path in sorted((ROOT / "src").rglob("*.py")) if path.name != "log.py")
+    assert {code for code in CODES if f'"{code}"' not in source} == set()
+
+
+def test_a_span_that_the_garbage_collector_ends_inside_the_ledger_or_the_start_blocks_nothing():
+    """In a process of its own: on failure this thread would wait for itself for ever."""
+    code = """
+import gc
+from opentelemetry.sdk.trace import TracerProvider
+from nodespan.delivery import ledger as module, processor as child
+from nodespan.delivery.processor import StoreSpanProcessor
+from nodespan.store import MEMORY, SqliteStore
+processor = StoreSpanProcessor(SqliteStore(MEMORY))
+provider = TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(processor)
+tracer = provider.get_tracer("x")
+class Abandoned:
+    def __init__(self): self.me, self.span = self, tracer.start_span("abandoned")
+    def __del__(self): self.span.end()
+plain = module.Counter
+class Collecting(plain):
+    def __init__(self, *a, **k):
+        Abandoned(); gc.collect(); super().__init__(*a, **k)
+module.Counter = Collecting
+processor.ledger.__init__()
+at_end = child.at_end_of_child
+child.at_end_of_child = lambda *a: (Abandoned(), gc.collect(), at_end(*a))
+tracer.start_span("first").end()
+processor.report()
+module.Counter = plain
+processor.force_flush(5000)
+report = processor.report()
+print(report.ended, report.stored, report.waiting)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    ended, stored, waiting = map(int, done.stdout.split())
+    assert ended >= 4  # the first, one of the start, and at least one of each report
+    assert (stored, waiting) == (ended, 0)
+
+
+class Library:
+    def call(self):
+        return "original"
+
+
+def test_seams_that_are_installed_by_many_threads_wrap_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "library_of_this_test", sys.modules[__name__])
+    wraps: list[int] = []
+
+    def wrap(original):
+        wraps.append(1)
+        time.sleep(0.02)  # long enough for the other threads to look whether the seam is installed
+        return lambda self: original(self)
+
+    seams = Seams("library", [Seam("library_of_this_test", "Library", "call", wrap, "calls")])
+    claimants = [type("Claimant", (), {})() for _ in range(4)]
+    go = threading.Barrier(4)
+
+    def install(claimant):
+        go.wait()
+        seams.install(claimant)
+
+    threads = [threading.Thread(target=install, args=(claimant,)) for claimant in claimants]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for claimant in claimants:
+        seams.release(claimant)
+    assert len(wraps) == 1
+    assert Library().call() == "original"
+
+
+def test_counts_of_the_ledger_are_exact_under_threads():
+    ledger = Ledger()
+    threads = [threading.Thread(target=lambda: [ledger.ended() for _ in range(5000)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        ledger.report(has_destination=False)
+    assert ledger.report(has_destination=False).ended == 40_000
