@@ -150,8 +150,10 @@ class Collecting(plain):
         Abandoned(); gc.collect(); super().__init__(*a, **k)
 module.Counter = Collecting
 processor.ledger.__init__()
-at_end = child.at_end_of_child
-child.at_end_of_child = lambda *a: (Abandoned(), gc.collect(), at_end(*a))
+class CollectingThread(child.threading.Thread):
+    def __init__(self, *a, **k):
+        Abandoned(); gc.collect(); super().__init__(*a, **k)
+child.threading.Thread = CollectingThread
 tracer.start_span("first").end()
 processor.report()
 module.Counter = plain
