@@ -144,16 +144,16 @@ tracer = provider.get_tracer("x")
 class Abandoned:
     def __init__(self): self.me, self.span = self, tracer.start_span("abandoned")
     def __del__(self): self.span.end()
+class CollectingThread(child.threading.Thread):
+    def __init__(self, *a, **k):
+        Abandoned(); gc.collect(); super().__init__(*a, **k)
+child.threading.Thread = CollectingThread
 plain = module.Counter
 class Collecting(plain):
     def __init__(self, *a, **k):
         Abandoned(); gc.collect(); super().__init__(*a, **k)
 module.Counter = Collecting
 processor.ledger.__init__()
-class CollectingThread(child.threading.Thread):
-    def __init__(self, *a, **k):
-        Abandoned(); gc.collect(); super().__init__(*a, **k)
-child.threading.Thread = CollectingThread
 tracer.start_span("first").end()
 processor.report()
 module.Counter = plain
