@@ -160,6 +160,34 @@ def trace(
 
 
 @app.command()
+def ui(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[TRACE|FILE]", help="Show this trace (ID or unique prefix), or the traces of a file."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Port; 0: any. Default: 7433, else the next free one."),
+    ] = None,
+    is_opened: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Listen on this address of the machine instead of loopback.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also accept this name in addresses; can be given several times."),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let every user of this machine see the pages; on loopback only.")
+    ] = False,
+) -> None:
+    """Show runs in the browser while they run, and receive spans over OTLP/HTTP (POST /v1/traces)."""
+    from nodespan.cli._ui import show_viewer
+
+    show_viewer(Console(), what, port, host, allow_host or (), is_opened=is_opened, has_token=not no_token)
+
+
+@app.command()
 def export(
     trace_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Trace IDs or unique prefixes. Without any: all.")

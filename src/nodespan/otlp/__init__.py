@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nodespan.otlp.columns import SpanColumns
 from nodespan.otlp.decode import SpanEvent, SpanLink, SpanRecord, decode_batch
 from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans, join_batches
 from nodespan.otlp.split import split_batch
@@ -13,6 +14,7 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "WORD_KINDS",
     "Encoded",
+    "SpanColumns",
     "SpanEvent",
     "SpanLink",
     "SpanRecord",

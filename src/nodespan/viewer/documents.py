@@ -1,0 +1,104 @@
+"""The documents behind the pages: what docs/viewer-data.md describes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from nodespan import semconv
+from nodespan.store import TraceFilter
+from nodespan.viewer.columns import View, new_columns, now_us
+
+if TYPE_CHECKING:
+    from nodespan.store import StoreReader
+    from nodespan.store.records import TraceRecord
+
+_CONVERSATION_MAX: Final = 50
+
+
+def runs(reader: StoreReader, wanted: TraceFilter, limit: int) -> dict[str, Any]:
+    """A page of the list of runs.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    cursor = reader.cursor()
+    found = reader.find(wanted, limit)
+    return {
+        "traces": found,
+        "next": found[-1]["trace_id"] if len(found) == limit else None,
+        "cursor": cursor,
+        "status": reader.status(),
+        "now_ns": time.time_ns(),
+    }
+
+
+def trace(reader: StoreReader, trace_id: str) -> dict[str, Any]:
+    """A run as columns.
+
+    Raises:
+        StoreError: No trace or more than one matches, or the store cannot be read.
+    """
+    cursor = reader.cursor()
+    columns = new_columns()
+    content = reader.fill_columns(trace_id, columns)
+    view = View(columns, content["spans"])
+    found = content["trace"]
+    t0_ns = min((columns.starts_ns[row] for row in view.order[:1]), default=found["start_ns"])
+    return {
+        "trace": found,
+        "cursor": cursor,
+        "t0_ns": str(t0_ns),
+        "now_us": now_us(t0_ns),
+        "spans": view.spans(t0_ns),
+        "strings": columns.strings,
+        "phases": view.of_open("phase"),
+        "processes": view.of_open("process"),
+        "edges": {},
+        "writes": {},
+        "graphs": {},
+        "runs": _runs(view),
+        "conversations": _conversations(reader, found),
+    }
+
+
+def span(reader: StoreReader, trace_id: str, span_id: str, jaeger_url: str) -> dict[str, Any]:
+    """A span with all that is recorded of it.
+
+    Raises:
+        StoreError: There is none, or the store cannot be read.
+    """
+    found = reader.get_span(trace_id, span_id)
+    metadata = {
+        key: found["attributes"][name] for key, name in semconv.MIRROR_KEYS.items() if name in found["attributes"]
+    }
+    address = jaeger_url.replace("{trace_id}", trace_id).replace("{span_id}", span_id)
+    return {**found, "node_metadata": metadata or None, "jaeger_url": address or None}
+
+
+def _runs(view: View) -> list[dict[str, Any]]:
+    columns = view.columns
+    operation = columns.index(semconv.INVOKE_WORKFLOW)
+    found: list[dict[str, Any]] = []
+    for place, row in enumerate(view.order):
+        if columns.values[row][0] == operation:
+            others = columns.others.get(row, {})
+            resumed = columns.resumed.get(row)
+            found.append(
+                {
+                    "row": place,
+                    "graph": None,
+                    "conversation": others.get(semconv.CONVERSATION_ID),
+                    "link": None if resumed is None else {"trace_id": resumed[0], "span_id": resumed[1]},
+                }
+            )
+    return found
+
+
+def _conversations(reader: StoreReader, found: TraceRecord) -> dict[str, list[TraceRecord]]:
+    """The other runs of the trace's conversations, newest first."""
+    others: dict[str, list[TraceRecord]] = {}
+    for conversation in found["labels"].get("conversation", ()):
+        traces = reader.find(TraceFilter(conversation=conversation), _CONVERSATION_MAX + 1)
+        others[conversation] = [one for one in traces if one["trace_id"] != found["trace_id"]][:_CONVERSATION_MAX]
+    return others
