@@ -73,7 +73,7 @@ export function createSession(store, api) {
     try {
       const trace = new Trace(await api.trace(traceId, request.signal));
       adopt(trace);
-      stream = follow((cursor) => api.events(new URLSearchParams({ cursor, trace: traceId })), traceChanged, (live) => store.set({ live }));
+      stream = follow((cursor) => api.events(new URLSearchParams({ cursor, trace: trace.record.trace_id })), traceChanged, (live) => store.set({ live }));
       stream.start(trace.cursor);
     } catch (error) {
       fail(error);

@@ -77,6 +77,9 @@ export function createWaterfall(app) {
     schedulePulse();
   }
 
+  /** @returns {number} 0 to 1, about once a second; 1 for a reader who wants no motion. */
+  const pulse = () => (isCalm() ? 1 : (1 + Math.cos(performance.now() / 190)) / 2);
+
   function schedulePulse() {
     clearTimeout(pulseTimer);
     if (tree?.trace.isLive && !document.hidden) pulseTimer = window.setTimeout(draw, isCalm() ? 1000 : PULSE_MS);
