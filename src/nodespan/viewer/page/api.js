@@ -13,10 +13,21 @@ export class ApiError extends Error {
 
 /** @typedef {ReturnType<typeof serverApi>} Api */
 
-/** @returns {EmbeddedDocument | null} The data of a mailed file. */
-export function embedded() {
-  const element = document.getElementById("data");
-  return element ? JSON.parse(element.textContent ?? "null") : null;
+/**
+ * @param {string} id @returns {Promise<any>} The document that an element of a mailed file holds; null if there is none.
+ */
+async function held(id) {
+  const element = document.getElementById(id);
+  const text = element?.textContent ?? "";
+  if (!element || element.dataset["encoding"] !== "gzip") return JSON.parse(text || "null");
+  const packed = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse((await new Response(unpacked).text()) || "null");
+}
+
+/** @returns {Promise<EmbeddedDocument | null>} The data of a mailed file. */
+export async function embedded() {
+  return held("data");
 }
 
 /**
@@ -77,16 +88,38 @@ export function serverApi() {
 
 /** @param {EmbeddedDocument} data @returns {Api} */
 export function fileApi(data) {
-  /** @template T @param {T | undefined | null} found @param {string} what @returns {Promise<T>} */
-  const given = (found, what) => (found ? Promise.resolve(found) : Promise.reject(new ApiError(`This file does not contain ${what}.`, 404)));
+  /** @type {Promise<EmbeddedAttributes | null> | null} Unpacked when a span is first looked at. */
+  let attributes = null;
+  const read = () => (attributes ??= held("attributes"));
+  /** @template T @param {T | undefined | null} found @param {string} what @returns {T} */
+  const given = (found, what) => {
+    if (!found) throw new ApiError(`This file does not contain ${what}.`, 404);
+    return found;
+  };
   return {
     isFile: true,
     notice: data.redaction,
     hasAttributes: data.has_attributes,
-    runs: () => Promise.resolve({ traces: data.runs, next: null, cursor: "", now_ns: 0 }),
-    trace: (id) => given(data.traces[id], `the run ${id}`),
-    span: (id, spanId) => given(data.spans?.[id]?.[spanId], "the attributes of this span"),
-    messages: (id) => Promise.resolve(data.messages?.[id] ?? { items: [], is_captured: false }),
+    runs: (route) => Promise.resolve({ traces: filtered(data.runs, route), next: null, cursor: "", now_ns: 0 }),
+    trace: async (id) => given(data.traces[id] ?? Object.values(data.traces).find((each) => each.trace.trace_id.startsWith(id)), `the run ${id}`),
+    span: async (id, spanId) => given((await read())?.spans?.[id]?.[spanId], "the attributes of this span"),
+    messages: async (id) => (await read())?.messages?.[id] ?? { items: [], is_captured: false },
     events: () => null,
   };
+}
+
+/** @param {TraceRecord[]} runs @param {Route} route @returns {TraceRecord[]} Those that the filter of the route matches. */
+export function filtered(runs, route) {
+  /** @type {Record<string, string>} */
+  const labels = { meta: "metadata" };
+  const time = (/** @type {string} */ text) => (/^\d+$/.test(text) ? Number(text) : Date.parse(text) * 1e6);
+  return runs.filter((run) => [...filterOf(route)].every(([name, text]) => {
+    if (name === "error") return run.errors > 0;
+    if (name === "running") return run.state !== "ended";
+    if (name === "min") return run.duration_s >= Number(text);
+    if (name === "since") return run.start_ns >= time(text);
+    if (name === "until") return run.start_ns < time(text);
+    if (name === "id") return run.trace_id.startsWith(text);
+    return run.labels[labels[name] ?? name]?.includes(text) ?? false;
+  }));
 }

@@ -9,7 +9,7 @@ import { createRuns } from "runs";
 import { createSession } from "session";
 import { createStore, initialState } from "state";
 
-const data = embedded();
+const data = await embedded();
 const api = data ? fileApi(data) : serverApi();
 const isFile = api.isFile;
 const store = createStore(initialState(parse(new URL(location.href), isFile)));

@@ -56,12 +56,10 @@ export function createRun(app) {
         app.patch({ view: chosen[0] === "waterfall" ? null : chosen[0] });
         return true;
       }
-      if (name === "Enter") {
-        if (app.cursor() < 0) return false;
-        detail.element.focus();
-        return true;
-      }
-      return view?.key?.(name) ?? false;
+      if (view?.key?.(name)) return true;
+      if (name !== "Enter" || detail.element.hidden) return false;
+      detail.element.focus();
+      return true;
     },
     update(state, changed) {
       const { trace, route } = state;

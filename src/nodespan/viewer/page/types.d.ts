@@ -69,10 +69,10 @@ interface TraceDelta {
 interface MessageItem { row: number; kind: string; text: string; name: string; time_us: number }
 interface MessagesDocument { items: MessageItem[]; is_captured: boolean }
 
-interface EmbeddedDocument {
-  runs: TraceRecord[]; traces: Record<string, TraceDocument>;
+interface EmbeddedDocument { runs: TraceRecord[]; traces: Record<string, TraceDocument>; has_attributes: boolean; redaction: string }
+interface EmbeddedAttributes {
   spans: Record<string, Record<string, SpanRecord>> | null;
-  messages?: Record<string, MessagesDocument> | null; has_attributes: boolean; redaction: string;
+  messages: Record<string, MessagesDocument> | null;
 }
 
 /** What the URL holds: the page and its query. Values that are absent from the URL are absent here. */
