@@ -5,6 +5,8 @@ from __future__ import annotations
 from nodespan.otlp.columns import SpanColumns
 from nodespan.otlp.decode import SpanEvent, SpanLink, SpanRecord, decode_batch
 from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans, join_batches
+from nodespan.otlp.from_json import from_json
+from nodespan.otlp.receive import Received, check_spans, keys_of, parse_request, without
 from nodespan.otlp.split import split_batch
 from nodespan.otlp.summary import ERROR, WORD_KINDS, TraceSlice, summarise
 from nodespan.otlp.to_json import to_json
@@ -14,15 +16,21 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "WORD_KINDS",
     "Encoded",
+    "Received",
     "SpanColumns",
     "SpanEvent",
     "SpanLink",
     "SpanRecord",
     "TraceSlice",
+    "check_spans",
     "decode_batch",
     "encode_spans",
+    "from_json",
     "join_batches",
+    "keys_of",
+    "parse_request",
     "split_batch",
     "summarise",
     "to_json",
+    "without",
 ]

@@ -7,26 +7,22 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from nodespan.errors import StoreBusyError, StoreError
-from nodespan.spans.log import warn
+from nodespan.errors import StoreError
+from nodespan.otlp import SpanColumns
 from nodespan.store import merge, search
+from nodespan.store.connections import StoreConnections
 from nodespan.store.convert import span_records
-from nodespan.store.database import MEMORY, Database, DatabaseReader
-from nodespan.store.index import INDEX, Index, indexed_spans
-from nodespan.store.paths import index_path
+from nodespan.store.database import MEMORY
+from nodespan.store.index import indexed_spans
 from nodespan.store.reading import Cursor, batch_data, batch_ids, batches_after, no_changes, parse_cursor
 from nodespan.store.records import ANY
-from nodespan.store.running import OpenSpans, keep_lost, read_open
-from nodespan.store.schema import OUTBOX
+from nodespan.store.running import OpenSpans, keep_lost
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
-    from nodespan.otlp import SpanColumns
-    from nodespan.store.outbox import SqliteStore
     from nodespan.store.records import Changes, SpanRecord, StoreStatus, TraceContent, TraceFilter, TraceRecord
 
 _POLL_S: Final = 0.05
@@ -36,7 +32,7 @@ _STATES_S: Final = 0.5
 _T = TypeVar("_T")
 
 
-class StoreReader:
+class StoreReader(StoreConnections):
     """Reads a store, through connections of its own that never take the outbox's write lock.
 
     Safe from any thread and across forks. Close it, or use it as a context manager. A process other than the writer's
@@ -49,34 +45,7 @@ class StoreReader:
             first. ``None``: every answer is complete.
     """
 
-    def __init__(
-        self,
-        store: SqliteStore,
-        progress: Callable[[int, int], None] | None = None,
-        fill_s: float | None = None,
-    ) -> None:
-        self._path = store.path
-        self._outbox = store.database if store.path == MEMORY else DatabaseReader(store.path, OUTBOX)
-        self._progress = progress
-        self._fill_s = fill_s
-        self._index: Index | None = None
-        self._is_index_unavailable = False
-        self._followed: tuple[str, object, float] = ("", None, 0.0)
-
-    def __enter__(self) -> StoreReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connections; a later call opens them again."""
-        if self._path != MEMORY:
-            self._outbox.close()
-        if self._index is not None:
-            self._index.database.close()
+    _followed: tuple[str, object, float] = ("", None, 0.0)
 
     def find(self, wanted: TraceFilter = ANY, limit: int = 20) -> list[TraceRecord]:
         """Find the newest traces that match, newest first, with ended and open spans alike.
@@ -162,6 +131,28 @@ class StoreReader:
         if opened is None:
             raise StoreError(f"Trace {trace_id} has no span {span_id}. List its spans: nodespan trace {trace_id}")
         return opened
+
+    def add_span_ids(self, trace_id: str, ids: set[str], after: int = 0) -> int:
+        """Add the ids of a trace's ended spans to a set.
+
+        Args:
+            trace_id: The full id.
+            ids: Takes them, in hex.
+            after: Only of batches after this one.
+
+        Returns:
+            The last batch that was read, for the next call.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        columns = SpanColumns((), ())
+        for batch_id in self._search(lambda connection: search.batches_of(connection, trace_id)):
+            if batch_id > after and (data := self._batch(batch_id)) is not None:
+                columns.add_batch(data, trace_id)
+                after = batch_id
+        ids.update(columns.ids)
+        return after
 
     def cursor(self) -> str:
         """Return the cursor of now: ``follow`` then gives what changes from now on.
@@ -346,49 +337,7 @@ class StoreReader:
         }
         return changes, [data for _, data in batches]
 
-    def _open_spans(self) -> OpenSpans:
-        path = None if self._path == MEMORY else self._path
-        return self._outbox.read(lambda connection: read_open(connection, path))
-
     def _now(self, connection: sqlite3.Connection, opened: OpenSpans) -> str:
         store_id = connection.execute("SELECT store_id FROM identity").fetchone()[0]
         last = connection.execute("SELECT coalesce(max(id), 0) FROM batch").fetchone()[0]
         return str(Cursor("" if self._is_absent() else store_id, last, opened.token))
-
-    def _search(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        def fill_and_read(index: Index) -> _T:
-            try:
-                index.fill(self._fill_s)
-            except StoreBusyError:
-                if self._fill_s is None:
-                    raise
-            return index.database.read(work)
-
-        return self._with_index(fill_and_read)
-
-    def _with_index(self, work: Callable[[Index], _T]) -> _T:
-        """Runs the work on the index beside the store, or on a temporary one where that cannot be used."""
-        self._outbox.version()  # an error of the outbox is not one of the index
-        if self._is_copy() or self._is_absent() or self._path == MEMORY or self._is_index_unavailable:
-            return work(self._index_at(MEMORY))
-        try:
-            return work(self._index_at(index_path(self._path)))
-        except StoreBusyError:
-            raise
-        except StoreError as error:
-            self._is_index_unavailable = True
-            warn("store.index_unavailable", "%s This process uses a temporary search index.", error)
-            return work(self._index_at(MEMORY))
-
-    def _index_at(self, path: Path) -> Index:
-        if self._index is None or self._index.database.path != path:
-            if self._index is not None:
-                self._index.database.close()
-            self._index = Index(self._outbox, Database(path, INDEX), self._progress)
-        return self._index
-
-    def _is_copy(self) -> bool:
-        return isinstance(self._outbox, DatabaseReader) and self._outbox.is_copy
-
-    def _is_absent(self) -> bool:
-        return isinstance(self._outbox, DatabaseReader) and self._outbox.is_absent

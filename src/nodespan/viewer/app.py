@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from secrets import compare_digest
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from nodespan.errors import ConfigurationError, StoreBusyError, StoreError
-from nodespan.viewer import documents
+from nodespan.store import parse_cursor
+from nodespan.viewer import deltas, documents
 from nodespan.viewer.answers import document, failure
-from nodespan.viewer.gate import Gate
-from nodespan.viewer.query import filter_of, limit_of
+from nodespan.viewer.gate import RECEIVER_PATH, Gate
+from nodespan.viewer.live import events as stream
+from nodespan.viewer.query import NS_DIGITS, filter_of, limit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starlette.datastructures import QueryParams
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
     from nodespan.store import StoreReader
+    from nodespan.viewer.live import Live, Step
     from nodespan.viewer.pages import Page
+    from nodespan.viewer.receiver import Receiver
     from nodespan.viewer.settings import ViewerSettings
 
 _SESSION_MAX_BYTES: Final = 4096
 
 
-def create_app(reader: StoreReader, page: Page, settings: ViewerSettings) -> ASGIApp:
+def create_app(reader: StoreReader, page: Page, settings: ViewerSettings, live: Live, receiver: Receiver) -> ASGIApp:
     """The viewer as an ASGI application.
 
     Args:
         reader: Of the store.
         page: Served as it is.
         settings: Who may ask.
+        live: Follows the store.
+        receiver: Takes spans.
     """
     pages = _Pages(page, settings)
 
@@ -48,15 +57,27 @@ def create_app(reader: StoreReader, page: Page, settings: ViewerSettings) -> ASG
     def span(request: Request) -> Any:
         return documents.span(reader, **request.path_params, jaeger_url=settings.jaeger_url)
 
+    async def events(request: Request) -> Response:
+        query = request.query_params
+        cursor = request.headers.get("last-event-id") or query.get("cursor") or await run_in_threadpool(reader.cursor)
+        try:
+            parse_cursor(cursor)
+            data_of = _data_of(query)
+        except (ConfigurationError, StoreError) as error:
+            return failure(400, str(error))
+        return StreamingResponse(stream(live, cursor, data_of), media_type="text/event-stream")
+
     app = Starlette(
         routes=[
             Route("/", pages.index),
             Route("/runs.json", _reading(runs)),
             Route("/trace/{trace_id}.json", _reading(trace)),
             Route("/trace/{trace_id}/span/{span_id}.json", _reading(span)),
+            Route("/events", events),
             Route("/trace/{trace_id}", pages.index),
             Route("/static/{name}", pages.file),
             Route("/session", pages.session, methods=["POST"]),
+            Route(RECEIVER_PATH, receiver.receive, methods=["POST"]),
         ],
         exception_handlers={404: _missing, 405: _missing},
     )
@@ -112,6 +133,16 @@ def _reading(work: Callable[[Request], Any]) -> Callable[[Request], Response]:
             return failure(404, str(error))
 
     return answer
+
+
+def _data_of(query: QueryParams) -> Callable[[Step], Any]:
+    """What a page wants of each step: of one trace, or of a list."""
+    if (trace_id := query.get("trace")) is not None:
+        t0 = query.get("t0", "")
+        t0_ns = int(t0) if t0.isascii() and t0.isdecimal() and len(t0) <= NS_DIGITS else None
+        return lambda step: deltas.of_trace(*step, trace_id.lower(), t0_ns)
+    wanted = replace(filter_of(query), before=None)
+    return lambda step: deltas.of_list(step[0], wanted)
 
 
 async def _missing(request: Request, error: Exception) -> Response:

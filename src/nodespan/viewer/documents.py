@@ -51,13 +51,8 @@ def trace(reader: StoreReader, trace_id: str) -> dict[str, Any]:
         "t0_ns": str(t0_ns),
         "now_us": now_us(t0_ns),
         "spans": view.spans(t0_ns),
-        "strings": columns.strings,
-        "phases": view.of_open("phase"),
-        "processes": view.of_open("process"),
-        "edges": {},
-        "writes": {},
+        **parts_of(view),
         "graphs": {},
-        "runs": _runs(view),
         "conversations": _conversations(reader, found),
     }
 
@@ -74,6 +69,18 @@ def span(reader: StoreReader, trace_id: str, span_id: str, jaeger_url: str) -> d
     }
     address = jaeger_url.replace("{trace_id}", trace_id).replace("{span_id}", span_id)
     return {**found, "node_metadata": metadata or None, "jaeger_url": address or None}
+
+
+def parts_of(view: View) -> dict[str, Any]:
+    """What a document and a change of a trace have beside the columns; to be read after them."""
+    return {
+        "phases": view.of_open("phase"),
+        "processes": view.of_open("process"),
+        "edges": {},
+        "writes": {},
+        "runs": _runs(view),
+        "strings": view.columns.strings,
+    }
 
 
 def _runs(view: View) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 200
 _WORDS: Final = ("service", "workflow", "node", "model", "conversation", "user", "graph", "before")
-_NS_DIGITS: Final = 19
+NS_DIGITS: Final = 19
 
 
 def filter_of(query: QueryParams) -> TraceFilter:
@@ -44,7 +44,7 @@ def limit_of(query: QueryParams) -> int:
         ConfigurationError: It is not a number from 1 to 200.
     """
     text = query.get("limit") or str(LIMIT_DEFAULT)
-    if not (text.isascii() and text.isdecimal() and len(text) < _NS_DIGITS and 1 <= int(text) <= LIMIT_MAX):
+    if not (text.isascii() and text.isdecimal() and len(text) < NS_DIGITS and 1 <= int(text) <= LIMIT_MAX):
         raise ConfigurationError(f"limit is {text[:50]!r}. Give a number from 1 to {LIMIT_MAX}.")
     return int(text)
 
@@ -65,7 +65,7 @@ def _time(query: QueryParams, key: str) -> int | None:
     text = query.get(key)
     if not text:
         return None
-    if text.isascii() and text.isdecimal() and len(text) <= _NS_DIGITS:
+    if text.isascii() and text.isdecimal() and len(text) <= NS_DIGITS:
         return int(text)
     try:
         return round(datetime.fromisoformat(text).astimezone().timestamp() * 1e9)

@@ -64,10 +64,14 @@ def serve(listener: socket.socket, store: SqliteStore, settings: ViewerSettings)
 
     from nodespan.store import StoreReader
     from nodespan.viewer.app import create_app
+    from nodespan.viewer.known_spans import KnownSpans
+    from nodespan.viewer.live import Live
     from nodespan.viewer.pages import Page
+    from nodespan.viewer.receiver import Receiver
 
     with StoreReader(store) as reader:
-        app = create_app(reader, Page(), settings)
+        live = Live(reader)
+        app = create_app(reader, Page(), settings, live, Receiver(store, KnownSpans(reader)))
         # Nothing of a request is logged: addresses carry filters, which are names of users and conversations.
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
         config = uvicorn.Config(
@@ -81,4 +85,10 @@ def serve(listener: socket.socket, store: SqliteStore, settings: ViewerSettings)
             lifespan="off",
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                live.close()  # a stream would hold the server until it is cut
+                await super().shutdown(sockets)
+
+        Server(config).run(sockets=[listener])
