@@ -31,7 +31,7 @@ function drawEdge(edge, boxes) {
   const isConditional = edge.kind === "branch" || edge.kind === "any";
   const className = `edge${edge.count ? " is-taken" : ""}${isConditional ? " is-conditional" : ""}${edge.isDeclared ? "" : " is-undeclared"}`;
   const words = `${line(edge.source)} to ${line(edge.target)}: ${edge.count ? `taken ${edge.count} times` : "not taken"}${isConditional ? ", conditional" : ""}${edge.isDeclared ? "" : ", not declared"}`;
-  const middle = middleOf(points);
+  const middle = edge.points ? middleOf(points) : summitOf(points);
   return svg("g", { class: className, "data-source": edge.source, "data-target": edge.target, "data-count": edge.count },
     svg("title", {}, words),
     svg("path", { class: "lane", d: edge.points ? curve(points) : arc(points) }),
@@ -116,6 +116,12 @@ function directionOf(points) {
 function tip([x, y], direction) {
   if (direction === "left") return `M${x},${y} l7,-4 v8 z`;
   return direction === "down" ? `M${x},${y} l-4,-7 h8 z` : `M${x},${y} l-4,7 h8 z`;
+}
+
+/** @param {[number, number][]} points @returns {[number, number]} Where an arc is farthest out. */
+function summitOf(points) {
+  const [from, by] = /** @type {[[number, number], [number, number]]} */ (points);
+  return [from[0] + 0.75 * (by[0] - from[0]), by[1]];
 }
 
 /** @param {[number, number][]} points @returns {[number, number]} */

@@ -150,7 +150,8 @@ function toError() {
   const start = from >= tree.n ? tree.startOf(from) : -1;
   for (let i = 1; i <= tree.n; i++) {
     const row = (Math.max(from >= tree.n ? -1 : from, -1) + i) % tree.n;
-    if (tree.trace.status[row] === 2 && tree.parentOf(row) > -2 && tree.startOf(row) >= start) {
+    // Where the error arose: a span that contains another one with an error has passed it on.
+    if (tree.trace.status[row] === 2 && tree.errors?.[row] === 1 && tree.parentOf(row) > -2 && tree.startOf(row) >= start) {
       app.select(row);
       return;
     }
@@ -185,6 +186,10 @@ document.addEventListener("click", (event) => {
   history.pushState(null, "", address);
   routeChanged();
 });
+window.setInterval(() => {
+  const { runs, trace, tick } = store.get();
+  if (!document.hidden && (trace ? trace.isLive : runs)) store.set({ tick: tick + 1 });
+}, 1000);
 window.addEventListener("popstate", routeChanged);
 window.addEventListener("hashchange", () => {
   if (isFile) routeChanged();

@@ -70,6 +70,7 @@ export function createRun(app) {
           "aria-current": viewOf(route) === name ? "page" : null, title: `${word} (${key})`,
         }, word)));
       }
+      if (changed.has("tick") && trace?.isLive) fill(head.querySelector(".is-duration") ?? head, duration(trace.now()));
       if (!trace) {
         fill(stage, state.error ? null : el("p", { class: "empty" }, "Reading the run …"));
         viewName = "";
@@ -94,7 +95,7 @@ function headOf(app, state, trace) {
   const [input, output] = [sumOf(trace.tokens_in, trace.n), sumOf(trace.tokens_out, trace.n)];
   /** @type {[string, string][]} */
   const facts = [
-    ["started", dateTime(record.start_ns / 1e6)], ["duration", duration(record.duration_s * 1e6)],
+    ["started", dateTime(record.start_ns / 1e6)], ["duration", duration(trace.isLive ? trace.now() : record.duration_s * 1e6)],
     ["spans", integer(trace.n)], ["tokens", input + output > 0 ? `${tokens(input)} in, ${tokens(output)} out` : "–"],
   ];
   return [
@@ -102,7 +103,7 @@ function headOf(app, state, trace) {
       el("a", { href: app.href(runsRoute()), class: "up", "aria-label": "All runs", title: "All runs" }, "←"),
       el("h1", {}, line(record.name.replace(/^invoke_workflow /, ""))),
       el("span", { class: `badge is-${end.kind}` }, `${end.mark} ${end.text}`)),
-    el("dl", { class: "run-facts" }, ...facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])),
+    el("dl", { class: "run-facts" }, ...facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", { class: `is-${name}` }, text)])),
     related(app, state, trace),
   ];
 }

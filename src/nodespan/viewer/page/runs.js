@@ -57,8 +57,9 @@ export function createRuns(app) {
     },
     update(state, changed) {
       filters.update(state);
-      if (!changed.has("runs") && !changed.has("route")) return;
       const { runs } = state;
+      if (changed.has("tick") && runs) tick(list, runs, Date.now() + state.clockMs);
+      if (!changed.has("runs") && !changed.has("route")) return;
       if (!runs) {
         fill(list, state.error ? null : el("p", { class: "empty" }, "Reading the store …"));
         return;
@@ -72,6 +73,19 @@ export function createRuns(app) {
       if (hadFocus && !isTyping(document.activeElement)) /** @type {HTMLElement | null} */ (list.querySelector(".is-cursor a"))?.focus({ preventScroll: true });
     },
   };
+}
+
+/** @param {HTMLElement} list @param {RunsDocument} runs @param {number} nowMs Keeps ages and the durations of what runs right. */
+function tick(list, runs, nowMs) {
+  const rows = /** @type {NodeListOf<HTMLElement>} */ (list.querySelectorAll("tr[data-id]"));
+  const records = new Map(runs.traces.map((trace) => [trace.trace_id, trace]));
+  for (const row of rows) {
+    const trace = records.get(row.dataset["id"] ?? "");
+    if (!trace) continue;
+    const startMs = trace.start_ns / 1e6;
+    fill(row.querySelector("time") ?? row, ago(startMs, nowMs));
+    if (trace.state === "running" || trace.state === "silent") fill(row.querySelector(".took") ?? row, duration((nowMs - startMs) * 1000));
+  }
 }
 
 /** @param {HTMLElement[]} rows @param {string} cursor @param {(id: string) => void} found */
@@ -137,7 +151,7 @@ function runRow(app, trace, longest, nowMs) {
   } },
   el("td", { class: "run" }, el("span", { class: `state is-${end.kind}`, "aria-hidden": "true" }, end.mark), el("div", {}, name, subtitle(app, trace))),
   el("td", { class: "when" }, el("time", { datetime: new Date(startMs).toISOString(), title: dateTime(startMs) }, ago(startMs, nowMs))),
-  el("td", { class: "number" }, duration(trace.duration_s * 1e6), meter),
+  el("td", { class: "number" }, el("span", { class: "took" }, duration(trace.duration_s * 1e6)), meter),
   el("td", { class: "number" }, hasTokens(trace) ? `${tokens(trace.tokens_in)} / ${tokens(trace.tokens_out)}` : "–"),
   el("td", { class: "end" }, end.text));
 }

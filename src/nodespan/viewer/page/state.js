@@ -7,7 +7,7 @@
 export function initialState(route) {
   return {
     route, runs: null, trace: null, tree: null, span: null, messages: null, open: new Map(),
-    error: "", live: "off", help: false, clockMs: 0,
+    error: "", live: "off", help: false, tick: 0, clockMs: 0,
   };
 }
 

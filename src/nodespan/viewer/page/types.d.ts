@@ -95,6 +95,8 @@ interface AppState {
   error: string;
   live: "off" | "connecting" | "live" | "ended";
   help: boolean;
+  /** Counts the seconds while something runs. */
+  tick: number;
   /** Offset of the server's clock to this machine's, in milliseconds. */
   clockMs: number;
 }

@@ -206,13 +206,15 @@ export function createWaterfall(app) {
   };
 }
 
-/** @param {Tree} tree @returns {number} µs from the trace's start to its last end. */
+const ROOM = 1.06; // for the label beside the last bar
+
+/** @param {Tree} tree @returns {number} µs from the trace's start to its last end, and room for a label. */
 export function wholeOf(tree) {
   const { trace } = tree;
   const now = trace.now();
-  if (trace.isLive) return now;
+  if (trace.isLive) return now * ROOM;
   let end = 0;
   for (let row = 0; row < trace.n; row++) end = Math.max(end, trace.end(row, now));
-  return end;
+  return end * ROOM;
 }
 
