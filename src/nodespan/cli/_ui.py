@@ -49,7 +49,7 @@ def show_viewer(
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise ConfigurationError(f"The viewer needs {', '.join(missing)}. Type: pip install 'nodespan[ui]'")
-    from nodespan.viewer.server import bind, serve
+    from nodespan.viewer.listener import bind
     from nodespan.viewer.settings import ViewerSettings
 
     trace_id, file = _parsed(what)
@@ -65,10 +65,11 @@ def show_viewer(
         sys.stdout.flush()  # a program that started the viewer reads it now
         if is_opened:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        from nodespan.store import open_store
-
         del file
-        serve(listener, open_store(), settings)
+        from nodespan.store import open_store
+        from nodespan.viewer.server import ViewerServer
+
+        ViewerServer(open_store(), settings).run(listener)
 
 
 def _parsed(what: str | None) -> tuple[str | None, Path | None]:

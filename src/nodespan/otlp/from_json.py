@@ -31,14 +31,15 @@ def from_json(document: Any) -> ExportTraceServiceRequest:
     try:
         for of_resource in _list(document, "resourceSpans"):
             resource_spans = request.resource_spans.add(schema_url=of_resource.get("schemaUrl") or "")
-            resource = _map(of_resource, "resource")
-            _add_attributes(resource_spans.resource.attributes, resource)
+            if (resource := of_resource.get("resource")) is not None:
+                resource_spans.resource.SetInParent()
+                _add_attributes(resource_spans.resource.attributes, resource)
             for of_scope in _list(of_resource, "scopeSpans"):
                 scope_spans = resource_spans.scope_spans.add(schema_url=of_scope.get("schemaUrl") or "")
-                scope = _map(of_scope, "scope")
-                scope_spans.scope.name = scope.get("name") or ""
-                scope_spans.scope.version = scope.get("version") or ""
-                _add_attributes(scope_spans.scope.attributes, scope)
+                if (scope := of_scope.get("scope")) is not None:
+                    scope_spans.scope.name = scope.get("name") or ""
+                    scope_spans.scope.version = scope.get("version") or ""
+                    _add_attributes(scope_spans.scope.attributes, scope)
                 for span in _list(of_scope, "spans"):
                     _fill(scope_spans.spans.add(), span)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -69,9 +70,9 @@ def _fill(span: Span, given: dict[str, Any]) -> None:
         linked.dropped_attributes_count = int(link.get("droppedAttributesCount") or 0)
     span.dropped_events_count = int(given.get("droppedEventsCount") or 0)
     span.dropped_links_count = int(given.get("droppedLinksCount") or 0)
-    status = _map(given, "status")
-    span.status.message = status.get("message") or ""
-    span.status.code = cast("Any", int(status.get("code") or 0))
+    if (status := given.get("status")) is not None:
+        span.status.message = status.get("message") or ""
+        span.status.code = cast("Any", int(status.get("code") or 0))
 
 
 def _list(given: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:
@@ -79,10 +80,6 @@ def _list(given: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:
     if isinstance(found, dict | str):
         raise TypeError(f"{key} is not a list")
     return found
-
-
-def _map(given: dict[str, Any], key: str) -> dict[str, Any]:
-    return given.get(key) or {}
 
 
 def _id(given: dict[str, Any], key: str) -> bytes:
