@@ -80,13 +80,13 @@ function describe(item, tree, node, state, needle) {
   if (hasBelow) setAttributes(item.element, { "aria-expanded": String(isOpen) });
   else item.element.removeAttribute("aria-expanded");
   const { op, name, kind, note, words } = node < tree.n ? ofSpan(tree, node, isOpen) : ofGroup(tree, node);
-  set(item.op, op);
-  set(item.name, name);
+  set(item.op, op && `${op} `); // the space is for what reads the row as one text
+  set(item.name, note ? `${name} ` : name);
   set(item.note, note);
   const isMatch = needle !== "" && `${op} ${name}`.toLowerCase().includes(needle);
   const className = `row kind-${kind}${words.includes("error") ? " is-error" : ""}${isMatch ? " is-match" : ""}`;
   if (item.element.className !== className) item.element.className = className;
-  const label = [op, name, ...words].filter(Boolean).join(", ");
+  const label = [[op, name, note].filter(Boolean).join(" "), ...words].join(", ");
   if (item.element.getAttribute("aria-label") !== label) item.element.setAttribute("aria-label", label);
 }
 

@@ -57,14 +57,15 @@ export function createSession(store, api) {
     }
   }
 
-  /** @param {{ traces: TraceRecord[], is_reset: boolean, now_ns: number }} data @param {string} cursor @param {boolean} takesNew */
+  /** @param {{ traces: TraceRecord[], gone?: string[], is_reset: boolean, now_ns: number }} data @param {string} cursor @param {boolean} takesNew */
   function runsChanged(data, cursor, takesNew) {
     const { runs } = store.get();
     if (!runs || data.is_reset) {
       void readRuns();
       return;
     }
-    store.set({ runs: { ...runs, traces: upserted(runs.traces, data.traces, takesNew, LIST_LIMIT), cursor, now_ns: data.now_ns } });
+    const kept = data.gone?.length ? runs.traces.filter((trace) => !data.gone?.includes(trace.trace_id)) : runs.traces;
+    store.set({ runs: { ...runs, traces: upserted(kept, data.traces, takesNew, LIST_LIMIT), cursor, now_ns: data.now_ns } });
   }
 
   async function readTrace() {
@@ -73,7 +74,7 @@ export function createSession(store, api) {
     try {
       const trace = new Trace(await api.trace(traceId, request.signal));
       adopt(trace);
-      stream = follow((cursor) => api.events(new URLSearchParams({ cursor, trace: trace.record.trace_id })), traceChanged, (live) => store.set({ live }));
+      stream = follow((cursor) => api.events(new URLSearchParams({ cursor, trace: trace.record.trace_id, t0: trace.t0Ns })), traceChanged, (live) => store.set({ live }));
       stream.start(trace.cursor);
     } catch (error) {
       fail(error);

@@ -12,6 +12,7 @@ export class Trace {
     const spans = document.spans;
     this.record = document.trace;
     this.cursor = document.cursor;
+    this.t0Ns = document.t0_ns;
     this.t0Ms = Number(BigInt(document.t0_ns) / 1000n) / 1000;
     this.nowUs = document.now_us;
     this.readAtMs = performance.now();

@@ -1,6 +1,6 @@
 """A real LangGraph program for the tests of the page: a loop, parallel branches, a subgraph, model calls, an error.
 
-``python -m tests.page.watched SECONDS``: one run of about so many seconds; ``python -m tests.page.watched few``: some
+``python -m watched_program SECONDS``: one run of about so many seconds; ``python -m watched_program few``: some
 short ones of each kind. Both write to the store that ``NODESPAN_STORE`` names.
 """
 
