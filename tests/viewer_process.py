@@ -60,7 +60,7 @@ class ViewerThread(Viewer):
     def __init__(self, store: SqliteStore, page: Page | None = None, **settings: Any) -> None:
         self.listener = bind("127.0.0.1", 0)
         self.settings = ViewerSettings(port=self.listener.getsockname()[1], **settings)
-        self.base = self.settings.address
+        self.base = f"http://127.0.0.1:{self.settings.port}"
         self.token = self.settings.token if self.settings.has_token else ""
         self._server = ViewerServer(store, self.settings, page)
 
