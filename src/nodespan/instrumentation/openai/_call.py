@@ -166,7 +166,7 @@ class OpenAICall:
             # A whole answer arrives at the end of its decode, whose length is the server's.
             self._result.first_token_at = max(started_at, time.perf_counter() - (self._result.decode_s or 0.0))
         result, _ = self._result.checked(started_at)
-        result.phases = place_phases(result, started_at)
+        result.phases = place_phases(result, started_at, time.perf_counter())
         facts = result.facts(started_at)
         if not is_streamed:
             facts["time_to_first_token_s"] = None
