@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -37,8 +36,6 @@ class LibraryInstrumentor(BaseInstrumentor):
 
     _module: ClassVar[str]
     """The library's module."""
-    _requirements: ClassVar[tuple[str, ...]] = ()
-    """Supported versions, where another version shall not be instrumented."""
     _state: ClassVar[InstrumentationState]
 
     @abstractmethod
@@ -46,8 +43,8 @@ class LibraryInstrumentor(BaseInstrumentor):
         """The wrappers, imported here and not before, because they import the library."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The supported versions; none where the library has no metadata, as in a frozen program."""
-        return supported_versions(*self._requirements)
+        """None to be checked by metadata, which a frozen program lacks; missing names are reported by the seams."""
+        return ()
 
     def _instrument(self, **kwargs: Any) -> None:
         try:
@@ -71,19 +68,3 @@ class LibraryInstrumentor(BaseInstrumentor):
         self._state.deactivate()
         for wrappers in reversed(self._wrappers()):
             wrappers.release(self)
-
-
-def supported_versions(*requirements: str) -> tuple[str, ...]:
-    """Those of the requirements (``langgraph >= 0.6``) whose distribution has metadata.
-
-    PyInstaller and its like leave metadata out; a library that can be imported is instrumented all the same.
-    """
-    return tuple(requirement for requirement in requirements if _has_metadata(requirement.split()[0]))
-
-
-def _has_metadata(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

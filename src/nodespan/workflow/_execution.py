@@ -58,7 +58,7 @@ class NodeExecution:
         self._attached: Attached | None = None
         langgraph_name = section(config, "metadata").get("langgraph_node")
         found = current_scope()
-        if isinstance(found, NodeSpan) and found.adopt():
+        if isinstance(found, NodeSpan) and found.is_open and found.adopt():  # not of a task that outlives its node
             self.owner = found
         else:
             name = langgraph_name or node_name or "PipelineNode"

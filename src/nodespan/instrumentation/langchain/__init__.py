@@ -23,7 +23,6 @@ class LangChainInstrumentor(LibraryInstrumentor):
     """Traces every model, tool and retriever of langchain-core in this process."""
 
     _module = "langchain_core"
-    _requirements = ("langchain-core >= 0.3",)
     _state = STATE
     _embeddings = EmbeddingSeams()
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from nodespan.instrumentation._instrumentor import supported_versions
 from nodespan.instrumentation.langgraph._convert import field_of, section
 from nodespan.instrumentation.langgraph._fallback import told_owner
 from nodespan.instrumentation.langgraph._run import STATE
@@ -37,8 +36,8 @@ class LangGraphInstrumentor(BaseInstrumentor):
     """Traces every run of every LangGraph graph in this process."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The supported versions; none where LangGraph has no metadata, as in a frozen program."""
-        return supported_versions("langgraph >= 0.6")
+        """None to be checked by metadata, which a frozen program lacks; missing names are reported by the seams."""
+        return ()
 
     def _instrument(self, **kwargs: Any) -> None:
         STATE.activate(kwargs)
