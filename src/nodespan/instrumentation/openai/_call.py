@@ -156,13 +156,12 @@ class OpenAICall:
             self._tool_calls.add([call.model_dump() for call in calls])
 
     def _describe(self, outcome: str, error: BaseException | None) -> None:
-        started_at = self._started_at
+        started_at, ended_at = self._started_at, time.perf_counter()
         is_streamed = self._result.first_token_at is not None
         if not is_streamed and self._result.prefill_s is not None:
-            # A whole answer arrives at the end of its decode, whose length is the server's.
-            self._result.first_token_at = max(started_at, time.perf_counter() - (self._result.decode_s or 0.0))
+            self._result.first_token_at = ended_at  # the tokens of a whole answer arrive at its end
         result, _ = self._result.checked(started_at)
-        result.phases = place_phases(result, started_at)
+        result.phases = place_phases(result, started_at, ended_at)
         facts = result.facts(started_at)
         if not is_streamed:
             facts["time_to_first_token_s"] = None
