@@ -37,6 +37,7 @@ export function createWaterfall(app) {
   let scale = scrollScale(0, ROW, 0);
   let pulseTimer = 0;
   let urlTimer = 0;
+  let isFollowing = true; // of a run that runs, the newest row stays in sight until the reader scrolls away from the end
   const draw = oncePerFrame(drawNow);
 
   const length = () => Math.max(1, tree ? wholeOf(tree) : 1);
@@ -111,6 +112,14 @@ export function createWaterfall(app) {
     else if ((index + 2) * ROW > offset + height) scroller.scrollTop = scale.scrollTop((index + 3) * ROW - height);
   }
 
+  function showNewest() {
+    if (!tree?.trace.isLive || !isFollowing || app.cursor() >= 0) return;
+    for (let i = shown.nodes.length - 1; i >= 0; i--) {
+      const node = /** @type {number} */ (shown.nodes[i]);
+      if (node < tree.n && tree.trace.isOpen(node)) return show(node);
+    }
+  }
+
   /** @param {number} by Rows. */
   function move(by) {
     if (!shown.nodes.length) return;
@@ -143,6 +152,9 @@ export function createWaterfall(app) {
   }
 
   scroller.addEventListener("scroll", draw, { passive: true });
+  for (const name of ["wheel", "touchmove", "pointerdown"]) {
+    scroller.addEventListener(name, () => setTimeout(() => (isFollowing = scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - ROW), 100), { passive: true });
+  }
   scroller.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && !event.metaKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY)) return;
     event.preventDefault();
@@ -193,6 +205,7 @@ export function createWaterfall(app) {
       toolbar.update(state, shown);
       if (isOther || changed.has("open")) layOut();
       else draw();
+      if (isOther) showNewest();
       if (isFirst || changed.has("route")) requestAnimationFrame(() => show(app.cursor()));
     },
     destroy() {
