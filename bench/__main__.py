@@ -18,7 +18,20 @@ from bench import report
 if TYPE_CHECKING:
     from bench.measure import Size
 
-THEMES = ("overhead", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage", "servers")
+THEMES = (
+    "overhead",
+    "events",
+    "chunks",
+    "export",
+    "lag",
+    "startup",
+    "state",
+    "memory",
+    "search",
+    "outage",
+    "servers",
+    "page",
+)
 
 
 def main() -> None:

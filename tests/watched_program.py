@@ -58,12 +58,13 @@ def look_up(place: str) -> str:
 def make_graph(rounds: int, pace_s: float, *, fails: bool = False, asks: bool = False) -> Any:
     """Plan and act in a loop of so many rounds, then search in parallel, check in a subgraph, and write."""
     usage = {"input_tokens": 412, "output_tokens": 57, "total_tokens": 469}
-    model = Talker(
-        messages=(AIMessage(ANSWERS[i % 3], usage_metadata=usage) for i in range(10_000)), pace_s=pace_s
-    )
+    model = Talker(messages=(AIMessage(ANSWERS[i % 3], usage_metadata=usage) for i in range(10_000)), pace_s=pace_s)
 
     def plan(state: State) -> State:
-        return {"findings": [str(model.invoke([HumanMessage(state["question"])]).content)], "rounds": state.get("rounds", 0) + 1}
+        return {
+            "findings": [str(model.invoke([HumanMessage(state["question"])]).content)],
+            "rounds": state.get("rounds", 0) + 1,
+        }
 
     def act(state: State) -> State:
         return {"findings": [look_up.invoke({"place": f"place {state['rounds']}"})]}
@@ -85,19 +86,10 @@ def make_graph(rounds: int, pace_s: float, *, fails: bool = False, asks: bool = 
         model.invoke([HumanMessage("\n".join(state["findings"][-3:]))])
         return Command(update={"answer": "north"}, goto=END)
 
-    def spell(state: State) -> State:
-        time.sleep(pace_s / 2)
-        return {"rounds": state["rounds"]}
-
-    check = StateGraph(State)
-    check.add_node("spell", spell)
-    check.add_node("style", spell)
-    check.add_edge(START, "spell")
-    check.add_edge("spell", "style")
     graph = StateGraph(State)
     for name, node in {"plan": plan, "act": act, "search": search, "write": write}.items():
         graph.add_node(name, node)
-    graph.add_node("check", check.compile(name="check"))
+    graph.add_node("check", make_subgraph(pace_s / 2))
     graph.add_edge(START, "plan")
     graph.add_edge("plan", "act")
     graph.add_conditional_edges("act", is_done, ["plan", "search"])
@@ -106,10 +98,30 @@ def make_graph(rounds: int, pace_s: float, *, fails: bool = False, asks: bool = 
     return graph.compile(checkpointer=InMemorySaver(), name="guide")
 
 
+def make_subgraph(pace_s: float) -> Any:
+    """Two nodes, one after the other."""
+
+    def read(state: State) -> State:
+        time.sleep(pace_s)
+        return {"rounds": state["rounds"]}
+
+    graph = StateGraph(State)
+    graph.add_node("spell", read)
+    graph.add_node("style", read)
+    graph.add_edge(START, "spell")
+    graph.add_edge("spell", "style")
+    return graph.compile(name="check")
+
+
 def run(question: str, thread: str, rounds: int, pace_s: float, *, fails: bool = False, asks: bool = False) -> None:
     """One run, and a second that resumes it where it asks."""
     graph = make_graph(rounds, pace_s, fails=fails, asks=asks)
-    config = {"configurable": {"thread_id": thread}, "tags": ["harbour"], "metadata": {"user_id": "u1"}, "recursion_limit": 10_000}
+    config = {
+        "configurable": {"thread_id": thread},
+        "tags": ["harbour"],
+        "metadata": {"user_id": "u1"},
+        "recursion_limit": 10_000,
+    }
     try:
         graph.invoke({"question": question}, config)
         if asks:

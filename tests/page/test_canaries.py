@@ -13,7 +13,7 @@ from viewer_process import ViewerProcess
 CANARIES = {
     "script": "<script>document.title='owned'</script>",
     "image": "<img src=x onerror=\"document.title='owned'\">",
-    "svg": "<svg onload=\"document.title='owned'\"><a href=\"javascript:alert(1)\">x</a></svg>",
+    "svg": '<svg onload="document.title=\'owned\'"><a href="javascript:alert(1)">x</a></svg>',
     "markdown": "[click](javascript:document.title='owned') ![x](http://evil.example/x.png)",
     "bidi": "invoice\u202egnp.exe",
     "ansi": "\u001b[31mred\u001b]8;;http://evil.example\u0007link\u001b]8;;\u0007",
@@ -35,20 +35,60 @@ def attribute(key: str, value: str) -> dict[str, object]:
 def spans_of(text: str, trace: str) -> dict[str, object]:
     """A run whose every text is the canary."""
     now = time.time_ns()
-    events = [{"timeUnixNano": str(now), "name": "exception", "attributes": [attribute(f"exception.{name}", text) for name in ("type", "message", "stacktrace")]}]
+    events = [
+        {
+            "timeUnixNano": str(now),
+            "name": "exception",
+            "attributes": [attribute(f"exception.{name}", text) for name in ("type", "message", "stacktrace")],
+        }
+    ]
     events.append({"timeUnixNano": str(now), "name": text, "attributes": [attribute(text, text)]})
     common = {"traceId": trace, "startTimeUnixNano": str(now), "endTimeUnixNano": str(now + 10**7)}
-    node = [attribute("gen_ai.operation.name", "invoke_node"), attribute("langgraph.node", text), attribute("nodespan.node_name", text)]
+    node = [
+        attribute("gen_ai.operation.name", "invoke_node"),
+        attribute("langgraph.node", text),
+        attribute("nodespan.node_name", text),
+    ]
     model = [attribute("gen_ai.operation.name", "chat"), attribute("gen_ai.request.model", text), attribute(text, text)]
     for name, role in (("input", "user"), ("output", "assistant")):
-        model.append(attribute(f"gen_ai.{name}.messages", json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}])))
-    root = [attribute("gen_ai.operation.name", "invoke_workflow"), attribute("gen_ai.workflow.name", text), attribute("gen_ai.conversation.id", text), attribute("user.id", text)]
-    spans = [
-        {**common, "spanId": "1" * 16, "name": f"invoke_workflow {text}", "attributes": root, "status": {"code": 2, "message": text}},
-        {**common, "spanId": "2" * 16, "parentSpanId": "1" * 16, "name": f"invoke_node {text}", "attributes": node},
-        {**common, "spanId": "3" * 16, "parentSpanId": "2" * 16, "name": text, "attributes": model, "events": events, "status": {"code": 2, "message": text}},
+        model.append(
+            attribute(
+                f"gen_ai.{name}.messages", json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}])
+            )
+        )
+    root = [
+        attribute("gen_ai.operation.name", "invoke_workflow"),
+        attribute("gen_ai.workflow.name", text),
+        attribute("gen_ai.conversation.id", text),
+        attribute("user.id", text),
     ]
-    return {"resourceSpans": [{"resource": {"attributes": [attribute("service.name", text)]}, "scopeSpans": [{"scope": {"name": text}, "spans": spans}]}]}
+    spans = [
+        {
+            **common,
+            "spanId": "1" * 16,
+            "name": f"invoke_workflow {text}",
+            "attributes": root,
+            "status": {"code": 2, "message": text},
+        },
+        {**common, "spanId": "2" * 16, "parentSpanId": "1" * 16, "name": f"invoke_node {text}", "attributes": node},
+        {
+            **common,
+            "spanId": "3" * 16,
+            "parentSpanId": "2" * 16,
+            "name": text,
+            "attributes": model,
+            "events": events,
+            "status": {"code": 2, "message": text},
+        },
+    ]
+    return {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": [attribute("service.name", text)]},
+                "scopeSpans": [{"scope": {"name": text}, "spans": spans}],
+            }
+        ]
+    }
 
 
 @pytest.mark.parametrize("name", CANARIES)
@@ -73,7 +113,9 @@ def test_a_canary_is_text_wherever_it_stands(name: str, page: Page, viewer: View
     values = page.locator(".attributes td").all_inner_texts()
     assert any(shown[:1000] in value for value in values), values
     assert page.evaluate("document.title") != "owned"
-    inside = page.evaluate("() => [...document.querySelectorAll('script, img, iframe, object, embed, [onload], [onerror]')].map(each => each.outerHTML.slice(0, 80))")
+    inside = page.evaluate(
+        "() => [...document.querySelectorAll('script, img, iframe, object, embed, [onload], [onerror]')].map(each => each.outerHTML.slice(0, 80))"
+    )
     assert [each for each in inside if "importmap" not in each and "/static/main.js" not in each] == []
     links = page.evaluate("() => [...document.querySelectorAll('a')].map(link => link.href)")
     assert all(link.startswith(viewer.base) for link in links), links

@@ -57,7 +57,9 @@ def stored_names(viewer: ViewerProcess, trace_id: str) -> list[str]:
     return names
 
 
-def test_a_run_of_twenty_seconds_is_watched_from_its_first_second(page: Page, viewer: ViewerProcess, start: Start) -> None:
+def test_a_run_of_twenty_seconds_is_watched_from_its_first_second(
+    page: Page, viewer: ViewerProcess, start: Start
+) -> None:
     process = start("20")
     running = page.locator("tr.is-running")
     running.wait_for(timeout=20_000)  # the program imports for some seconds
@@ -86,7 +88,9 @@ def test_a_run_of_twenty_seconds_is_watched_from_its_first_second(page: Page, vi
     assert sorted(rows) == sorted(stored_names(viewer, trace_id))
 
 
-def test_a_tab_that_slept_is_right_again(page: Page, context: BrowserContext, viewer: ViewerProcess, start: Start) -> None:
+def test_a_tab_that_slept_is_right_again(
+    page: Page, context: BrowserContext, viewer: ViewerProcess, start: Start
+) -> None:
     process = start("8")
     page.locator("tr.is-running").wait_for(timeout=20_000)
     other = context.new_page()  # a list, which sleeps as well

@@ -125,7 +125,9 @@ class TestARun:
         assert span
         for key, view in zip("gcsw", ("graph", "conversation", "state", ""), strict=True):
             page.keyboard.press(key)
-            expect(page.get_by_role("link", name=(view or "waterfall").capitalize())).to_have_attribute("aria-current", "page")
+            expect(page.get_by_role("link", name=(view or "waterfall").capitalize())).to_have_attribute(
+                "aria-current", "page"
+            )
             assert f"span={span[1]}" in page.url
             assert ("view=" in page.url) == bool(view)
             expect(page.locator(".detail h2")).to_have_text("node write")
@@ -252,7 +254,8 @@ def test_the_token_is_not_left_in_the_address(page: Page, viewer: ViewerProcess)
 def test_every_module_is_small_and_imports_downwards() -> None:
     folder = Path(check.ROOT) / "src" / "nodespan" / "viewer" / "page"
     imports = {
-        file.stem: set(re.findall(r'^import .* from "(\w+)";$', file.read_text(), re.MULTILINE)) for file in folder.glob("*.js")
+        file.stem: set(re.findall(r'^import .* from "(\w+)";$', file.read_text(), re.MULTILINE))
+        for file in folder.glob("*.js")
     }
     assert {name for name in imports if len((folder / f"{name}.js").read_text().splitlines()) > 400} == set()
     order: list[str] = []

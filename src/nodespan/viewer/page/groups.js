@@ -11,6 +11,7 @@ export const FOLD_MIN = 6;
  * @property {string} key Stays the same while the trace grows.
  * @property {number[]} members Rows, and indexes of groups in this one.
  * @property {number} count
+ * @property {number} siblings Iterations of the loop that it belongs to.
  */
 
 /**
@@ -27,7 +28,7 @@ export function grouped(trace, kinds, children, parentKey, add) {
   rounds.forEach((members, i) => {
     const key = `${parentKey}/iteration ${i + 1}`;
     const inner = folded(trace, members, key, add);
-    result.push(add({ kind: "iteration", label: label(trace, kinds, members, i + 1), key, members: inner, count: members.length }));
+    result.push(add({ kind: "iteration", label: label(trace, kinds, members, i + 1), key, members: inner, count: members.length, siblings: rounds.length }));
   });
   return result.concat(folded(trace, after, `${parentKey}/after`, add));
 }
@@ -124,7 +125,7 @@ function folded(trace, children, parentKey, add) {
     if (rows.length < FOLD_MIN) result.push(row);
     else if (rows[0] === row) {
       const name = trace.text("name", row);
-      result.push(add({ kind: "fold", label: name, key: `${parentKey}/${name}`, members: rows, count: rows.length }));
+      result.push(add({ kind: "fold", label: name, key: `${parentKey}/${name}`, members: rows, count: rows.length, siblings: 0 }));
     }
   }
   return result;

@@ -8,6 +8,7 @@ import { createRun } from "run";
 import { createRuns } from "runs";
 import { createSession } from "session";
 import { createStore, initialState } from "state";
+import { ALL } from "tree";
 
 const data = await embedded();
 const api = data ? fileApi(data) : serverApi();
@@ -59,6 +60,7 @@ const app = {
     if (!tree || node < 0) return;
     store.set({ open: new Map(choices).set(tree.keyOf(node), open ?? !tree.isOpen(node, choices)) });
   },
+  openAll: () => store.set({ open: store.get().open.has(ALL) ? new Map() : new Map([[ALL, true]]) }),
   tell(text) {
     fill(toast, text);
     toast.classList.add("is-shown");

@@ -56,7 +56,7 @@ export function createRows(app) {
         describe(item, tree, node, state, needle);
         setAttributes(item.element, {
           "aria-level": String((shown.depth[i] ?? 0) + 1), "aria-posinset": String(i + 1), "aria-setsize": String(shown.nodes.length),
-          "aria-selected": String(node === cursor),
+          "aria-selected": String(node === cursor), "data-id": tree.keyOf(node),
         });
         if (node === cursor) active = item.element.id;
       }

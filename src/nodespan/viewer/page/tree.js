@@ -6,6 +6,9 @@ import { isPhase, kindsOf } from "kinds";
 
 /** @typedef {import("./groups.js").Group} Group */
 
+/** A choice by this key opens what no other choice closes. */
+export const ALL = "*";
+
 const GROUPED_MIN = 2;
 const ITERATIONS_OPEN = 4;
 
@@ -139,8 +142,8 @@ export class Tree {
 
   /** @param {number} node @param {Map<string, boolean>} choices @returns {boolean} */
   isOpen(node, choices) {
-    const chosen = choices.size ? choices.get(this.keyOf(node)) : undefined;
-    return chosen ?? this.isOpenByDefault(node);
+    if (!choices.size) return this.isOpenByDefault(node);
+    return choices.get(this.keyOf(node)) ?? (choices.has(ALL) || this.isOpenByDefault(node));
   }
 
   /** @param {number} node @returns {boolean} */
@@ -152,10 +155,7 @@ export class Tree {
     const group = this.groupOf(node);
     if (group.kind === "fold") return false;
     if (at(/** @type {Int32Array} */ (this.running), node) > 0) return true;
-    const siblings = this.below(this.parentOf(node));
-    let iterations = 0;
-    for (let i = 0; i < siblings.length; i++) if (at(siblings, i) >= this.n) iterations++;
-    return iterations <= ITERATIONS_OPEN;
+    return group.siblings <= ITERATIONS_OPEN;
   }
 
   /**

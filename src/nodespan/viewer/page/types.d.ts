@@ -119,5 +119,7 @@ interface App {
   /** The node with the cursor, or -1. */
   cursor(): number;
   toggle(node: number, open?: boolean): void;
+  /** Open everything, or what is open at first. */
+  openAll(): void;
   tell(text: string): void;
 }

@@ -34,13 +34,16 @@ export function createWaterfall(app) {
   let range = null;
   /** @type {Map<number, number[]> | null} */
   let path = null;
+  let whole = 1;
   let scale = scrollScale(0, ROW, 0);
   let pulseTimer = 0;
   let urlTimer = 0;
+  /** @type {unknown[]} What the strip was drawn from. */
+  let mapped = [];
   let isFollowing = true; // of a run that runs, the newest row stays in sight until the reader scrolls away from the end
   const draw = oncePerFrame(drawNow);
 
-  const length = () => Math.max(1, tree ? wholeOf(tree) : 1);
+  const length = () => (tree?.trace.isLive ? wholeOf(tree) : whole);
   const inSight = () => range ?? { from: 0, to: length() };
 
   /** @param {import("./scale.js").Range | null} next */
@@ -74,8 +77,19 @@ export function createWaterfall(app) {
       }
       drawRow(drawing, node, y);
     }
-    minimap.draw(tree, shown.nodes, length(), inSight());
+    drawMap();
     schedulePulse();
+  }
+
+  /** The strip shows the whole run, so that scrolling changes nothing in it; while the run runs it is drawn twice a second. */
+  function drawMap() {
+    if (!tree) return;
+    const { from, to } = inSight();
+    const clock = tree.trace.isLive ? Math.floor(performance.now() / 500) : 0;
+    const drawing = [tree, shown.nodes, from, to, minimap.canvas.clientWidth, clock, colours()];
+    if (drawing.every((value, i) => value === mapped[i])) return;
+    mapped = drawing;
+    minimap.draw(tree, shown.nodes, length(), { from, to });
   }
 
   /** @returns {number} 0 to 1, about once a second; 1 for a reader who wants no motion. */
@@ -90,6 +104,7 @@ export function createWaterfall(app) {
   function layOut() {
     if (!tree) return;
     shown = tree.walk(app.store.get().open);
+    whole = wholeOf(tree);
     measure();
   }
 
@@ -183,7 +198,7 @@ export function createWaterfall(app) {
     PageUp: () => move(-Math.max(1, Math.floor(scroller.clientHeight / ROW) - 1)),
     Home: () => move(-Infinity), End: () => move(Infinity),
     z: zoomToCursor, "0": () => setRange(null),
-    n: () => toolbar.toggle("noise"), x: () => toolbar.toggle("critical"), "/": () => toolbar.search(),
+    a: () => app.openAll(), n: () => toolbar.toggle("noise"), x: () => toolbar.toggle("critical"), "/": () => toolbar.search(),
   };
 
   return {
@@ -226,7 +241,7 @@ export function wholeOf(tree) {
   const { trace } = tree;
   const now = trace.now();
   if (trace.isLive) return now * ROOM;
-  let end = 0;
+  let end = 1;
   for (let row = 0; row < trace.n; row++) end = Math.max(end, trace.end(row, now));
   return end * ROOM;
 }
