@@ -112,6 +112,21 @@ class StoreReader(StoreConnections):
             columns.add_batch(data, found["trace_id"])
         return {"trace": found, "spans": opened, "graphs": {}}
 
+    def iter_spans(self, trace_id: str) -> Iterator[SpanRecord]:
+        """Iterate over the spans of a trace by its full id, ended and open, each once, without holding all of them.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        opened = {key[1]: span for key, span in self._open_spans().spans.items() if key[0] == trace_id}
+        seen: set[str] = set()
+        for data in self._batches_of(trace_id):
+            for span in span_records(data, trace_id):
+                if span["span_id"] not in seen:
+                    seen.add(span["span_id"])
+                    yield span
+        yield from (span for span_id, span in opened.items() if span_id not in seen)
+
     def get_span(self, trace_id: str, span_id: str) -> SpanRecord:
         """Get one span of a trace, by the full ids.
 

@@ -33,9 +33,9 @@ _NOISE: Final = ("opentelemetry.instrumentation.", "openinference.instrumentatio
 """How the scopes of instrumented frameworks begin."""
 
 
-def new_columns() -> SpanColumns:
-    """Columns with the attributes that the page draws."""
-    return SpanColumns(_TEXTS, _NUMBERS, _OTHERS)
+def new_columns(others: Iterable[str] = ()) -> SpanColumns:
+    """Columns with the attributes that the page draws, and further ones that few spans have."""
+    return SpanColumns(_TEXTS, _NUMBERS, (*_OTHERS, *others))
 
 
 class View:
@@ -94,7 +94,7 @@ class View:
             "tokens_in": [value[4] for value in values],
             "tokens_out": [value[5] for value in values],
             "cached": [value[6] for value in values],
-            "flags": self._flags(values),
+            "flags": self.flags(),
         }
 
     def of_open(self, key: str) -> dict[int, Any]:
@@ -106,16 +106,17 @@ class View:
         ids = self.columns.ids
         return ((self.rows[ids[row]], found) for row, found in self.columns.others.items())
 
-    def _flags(self, values: Sequence[list[int]]) -> list[int]:
+    def flags(self) -> list[int]:
+        """The bits of each span, by place."""
         columns = self.columns
         strings = columns.strings
         noisy = {i for i, scope in enumerate(strings) if scope.startswith(_NOISE)}
         by_status = {columns.index("interrupted"): INTERRUPTED, columns.index("cancelled"): CANCELLED}
         flags = [
             columns.flags[row]
-            | by_status.get(value[2], 0)
-            | (NOISE if columns.scopes[row] in noisy and not value[0] else 0)
-            for row, value in zip(self.order, values, strict=True)
+            | by_status.get(columns.values[row][2], 0)
+            | (NOISE if columns.scopes[row] in noisy and not columns.values[row][0] else 0)
+            for row in self.order
         ]
         if flags and all(flag & NOISE for flag in flags):  # nothing would be left to see
             flags = [flag & ~NOISE for flag in flags]
