@@ -14,10 +14,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan._version import __version__
+from nodespan.spans.attributes import to_attributes
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,7 +160,7 @@ class SpanScope:
                 name,
                 _own_parent(self.parent, parent),
                 kind,
-                clean(attributes) if attributes else None,
+                to_attributes(attributes) if attributes else None,
                 links,
                 start_time_ns,
             )
@@ -205,13 +205,13 @@ class SpanScope:
         """Sets what can be held of the attributes; ``None`` values are left out."""
         if self.span.is_recording():
             with _WRITING:
-                self.span.set_attributes(clean(attributes))
+                self.span.set_attributes(to_attributes(attributes))
 
     def event(self, name: str, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Adds an event that happens now."""
         if self.span.is_recording():
             with _WRITING:
-                self.span.add_event(name, clean(attributes))
+                self.span.add_event(name, to_attributes(attributes))
 
     def link(self, link: Link) -> None:
         """Links a span that was not known at the start."""
