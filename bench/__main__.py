@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bench.measure import Size
 
 THEMES = (
-    "overhead", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage",
-    "servers",
+    "overhead", "langchain", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search",
+    "outage", "servers",
 )  # fmt: skip
 
 
