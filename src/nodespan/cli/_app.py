@@ -163,7 +163,7 @@ def trace(
 def ui(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[TRACE|FILE]", help="Show this trace (ID or unique prefix), or the traces of a file."),
+        typer.Argument(metavar="[TRACE]", help="Show this trace (ID or unique prefix), or the traces of this file."),
     ] = None,
     port: Annotated[
         int | None,

@@ -91,9 +91,7 @@ class Redaction:
         return found
 
 
-def mailed_page(
-    reader: StoreReader, trace_ids: Sequence[str], redaction: Redaction, page: Page | None = None
-) -> str:
+def mailed_page(reader: StoreReader, trace_ids: Sequence[str], redaction: Redaction, page: Page | None = None) -> str:
     """The file's text.
 
     Args:
