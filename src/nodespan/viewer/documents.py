@@ -89,9 +89,10 @@ def parts_of(view: View) -> dict[str, Any]:
 def _runs(view: View) -> list[dict[str, Any]]:
     columns = view.columns
     operation = columns.index(semconv.INVOKE_WORKFLOW)
+    operations = columns.attribute(semconv.OPERATION_NAME)
     found: list[dict[str, Any]] = []
     for place, row in enumerate(view.order):
-        if columns.values[row][0] == operation:
+        if operations[row] == operation:
             others = columns.others.get(row, {})
             resumed = columns.resumed.get(row)
             found.append(

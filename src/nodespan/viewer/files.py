@@ -64,11 +64,11 @@ def load(path: Path, store: SqliteStore) -> Iterator[Loaded]:
     try:
         with opened(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                if not (line := line.strip()):
+                is_whole = number > 1 or line.rstrip().endswith(b"}")
+                document = line if is_whole else line + file.read()
+                if not document.strip():
                     continue
-                if number == 1 and not line.endswith(b"}"):  # one document over many lines
-                    line += file.read()
-                received = check_spans(_request(path, number, line))
+                received = check_spans(_request(path, number, document))
                 keys = keys_of(received.request)
                 for batch in without(received.request, known):
                     store.append(batch, None)
