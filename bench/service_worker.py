@@ -36,6 +36,10 @@ USAGE = {"input_tokens": 12, "output_tokens": WORDS, "total_tokens": 12 + WORDS}
 class Model(BaseChatModel):
     """Answers after a pause, as a remote model does."""
 
+    model: str = "fake-1"
+    temperature: float = 0.0
+    max_tokens: int = 100
+
     @property
     def _llm_type(self) -> str:
         return "fake"
