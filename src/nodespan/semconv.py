@@ -113,7 +113,7 @@ LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH
 LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_NS: Final = _ours("langgraph.checkpoint_ns", "Namespace of the task.", _LANGGRAPH)
 LANGGRAPH_TRIGGERS: Final = _ours("langgraph.triggers", "Channels that triggered the task.", _LANGGRAPH, "string[]")
-LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; tells `Send` branches apart.", _LANGGRAPH)
+LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; it differs between `Send` branches.", _LANGGRAPH)
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
 LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
@@ -201,7 +201,7 @@ LINK_KIND: Final = _ours(
 TRACEPARENT_KEY: Final = _ours(
     "nodespan.traceparent",
     "Key of a run's checkpoint metadata: W3C traceparent of the run that wrote the checkpoint.",
-    "no convention says where a checkpoint keeps it",
+    "no convention defines its place in a checkpoint",
 )
 PRIORITY: Final = MIRROR_KEYS["priority"]
 
@@ -295,7 +295,7 @@ WORKFLOW_INTERRUPTS: Final = _metric(
 _POOL: Final = "the conventions know no queue in front of a model and no loading of one"
 QUEUE_DURATION: Final = _metric(
     "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
-    "Waiting while the model served somebody else.", _POOL, SECONDS,
+    "Time queued behind other requests.", _POOL, SECONDS,
 )  # fmt: skip
 QUEUE_LENGTH: Final = _metric(
     "nodespan.pipeline.queue.length", "observable updowncounter", "{request}", (REQUEST_MODEL, PRIORITY),
