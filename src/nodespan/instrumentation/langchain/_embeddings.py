@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from langchain_core.embeddings import Embeddings
 
+from nodespan.instrumentation._seams import wrapped
 from nodespan.instrumentation.langchain import _calls, _patch
 
 _METHODS: Final = {
@@ -64,6 +66,6 @@ class EmbeddingSeams:
         for name, enclose in _METHODS.items():
             original = vars(kind).get(name)
             if callable(original) and not getattr(original, "__isabstractmethod__", False):
-                wrapper = enclose(_calls.embedding, original)
+                wrapper = wrapped(original, partial(enclose, _calls.embedding))
                 setattr(kind, name, wrapper)
                 methods[name] = (original, wrapper)
