@@ -90,6 +90,8 @@ class ModelCallSpan(SpanScope):
             start_time_ns=start_time_ns,
             instruments=instruments,
         )
+        if self.content is not None:
+            self.content.facts.update(self.identity.attributes)
 
     @override
     def set(self, attributes: Mapping[str, Any]) -> None:

@@ -9,10 +9,10 @@ from opentelemetry import context as context_api
 
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
-from nodespan.instrumentation.langgraph import WorkflowSpan, install_seams, section
+from nodespan.instrumentation.langgraph import WorkflowSpan, install_seams, run_facts, section
 from nodespan.spans.directory import RunDirectory, traceparent_of
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import get_tracer
+from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.workflow._enrich import Event, EventEnricher, is_token_event
 from nodespan.workflow._resume import remember, resume_links
 
@@ -78,9 +78,7 @@ class ComposerService:
     ) -> AsyncGenerator[Event, None]:
         owner = WorkflowSpan(
             get_tracer(self._tracer_provider),
-            config.get("run_name") or workflow.get_name(),
-            config,
-            initial_state,
+            run_facts(workflow, config, initial_state, None, current_scope(context)),
             get_instruments(self._meter_provider),
             parent=context,
             links=await resume_links(workflow, initial_state, config),

@@ -13,7 +13,7 @@ from langgraph.errors import GraphInterrupt
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
 from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_interrupt, resumes
-from nodespan.instrumentation.langgraph._run import STATE, opening
+from nodespan.instrumentation.langgraph._run import STATE, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._convert import Graph, Task
 
 _OPENING = Guard("open a LangGraph span")
+_IDENTIFYING = Guard("read the identity of a LangGraph run")
 _LINKING = Guard("link a resumed run to the run it resumes")
 _RESUMING = "__pregel_resuming"
 """LangGraph sets this key for the attempt that follows a failed one, right after it has waited the back-off."""
@@ -39,7 +40,7 @@ def stream(original: Callable[..., Steps]) -> Callable[..., Steps]:
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> Steps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = opening(self, args, kwargs)
+        run, args, kwargs = defer_run(self, args, kwargs)
         return in_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
@@ -52,7 +53,7 @@ def astream(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> AsyncSteps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = opening(self, args, kwargs)
+        run, args, kwargs = defer_run(self, args, kwargs)
         return in_async_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
@@ -137,15 +138,20 @@ def patch_configurable(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def first(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``PregelLoop._first``: where a run knows the checkpoint that it goes on from."""
+    """Wraps ``PregelLoop._first``: the checkpoint is loaded before, the input is applied to the state after."""
 
     @functools.wraps(original)
     def wrapper(self: Loop, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(owner := current_scope(), WorkflowSpan):
-            with _LINKING:
-                if resumes(self):
-                    owner.resumes(self.checkpoint["id"], link_of(self))
-        return original(self, *args, **kwargs)
+        run = current_scope()
+        if not isinstance(run, WorkflowSpan):
+            return original(self, *args, **kwargs)
+        with _LINKING:
+            if resumes(self):
+                run.resumes(self.checkpoint["id"], link_of(self))
+        result = original(self, *args, **kwargs)
+        with _IDENTIFYING:
+            run.loaded(self.channels)
+        return result
 
     return wrapper
 

@@ -43,6 +43,7 @@ class Loop(Protocol):
     input: object
     checkpoint: Mapping[str, Any]
     checkpoint_metadata: Mapping[str, Any]
+    channels: Mapping[str, Any]
 
 
 def remember_interrupt(checkpoint_id: str, span: Span) -> None:
