@@ -120,7 +120,9 @@ LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; tells `Send` 
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
 LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
-    "langgraph.checkpoint.left_id", "Checkpoint that an interrupted run left to be resumed from.", _LANGGRAPH
+    "langgraph.checkpoint.left_id",
+    "Checkpoint that an unfinished run left: interrupted, failed, cancelled.",
+    _LANGGRAPH,
 )
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
 

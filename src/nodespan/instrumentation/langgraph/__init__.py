@@ -9,6 +9,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from nodespan.instrumentation.langgraph._convert import field_of, id_of, section
 from nodespan.instrumentation.langgraph._fallback import told_owner
 from nodespan.instrumentation.langgraph._identity import run_facts
+from nodespan.instrumentation.langgraph._resume import OptIn
 from nodespan.instrumentation.langgraph._run import STATE
 from nodespan.instrumentation.langgraph._seam import SEAMS, install
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, new_node_id
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LangGraphInstrumentor",
     "NodeSpan",
+    "OptIn",
     "WorkflowSpan",
     "field_of",
     "id_of",

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphInterrupt
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
-from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_interrupt, resumes
+from nodespan.instrumentation.langgraph._resume import (
+    Loop,
+    is_unfinished,
+    link_resumed,
+    remember_unfinished,
+    resumes,
+)
 from nodespan.instrumentation.langgraph._run import STATE, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
@@ -147,7 +153,8 @@ def first(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         with _LINKING:
             if resumes(self):
-                run.resumes(self.checkpoint["id"], link_of(self))
+                run.resumes(self.checkpoint["id"])
+                link_resumed(self, run.link)
         result = original(self, *args, **kwargs)
         with _IDENTIFYING:
             run.loaded(self.channels)
@@ -157,16 +164,18 @@ def first(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def suppress_interrupt(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``PregelLoop._suppress_interrupt``: where a run's interrupt, dynamic or static, becomes a normal end."""
+    """Wraps ``PregelLoop._suppress_interrupt``, where each run ends, and an interrupt becomes a normal end."""
 
     @functools.wraps(original)
     def wrapper(self: Loop, kind: Any, error: BaseException | None, traceback: Any) -> Any:
         suppressed = original(self, kind, error, traceback)
-        if isinstance(error, GraphInterrupt) and isinstance(owner := current_scope(), WorkflowSpan):
+        if isinstance(run := current_scope(), WorkflowSpan):
             with _LINKING:
-                owner.interrupted(self.checkpoint["id"])
-                if not self.is_nested:
-                    remember_interrupt(self.checkpoint["id"], owner.span)
+                if isinstance(error, GraphInterrupt):
+                    run.interrupted()
+                if is_unfinished(self, error):
+                    run.leaves(self.checkpoint["id"])
+                    remember_unfinished(self.checkpoint["id"], run.span)
         return suppressed
 
     return wrapper

@@ -51,7 +51,7 @@ def defer_run(
     """
     run_input, config = call_arguments(args, kwargs)
     with _OPENING:
-        if current_scope() is None and opts_in(graph, config):
+        if opts_in(graph, config, is_outermost=current_scope() is None):
             opt_in = OptIn(config)
             args, kwargs = with_config(args, kwargs, opt_in.config)
             return DeferredRun(graph, run_input, config, kwargs.get("context"), opt_in), args, kwargs

@@ -21,11 +21,11 @@ from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import SpanScope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from uuid import UUID
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Link, Tracer
+    from opentelemetry.trace import Tracer
 
     from nodespan.instrumentation.langgraph._identity import RunFacts
     from nodespan.spans.instruments import Instruments
@@ -45,7 +45,7 @@ class WorkflowSpan(SpanScope):
         told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
 
-    __slots__ = ("_adoptable", "_interrupted", "_offered", "channels", "told", "workflow_name")
+    __slots__ = ("_adoptable", "_interrupted", "channels", "told", "workflow_name")
 
     def __init__(
         self,
@@ -54,11 +54,10 @@ class WorkflowSpan(SpanScope):
         instruments: Instruments,
         *,
         parent: Context | None = None,
-        links: Sequence[Link] = (),
         directory: RunDirectory | None = None,
         offered: bool = False,
     ) -> None:
-        self._offered = self._adoptable = offered
+        self._adoptable = offered
         self.workflow_name = facts.name
         self.channels: frozenset[str] = frozenset()
         self.told: dict[UUID, NodeSpan] = {}
@@ -68,7 +67,6 @@ class WorkflowSpan(SpanScope):
             f"{semconv.INVOKE_WORKFLOW} {facts.name}",
             _convert.workflow_attributes(facts),
             parent=parent,
-            links=links,
             directory=directory,
             instruments=instruments,
             identity=facts.identity,
@@ -95,19 +93,17 @@ class WorkflowSpan(SpanScope):
             self.identity = identity
             self.set(identity.attributes)
 
-    def resumes(self, checkpoint_id: str, link: Link | None) -> None:
-        """Says which checkpoint the run goes on from, and links the run that wrote it.
-
-        Whoever offers a span makes its links itself, before it starts.
-        """
+    def resumes(self, checkpoint_id: str) -> None:
+        """Records the checkpoint that the run goes on from."""
         self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
-        if link is not None and not self._offered:
-            self.link(link)
 
-    def interrupted(self, checkpoint_id: str) -> None:
-        """Says that the run stops at an interrupt, and which checkpoint it leaves."""
-        self._interrupted = True
+    def leaves(self, checkpoint_id: str) -> None:
+        """Records the checkpoint from which a later run may go on."""
         self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
+
+    def interrupted(self) -> None:
+        """Records that the run stops at an interrupt."""
+        self._interrupted = True
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the run ended."""
