@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from nodespan import semconv
-from nodespan.spans.values import clean
+from nodespan.spans.attributes import to_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,9 @@ class Identity:
             (semconv.CONVERSATION_ID, conversation_id),
             (semconv.AGENT_NAME, agent_name),
         )
-        self.attributes: Mapping[str, Any] = clean({name: str(value) for name, value in known if value is not None})
+        self.attributes: Mapping[str, Any] = to_attributes(
+            {name: str(value) for name, value in known if value is not None}
+        )
 
 
 NOBODY: Final = Identity()

@@ -31,8 +31,9 @@ class EmbeddingSeams:
             WeakKeyDictionary()
         )
 
-    def install(self) -> None:
-        """Wraps the classes there are, and has Python tell of new ones. Idempotent."""
+    def install(self, claimant: object) -> None:
+        """Wraps all present and future classes. Idempotent."""
+        del claimant
         self._wrap_all(Embeddings)
         if "__init_subclass__" not in vars(Embeddings):
 
@@ -42,8 +43,9 @@ class EmbeddingSeams:
 
             Embeddings.__init_subclass__ = classmethod(init_subclass)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def release(self) -> None:
-        """Restores every class as it was."""
+    def release(self, claimant: object) -> None:
+        """Restores every class."""
+        del claimant
         if "__init_subclass__" in vars(Embeddings):
             del Embeddings.__init_subclass__
         for kind, methods in list(self._wrapped.items()):

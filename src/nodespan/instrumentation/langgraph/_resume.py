@@ -37,9 +37,6 @@ RESUMED_FROM: Final = "resumed_from"
 _UPDATES_MAX: Final = 8
 """Successive updates of a state that are followed to the run before them."""
 
-_TASK_ID: Final = "__pregel_task_id"
-"""Key of ``configurable`` in the run of a subgraph."""
-
 _FOLLOWING: Final = Guard("follow an updated checkpoint to its run")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _unfinished: OrderedDict[str, SpanContext] = OrderedDict()
@@ -186,4 +183,4 @@ def opts_in(graph: Graph, config: Mapping[str, Any], *, is_outermost: bool) -> b
     metadata = section(config, "metadata")
     if semconv.TRACEPARENT_KEY not in metadata and semconv.TRACEPARENT_KEY not in own:
         return False
-    return is_outermost or not (metadata.get(semconv.TRACEPARENT_KEY) or _TASK_ID in section(config, "configurable"))
+    return is_outermost or not metadata.get(semconv.TRACEPARENT_KEY)
