@@ -85,8 +85,11 @@ SERVER_ADDRESS: Final = _standard("server.address", "Host of the model's server.
 SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")
-CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
-USER_ID: Final = _standard("user.id", "Who the run is for.", source="OpenTelemetry semantic conventions 1.41, user")
+CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation of the run; on every span of it.")
+AGENT_NAME: Final = _standard("gen_ai.agent.name", "The agent that runs: the name given to `create_agent`.")
+USER_ID: Final = _standard(
+    "user.id", "The user of the run; on every span of it.", source="OpenTelemetry semantic conventions 1.41, user"
+)
 ERROR_TYPE: Final = _standard("error.type", "Class of the error the work ended with.", source=_CORE)
 EXCEPTION_EVENT: Final = _standard("exception", "An exception, where it was raised.", source=_CORE, kind="event")
 EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
@@ -117,7 +120,9 @@ LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; it differs be
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
 LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
-    "langgraph.checkpoint.left_id", "Checkpoint that an interrupted run left to be resumed from.", _LANGGRAPH
+    "langgraph.checkpoint.left_id",
+    "Checkpoint that an unfinished run left: interrupted, failed, cancelled.",
+    _LANGGRAPH,
 )
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
 
@@ -134,8 +139,8 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("priority", "int", "", "PipelinePriority value."),
         ("streaming", "boolean", "", "The node streams its chunks."),
         ("execution_time", "string", "", "Start, ISO 8601, UTC."),
-        ("user_id", "string", "", "From the state; under Send from the run."),
-        ("conversation_id", "string or int", "", "From the state; under Send from the run."),
+        ("user_id", "string", "", "From the state, else the run's."),
+        ("conversation_id", "string or int", "", "From the state, else the run's."),
         ("pipeline_type", "string", "", "Class of the pipeline."),
         ("model_name", "string", "", "ModelProfile.name, or the file's stem."),
         ("model_provider", "string", "", "Such as `LLAMA_CPP`."),
