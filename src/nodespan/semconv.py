@@ -120,6 +120,27 @@ LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
     "langgraph.checkpoint.left_id", "Checkpoint that an interrupted run left to be resumed from.", _LANGGRAPH
 )
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
+LANGGRAPH_GRAPH_HASH: Final = _ours(
+    "langgraph.graph.hash", "sha256 of the declared graph: its nodes, edges, branches and subgraphs.", _LANGGRAPH
+)
+LANGGRAPH_GRAPH_TOPOLOGY: Final = _ours(
+    "langgraph.graph.topology",
+    "The declared graph as JSON, at most 32 KiB; on the first recorded run of a graph per process and day.",
+    _LANGGRAPH,
+)
+LANGGRAPH_EDGES: Final = _ours(
+    "langgraph.edges",
+    "Taken edges, each as its kind and its target (`edge plan`, `send*3 search`); of a run those from its start. "
+    "`undeclared` stands before an edge that the graph does not declare.",
+    _LANGGRAPH,
+    "string[]",
+)
+LANGGRAPH_ITERATION: Final = _ours(
+    "langgraph.iteration",
+    "Number of steps of the run that have executed the node, this one included; absent for 1.",
+    _LANGGRAPH,
+    "int",
+)
 
 # The mirror of NodeMetadata: `nodespan.K` for every key K but those of STATE_ONLY_KEYS
 MIRROR_PREFIX: Final = "nodespan."

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from base64 import b64encode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from nodespan import semconv
 from nodespan.otlp import decode_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from nodespan import otlp
-    from nodespan.store.records import SpanRecord
+    from nodespan.store.records import EdgeRecord, SpanRecord
+
+_EDGE: Final = re.compile(
+    r"(?P<undeclared>undeclared )?(?P<kind>edge|branch|send|join|implied)(?:\*(?P<count>\d{1,9}))? (?P<target>.+)",
+    re.DOTALL,
+)
 
 
 def span_records(data: bytes, trace_id: str | None = None) -> Iterator[SpanRecord]:
@@ -50,9 +57,26 @@ def _record(span: otlp.SpanRecord) -> SpanRecord:
         ],
         "phase": None,
         "process": None,
-        "edges": [],
+        "edges": edge_records(span.attributes.get(semconv.LANGGRAPH_EDGES)),
         "writes": [],
     }
+
+
+def edge_records(texts: object) -> list[EdgeRecord]:
+    """Taken edges from ``langgraph.edges``; what another program has written there is left out."""
+    if not isinstance(texts, list | tuple):
+        return []
+    matches = (_EDGE.fullmatch(text) for text in cast("Sequence[object]", texts) if isinstance(text, str))
+    return [
+        {
+            "target": found["target"],
+            "kind": found["kind"],
+            "is_declared": not found["undeclared"],
+            "count": int(found["count"] or 1),
+        }
+        for found in matches
+        if found is not None
+    ]
 
 
 def json_value(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from nodespan.delivery.ledger import DeliveryReport
 from nodespan.errors import ConfigurationError
+from nodespan.spans import announced
 from nodespan.spans.exits import end_running_work
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
@@ -50,6 +51,7 @@ class Telemetry:
         self.settings = settings
         self.redact = redact
         self._pipelines = Pipelines(settings)
+        announced.forget()
         set_redaction(redact)
 
     @classmethod

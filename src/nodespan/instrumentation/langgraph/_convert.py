@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
@@ -31,6 +31,8 @@ class Task(Protocol):
     def triggers(self) -> Sequence[str]: ...
     @property
     def path(self) -> tuple[object, ...]: ...
+    @property
+    def writes(self) -> Collection[tuple[str, object]]: ...
 
 
 class Graph(Protocol):
@@ -38,6 +40,8 @@ class Graph(Protocol):
 
     @property
     def channels(self) -> Mapping[str, object]: ...
+    @property
+    def nodes(self) -> Mapping[str, object]: ...
     @property
     def config(self) -> Mapping[str, Any] | None: ...
     def get_name(self) -> str: ...

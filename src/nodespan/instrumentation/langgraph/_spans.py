@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Tracer
 
+    from nodespan.instrumentation.langgraph._topology import DeclaredGraph
     from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
 
@@ -40,10 +41,20 @@ class WorkflowSpan(SpanScope):
 
     Attributes:
         channels: Of the graph.
+        graph: What it declares; ``None`` where that cannot be read.
         told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
 
-    __slots__ = ("_adoptable", "_interrupted", "_offered", "channels", "told", "workflow_name")
+    __slots__ = (
+        "_adoptable",
+        "_interrupted",
+        "_iterations",
+        "_offered",
+        "channels",
+        "graph",
+        "told",
+        "workflow_name",
+    )
 
     def __init__(
         self,
@@ -61,6 +72,8 @@ class WorkflowSpan(SpanScope):
         self._offered = self._adoptable = offered
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
+        self.graph: DeclaredGraph | None = None
+        self._iterations: dict[str, tuple[object, int]] = {}
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
         attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
@@ -102,6 +115,15 @@ class WorkflowSpan(SpanScope):
         """Says that the run stops at an interrupt, and which checkpoint it leaves."""
         self._interrupted = True
         self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
+
+    def iteration(self, node: str, step: object) -> int:
+        """Number of steps of the run so far that have executed the node, this one included."""
+        last_step, count = self._iterations.get(node, (None, 0))
+        if step != last_step:
+            # Executions of one step, under ``Send``, may come here at once from several threads: they count the same.
+            count += 1
+            self._iterations[node] = step, count
+        return count
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the run ended."""
