@@ -55,6 +55,8 @@ def set_up() -> DeliveryReport:
 
 def factories() -> PipelineFactory:
     profile = ModelProfile(model_path=Path("model.gguf"), n_ctx=4096, sampling=Sampling(max_tokens=5))
+    ModelProfile(base_url="http://127.0.0.1:8080/v1", name="m", dialect="vllm", headers={"X-Tenant": "t"}, verify=False)
+    ModelProfile(base_url=("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"), name="m", max_concurrency=4)
     PipelineFactory({Mine.DRAFT: ModelProfile(name="echo")}, create=EchoPipeline)
     return PipelineFactory({ModelProfileType.Primary: profile})
 

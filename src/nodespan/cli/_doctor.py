@@ -22,6 +22,7 @@ from nodespan.store import EXPORTED, MEMORY, load_secret, old_stores, open_store
 from nodespan.telemetry.env import collecting_problems
 from nodespan.telemetry.providers import valid_sdk_variables
 from nodespan.telemetry.settings import Settings
+from nodespan.testing import self_test
 
 if TYPE_CHECKING:
     from nodespan.cli._output import Console
@@ -41,6 +42,7 @@ _SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
 _REACH_TIMEOUT_S: Final = 3.0
 _LOAD_TIMEOUT_S: Final = 30.0
 _FEATURES: Final = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
+_OTHER_MEANING: Final = "An installed library works in another way than nodespan expects. Please report the versions."
 _REBUILD: Final = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
 _WITHOUT_AMX: Final = "-DGGML_NATIVE=OFF " + " ".join(
     f"-DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16")
@@ -93,6 +95,8 @@ def examine() -> Findings:
         f"{path} was written by an earlier version of nodespan and is not read. Delete it when you need it no more."
         for path in old_stores()
     ]
+    if found.versions["langgraph"]:
+        found.problems += [f"{difference} {_OTHER_MEANING}" for difference in self_test()]
     if found.versions["llama-cpp-python"]:
         _examine_llama_cpp(found)
     return found

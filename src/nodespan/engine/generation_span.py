@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.trace import SpanKind
 
 from nodespan import semconv
-from nodespan.engine.measurement import request_attributes
 from nodespan.engine.tool_calls import ToolCallPieces
 from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
 from nodespan.spans.guard import Guard
-from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.model_call import ModelCallSpan, request_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from nodespan.engine.contract import Server
     from nodespan.spans.content import Message, Part
+    from nodespan.spans.instruments import Instruments
     from nodespan.types import ChatMessage, GenerationRequest, ModelProfile
 
 _DESCRIBING: Final = Guard("describe a generation request")
@@ -43,6 +43,7 @@ class GenerationSpan(ModelCallSpan):
         profile: ModelProfile,
         start_time_ns: int,
         server: Server | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         super().__init__(
             tracer,
@@ -52,12 +53,13 @@ class GenerationSpan(ModelCallSpan):
             server_attributes(server),
             kind=SpanKind.INTERNAL if server is None else SpanKind.CLIENT,
             start_time_ns=start_time_ns,
+            instruments=instruments,
         )
         if self.span.is_recording():
             with _DESCRIBING:
                 self.set(request_attributes(request.sampling.over(profile.sampling), streams=True))
         if self.content is not None:
-            self.content.asked(_asked(request))
+            self.content.set_input(_input_of(request))
 
 
 def server_attributes(server: Server | None) -> dict[str, str | int]:
@@ -65,7 +67,7 @@ def server_attributes(server: Server | None) -> dict[str, str | int]:
     return {} if server is None else {semconv.SERVER_ADDRESS: server.address, semconv.SERVER_PORT: server.port}
 
 
-def _asked(request: GenerationRequest) -> list[Message]:
+def _input_of(request: GenerationRequest) -> list[Message]:
     if request.prompt is not None:
         return [message("user", [text_part(request.prompt)])]
     return [message(one.role, list(_parts(one))) for one in request.messages]

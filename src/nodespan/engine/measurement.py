@@ -9,31 +9,20 @@ from opentelemetry.context import Context
 
 from nodespan import semconv
 from nodespan.engine.contract import EnginePhase
+from nodespan.spans.attributes import to_attributes
 from nodespan.spans.guard import Guard
-from nodespan.spans.model_call import exemplar_context, record_model_call
-from nodespan.spans.values import clean
+from nodespan.spans.instruments import exemplar_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from opentelemetry.trace import Span
-
     from nodespan.engine.contract import GenerationResult
-    from nodespan.spans.instruments import Instruments, Labels
-    from nodespan.spans.model_span import ModelCallSpan
+    from nodespan.spans.instruments import Labels
+    from nodespan.spans.model_call import ModelCallSpan
 
 _RECORDING: Final = Guard("record a generation")
 _DESCRIBING: Final = Guard("describe a generation")
 
-_SAMPLING: Final = {
-    "max_tokens": semconv.REQUEST_MAX_TOKENS,
-    "temperature": semconv.REQUEST_TEMPERATURE,
-    "top_p": semconv.REQUEST_TOP_P,
-    "top_k": semconv.REQUEST_TOP_K,
-    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
-    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
-    "seed": semconv.REQUEST_SEED,
-}
 _STANDARD: Final = {
     "model_name": semconv.RESPONSE_MODEL,
     "input_tokens": semconv.USAGE_INPUT_TOKENS,
@@ -65,17 +54,6 @@ class Phase(NamedTuple):
     attributes: dict[str, Any]
 
 
-def request_attributes(given: Mapping[str, Any], *, streams: bool) -> dict[str, Any]:
-    """The sampling in force, as far as somebody has set it; llama.cpp's own defaults are left out.
-
-    Args:
-        given: Arguments by llama-cpp-python's names.
-        streams: The answer comes piece by piece.
-    """
-    attributes = {name: given.get(key) for key, name in _SAMPLING.items()}
-    return {**attributes, semconv.REQUEST_STOP_SEQUENCES: given.get("stop"), semconv.REQUEST_STREAM: streams}
-
-
 def describe(
     owner: ModelCallSpan,
     facts: Mapping[str, Any],
@@ -85,7 +63,7 @@ def describe(
     chunks: int | None = None,
     time_to_first_chunk_s: float | None = None,
 ) -> None:
-    """Writes what a generation did, by the keys of ``PipelineExecutionMetadata``, and makes the children.
+    """Writes the facts of a generation, by the keys of ``PipelineExecutionMetadata``, and makes the child spans.
 
     The span stays open.
     """
@@ -105,7 +83,7 @@ def describe(
         below = trace.set_span_in_context(owner.span, Context())
         for phase in phases:
             child = owner.tracer.start_span(
-                phase.name, below, attributes=clean(phase.attributes), start_time=phase.start_ns
+                phase.name, below, attributes=to_attributes(phase.attributes), start_time=phase.start_ns
             )
             child.end(phase.end_ns)
 
@@ -137,7 +115,6 @@ def llama_cpp_phases(result: GenerationResult) -> list[EnginePhase]:
 
 
 def record_generation(
-    instruments: Instruments,
     owner: ModelCallSpan,
     facts: Mapping[str, Any],
     results: Iterable[GenerationResult],
@@ -150,24 +127,18 @@ def record_generation(
     """Records the metrics of a generation. Unknown values are not recorded; loading is recorded where it ends.
 
     Args:
-        instruments: From ``get_instruments(meter_provider)``.
-        owner: Of the generation's span.
+        owner: The generation's span, whose instruments are used.
         facts: By the keys of ``PipelineExecutionMetadata``.
         results: The runs of the engine in it.
         duration_s: From the request to the end.
-        time_to_first_chunk_s: From the request to the first chunk; only where the answer was streamed.
-        priority: In the queue; ``None`` where there is none.
-        in_process: The model runs in this process, and so the metrics of a model server are recorded as well.
+        time_to_first_chunk_s: From the request to the first chunk; only for a streamed answer.
+        priority: In the queue; ``None`` without a queue.
+        in_process: The model runs in this process, so the metrics of a model server are recorded as well.
     """
-    if not instruments.are_live:
+    if not owner.instruments.are_live:
         return
     with _RECORDING:
-        record_model_call(
-            instruments,
-            owner.span,
-            operation=owner.operation,
-            provider=owner.provider or "",
-            model=owner.model,
+        owner.record(
             duration_s=duration_s,
             time_to_first_chunk_s=time_to_first_chunk_s,
             input_tokens=facts.get("input_tokens"),
@@ -178,37 +149,21 @@ def record_generation(
         queue_s = facts.get("queue_s")
         if priority is not None and queue_s is not None:
             labels = {semconv.REQUEST_MODEL: owner.model, semconv.PRIORITY: priority}
-            instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(owner.span))
-    record_engine(
-        instruments,
-        owner.span,
-        owner.operation,
-        owner.provider,
-        owner.model,
-        facts,
-        results,
-        in_process=in_process,
-    )
+            owner.instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(owner.span))
+    record_engine(owner, facts, results, in_process=in_process)
 
 
 def record_engine(
-    instruments: Instruments,
-    span: Span,
-    operation: str,
-    provider: str | None,
-    model: str | None,
-    facts: Mapping[str, Any],
-    results: Iterable[GenerationResult],
-    *,
-    in_process: bool = True,
+    owner: ModelCallSpan, facts: Mapping[str, Any], results: Iterable[GenerationResult], *, in_process: bool = True
 ) -> None:
     """Records the engine's own measurements of a generation. Arguments as in ``record_generation``."""
+    instruments = owner.instruments
     if not instruments.are_live:
         return
     with _RECORDING:
-        of_model: Labels = {semconv.REQUEST_MODEL: model}
-        of_call: Labels = {semconv.OPERATION_NAME: operation, semconv.PROVIDER_NAME: provider, **of_model}
-        context = exemplar_context(span)
+        of_model: Labels = {semconv.REQUEST_MODEL: owner.model}
+        of_call: Labels = {semconv.OPERATION_NAME: owner.operation, semconv.PROVIDER_NAME: owner.provider, **of_model}
+        context = exemplar_context(owner.span)
         for name, value in _of_server(facts) if in_process else ():
             if value is not None:
                 instruments.record(name, value, of_call, context)

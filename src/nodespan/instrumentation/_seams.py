@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 from weakref import WeakSet
 
@@ -75,7 +78,7 @@ class Seams:
             return False
         # Asked of the class as a caller does: what a peer has put there may look at how it is reached (wrapt does).
         original = getattr(target, seam.name)
-        wrapper = seam.wrap(original)
+        wrapper = wrapped(original, seam.wrap)
         setattr(target, seam.name, wrapper)
         self._installed[seam] = (original, wrapper)
         return True
@@ -92,6 +95,40 @@ class Seams:
             seam.lost,
             self._library,
         )
+
+
+def wrapped(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
+    """The wrapper of a function, as the same kind of callable as the function itself.
+
+    Frameworks decide by ``inspect`` how to call what they are given: LangGraph runs an async generator function as a
+    node, and fails on a plain function that returns an async generator. A generator's wrapper must be a plain function
+    nevertheless, because the caller's context is known at the call alone. ``inspect`` reads the kind from the flags
+    of the code object; CPython from 3.11 on executes its instructions whatever the flags, so that they can be set.
+    """
+    wrapper = wrap(original)
+    if inspect.iscoroutinefunction(wrapper) and not inspect.iscoroutinefunction(original):
+        wrapper = _returning_awaitable(original, wrapper)
+    if (flag := _kind(original) & ~_kind(wrapper)) and isinstance(wrapper, FunctionType):
+        code = wrapper.__code__.replace(co_flags=wrapper.__code__.co_flags | flag)
+        flagged = FunctionType(code, wrapper.__globals__, closure=wrapper.__closure__)
+        wrapper = functools.update_wrapper(flagged, original)
+    return wrapper
+
+
+def _returning_awaitable(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(*args, **kwargs)
+
+    return plain
+
+
+def _kind(function: Callable[..., Any]) -> int:
+    if inspect.isgeneratorfunction(function):
+        return inspect.CO_GENERATOR
+    if inspect.isasyncgenfunction(function):
+        return inspect.CO_ASYNC_GENERATOR
+    return inspect.CO_COROUTINE if inspect.iscoroutinefunction(function) else 0
 
 
 def _target(seam: Seam) -> Any:

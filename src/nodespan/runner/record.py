@@ -14,8 +14,8 @@ from nodespan.errors import ServerError
 from nodespan.spans import phases
 from nodespan.spans.content import message, text_part, tool_call_part
 from nodespan.spans.exceptions import error_type
+from nodespan.spans.instruments import exemplar_context
 from nodespan.spans.log import warn
-from nodespan.spans.model_call import exemplar_context
 from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
@@ -61,15 +61,14 @@ class GenerationRecord:
         self.entered_at = time.perf_counter()
         self._entered_ns = time.time_ns()
         self._model = model
-        self._instruments = instruments
         self._priority = priority
         self._cache_status: CacheStatus | None = None
         self._taken_at: float | None = None
         self._load_s: float | None = None
         self._first_piece_at: float | None = None
         self._pieces = 0
-        self.owner = GenerationSpan(tracer, request, model.profile, self._entered_ns, model.server)
-        self._said: list[str] | None = None if self.owner.content is None else []
+        self.owner = GenerationSpan(tracer, request, model.profile, self._entered_ns, model.server, instruments)
+        self._texts: list[str] | None = None if self.owner.content is None else []
 
     def take(self, cache_status: CacheStatus) -> None:
         """Marks the end of the waiting."""
@@ -84,7 +83,7 @@ class GenerationRecord:
             semconv.REQUEST_MODEL: self._model.profile.model_name,
             semconv.ERROR_TYPE: None if error is None else error_type(error),
         }
-        self._instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
+        self.owner.instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
 
     def phase(self, result: GenerationResult, ahead: Callable[[], int]) -> phases.Phase | None:
         """What the generation does now.
@@ -104,15 +103,15 @@ class GenerationRecord:
         if not self._pieces:
             self._first_piece_at = time.perf_counter()
         self._pieces += 1
-        if self._said is not None:
-            self._said.append(piece)
+        if self._texts is not None:
+            self._texts.append(piece)
 
     def read(self, result: GenerationResult) -> GenerationResult:
         """The pipeline's measurements without those that cannot be, which are counted and logged."""
         checked, bad = result.checked(self.entered_at)
         for name in bad:
             labels = {semconv.TELEMETRY_ERROR_KIND: _READING}
-            self._instruments.record(semconv.TELEMETRY_ERRORS, 1, labels, exemplar_context(self.owner.span))
+            self.owner.instruments.record(semconv.TELEMETRY_ERRORS, 1, labels, exemplar_context(self.owner.span))
             if name not in self._model.warned:
                 self._model.warned.add(name)
                 warn(
@@ -144,7 +143,7 @@ class GenerationRecord:
         """Records the metrics and ends the span."""
         try:
             if self.owner.content is not None and (parts := self._answer_parts(result)):
-                self.owner.content.said([message("assistant", parts, metadata.finish_reason)])
+                self.owner.content.set_output([message("assistant", parts, metadata.finish_reason)])
             first_chunk_s = None if self._first_piece_at is None else self._first_piece_at - self.entered_at
             describe(
                 self.owner,
@@ -160,7 +159,6 @@ class GenerationRecord:
             if isinstance(error, ServerError):
                 self.owner.measured[semconv.ERROR_TYPE] = metadata.error_type
             record_generation(
-                self._instruments,
                 self.owner,
                 vars(metadata),
                 (result,),
@@ -177,7 +175,7 @@ class GenerationRecord:
                 self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(self._ended_at))
 
     def _answer_parts(self, result: GenerationResult) -> list[Part]:
-        text = "".join(self._said or ())
+        text = "".join(self._texts or ())
         calls = [tool_call_part(call.id, call.name, call.arguments) for call in result.tool_calls]
         return [text_part(text), *calls] if text else calls
 

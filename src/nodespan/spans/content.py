@@ -17,9 +17,9 @@ from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
 
 from nodespan import semconv
 from nodespan._version import __version__
-from nodespan.spans.fitting import Said, encoded, fitted
+from nodespan.spans.content_json import UserValue, encode_json, fit_json
 from nodespan.spans.guard import Guard
-from nodespan.spans.model_call import exemplar_context
+from nodespan.spans.instruments import exemplar_context
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -66,17 +66,17 @@ def capture() -> Capture:
 
 def text_part(text: object, kind: str = "text") -> Part:
     """A piece of a message: text, or another kind with a content."""
-    return {"type": kind, "content": Said(text)}
+    return {"type": kind, "content": UserValue(text)}
 
 
 def tool_call_part(call_id: str | None, name: str, arguments: object) -> Part:
     """A model's wish to have a tool called."""
-    return {"type": "tool_call", "id": call_id, "name": name, "arguments": Said(arguments)}
+    return {"type": "tool_call", "id": call_id, "name": name, "arguments": UserValue(arguments)}
 
 
 def tool_response_part(call_id: str | None, response: object) -> Part:
     """What the tool gave back."""
-    return {"type": "tool_call_response", "id": call_id, "response": Said(response)}
+    return {"type": "tool_call_response", "id": call_id, "response": UserValue(response)}
 
 
 def message(role: str, parts: Sequence[Part], finish_reason: str | None = None) -> Message:
@@ -90,8 +90,8 @@ def set_content(span: Span, values: Mapping[str, object]) -> None:
     if capture().on_spans and span.is_recording():
         with _WRITING:
             for name, value in values.items():
-                made = fitted(Said(value), _max_bytes())
-                span.set_attribute(name, made if isinstance(value, str) else encoded(made).decode())
+                made = fit_json(UserValue(value), _max_bytes())
+                span.set_attribute(name, made if isinstance(value, str) else encode_json(made).decode())
 
 
 class ModelContent:
@@ -101,13 +101,13 @@ class ModelContent:
         facts: What the span says of the call; the event says the same.
     """
 
-    __slots__ = ("_asked", "_capture", "_logger_provider", "_said", "facts")
+    __slots__ = ("_capture", "_input", "_logger_provider", "_output", "facts")
 
     def __init__(self, where: Capture, logger_provider: LoggerProvider | None) -> None:
         self._capture = where
         self._logger_provider = logger_provider
-        self._asked: list[Message] = []
-        self._said: list[Message] = []
+        self._input: list[Message] = []
+        self._output: list[Message] = []
         self.facts: dict[str, Any] = {}
 
     @staticmethod
@@ -116,32 +116,32 @@ class ModelContent:
         where = capture()
         return None if where is _OFF else ModelContent(where, logger_provider)
 
-    def asked(self, messages: Sequence[Message]) -> None:
-        """Keeps what goes to the model."""
-        self._asked = list(messages)
+    def set_input(self, messages: Sequence[Message]) -> None:
+        """Keeps the messages that the model receives."""
+        self._input = list(messages)
 
-    def said(self, messages: Sequence[Message]) -> None:
-        """Keeps what came back, whole as far as it came."""
-        self._said = list(messages)
+    def set_output(self, messages: Sequence[Message]) -> None:
+        """Keeps the answer, which may be incomplete."""
+        self._output = list(messages)
 
     def write(self, span: Span) -> None:
         """Puts it where it goes. Called once, just before the span ends."""
         with _WRITING:
-            content = {name: fitted(value, _max_bytes()) for name, value in self._by_name().items() if value}
+            content = {name: fit_json(value, _max_bytes()) for name, value in self._by_name().items() if value}
             if self._capture.on_spans and span.is_recording():
                 for name, value in content.items():
-                    span.set_attribute(name, encoded(value).decode())
+                    span.set_attribute(name, encode_json(value).decode())
             if self._capture.on_events:
                 self._emit(span, content)
 
     def _by_name(self) -> dict[str, list[Any]]:
         """System messages at the beginning are instructions; in the midst of a conversation they are part of it."""
-        first = next((i for i, one in enumerate(self._asked) if one["role"] != "system"), len(self._asked))
-        instructions: list[Any] = [one["parts"] for one in self._asked[:first]]
+        first = next((i for i, one in enumerate(self._input) if one["role"] != "system"), len(self._input))
+        instructions: list[Any] = [one["parts"] for one in self._input[:first]]
         return {
             semconv.SYSTEM_INSTRUCTIONS: [part for parts in instructions for part in parts],
-            semconv.INPUT_MESSAGES: self._asked[first:],
-            semconv.OUTPUT_MESSAGES: self._said,
+            semconv.INPUT_MESSAGES: self._input[first:],
+            semconv.OUTPUT_MESSAGES: self._output,
         }
 
     def _emit(self, span: Span, content: Mapping[str, Any]) -> None:

@@ -10,11 +10,13 @@ from nodespan import semconv
 from nodespan.spans.log import warn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 RAISE_INTERNAL_ERRORS: Final = "NODESPAN_RAISE_INTERNAL_ERRORS"
 
 _seen: set[tuple[str, type]] = set()
+_counters: list[Callable[[str], None]] = []
 _lock = threading.Lock()
 
 
@@ -58,10 +60,8 @@ def report(operation: str, problem: Exception | str) -> None:
         first = kind not in _seen
         _seen.add(kind)
     try:
-        from nodespan.spans.instruments import get_instruments  # which has a guard itself
-
-        # Put off, so that a meter that fails is not called again while its failure is reported.
-        get_instruments().record(semconv.TELEMETRY_ERRORS, 1, {semconv.TELEMETRY_ERROR_KIND: operation}, later=True)
+        for count in _counters:
+            count(operation)
         if first:
             warn(
                 "internal.failed",
@@ -73,6 +73,11 @@ def report(operation: str, problem: Exception | str) -> None:
             )
     except Exception:  # noqa: BLE001, S110 the last line: a broken meter or log handler must not reach the application
         pass
+
+
+def set_failure_counter(count: Callable[[str], None]) -> None:
+    """Sets the function that counts each failure, by the operation that failed. Called once, by the metrics."""
+    _counters[:] = [count]
 
 
 def forget_reported() -> None:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
 
 from nodespan import semconv
 from nodespan._version import __version__
-from nodespan.spans.guard import Guard
+from nodespan.spans.guard import Guard, set_failure_counter
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, MeterProvider
+    from opentelemetry.trace import Span
 
 Labels: TypeAlias = Mapping[str, str | int | None]
 """Labels of one value. Those that are ``None`` are left out."""
@@ -65,6 +66,11 @@ def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
         if found[1] is made:  # of two threads that come here one alone registers
             made.register_observables()
     return found[1]
+
+
+def exemplar_context(span: Span) -> Context:
+    """A context from which an exemplar takes this span, and nothing else."""
+    return trace.set_span_in_context(span, Context())
 
 
 class Instruments:
@@ -188,3 +194,11 @@ class Instruments:
             return [Observation(total, dict(key)) for key, total in totals.items()]
 
         return read
+
+
+def _count_failure(operation: str) -> None:
+    # Put off, so that a meter that fails is not called again while its failure is reported.
+    get_instruments().record(semconv.TELEMETRY_ERRORS, 1, {semconv.TELEMETRY_ERROR_KIND: operation}, later=True)
+
+
+set_failure_counter(_count_failure)

@@ -1,65 +1,185 @@
-"""The metrics that every model call has, whoever made it: a Runner, a LangChain model, llama-cpp-python itself."""
+"""One call of a model: its span, its metrics and its content, however many libraries the call passes through."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind
+from typing_extensions import override
 
 from nodespan import semconv
+from nodespan.spans.attributes import to_attributes
+from nodespan.spans.content import ModelContent
+from nodespan.spans.exceptions import error_type
+from nodespan.spans.instruments import exemplar_context
+from nodespan.spans.scope import SpanScope, current_scope
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from collections.abc import Mapping
+
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
 
     from nodespan.spans.instruments import Instruments
+    from nodespan.spans.scope import Outcome
+
+_SAMPLING: Final = {
+    "max_tokens": semconv.REQUEST_MAX_TOKENS,
+    "temperature": semconv.REQUEST_TEMPERATURE,
+    "top_p": semconv.REQUEST_TOP_P,
+    "top_k": semconv.REQUEST_TOP_K,
+    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
+    "seed": semconv.REQUEST_SEED,
+}
+SAMPLING_KEYS: Final = tuple(_SAMPLING)
+"""Names of the sampling parameters that have an attribute, as most libraries call them; ``stop`` is one more."""
 
 
-def record_model_call(
-    instruments: Instruments,
-    span: Span,
-    *,
-    operation: str,
-    provider: str | None,
-    model: str | None,
-    duration_s: float,
-    time_to_first_chunk_s: float | None = None,
-    input_tokens: int | None = None,
-    output_tokens: int | None = None,
-    finish_reason: str | None = None,
-    error_type: str | None = None,
-) -> None:
-    """Records duration, usage and time to first chunk of one model call. Never raises.
-
-    To be called once, when the call ends, with the facts that its span has. What is ``None`` is not recorded.
+def request_attributes(sampling: Mapping[str, Any], *, streams: bool | None = None) -> dict[str, Any]:
+    """Attributes of a request for text. Parameters that are not set, or are not numbers, are left out.
 
     Args:
-        instruments: From ``get_instruments(meter_provider)``.
-        span: The call's span, to which exemplars lead. It may have ended, and need not be recording.
-        operation: ``semconv.CHAT`` or its like.
-        provider: As in ``gen_ai.provider.name``.
-        model: As in ``gen_ai.request.model``.
-        duration_s: From the request to its end.
-        time_to_first_chunk_s: From the request to the first chunk; only where the answer was streamed.
-        input_tokens: Prompt tokens, cached ones included.
-        output_tokens: Generated tokens.
-        finish_reason: ``stop``, ``length``, ``cancelled``, ``error`` or a provider's own word.
-        error_type: Class of the error it ended with.
+        sampling: Parameters by ``SAMPLING_KEYS``, and ``stop``: a text or a sequence of texts.
+        streams: The answer is requested piece by piece; ``None`` if unknown.
     """
-    if not instruments.are_live:
-        return
-    context = exemplar_context(span)
-    call = {semconv.OPERATION_NAME: operation, semconv.PROVIDER_NAME: provider, semconv.REQUEST_MODEL: model}
-    ended = {**call, semconv.FINISH_REASON: finish_reason, semconv.ERROR_TYPE: error_type}
-    instruments.record(semconv.OPERATION_DURATION, duration_s, ended, context)
-    if time_to_first_chunk_s is not None:
-        instruments.record(semconv.TIME_TO_FIRST_CHUNK, time_to_first_chunk_s, call, context)
-    for token_type, tokens in (("input", input_tokens), ("output", output_tokens)):
-        if tokens is not None:
-            used = {**call, semconv.TOKEN_TYPE: token_type}
-            instruments.record(semconv.TOKEN_USAGE, tokens, used, context)
+    attributes: dict[str, Any] = {
+        name: value for key, name in _SAMPLING.items() if isinstance(value := sampling.get(key), (int, float))
+    }
+    stop = sampling.get("stop")
+    if isinstance(stop, str):
+        stop = [stop]
+    if isinstance(stop, (list, tuple)) and stop:
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = [str(text) for text in stop]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if streams is not None:
+        attributes[semconv.REQUEST_STREAM] = streams
+    return attributes
 
 
-def exemplar_context(span: Span) -> Context:
-    """A context in which an exemplar finds this span, and nothing else."""
-    return trace.set_span_in_context(span, Context())
+def current_model_call(context: Context | None = None) -> ModelCallSpan | None:
+    """The model call whose work encloses the caller most closely, if that is a model call.
+
+    A tool or a graph inside a model call starts something new: only the innermost scope counts.
+    """
+    owner = current_scope(context)
+    return owner if isinstance(owner, ModelCallSpan) and owner.is_open else None
+
+
+class ModelCallSpan(SpanScope):
+    """Owns ``chat {model}``, ``text_completion {model}`` or ``embeddings {model}``: one call of a model.
+
+    The outermost library opens it (LangChain's ``ChatLlamaCpp``); the engine inside (llama-cpp-python) finds it with
+    ``current_model_call`` and writes its measurements into ``measured``.
+
+    Args:
+        operation: One of the operations in ``semconv``.
+        model: The requested model.
+        request: Further attributes of the request, for the sampler.
+        kind: ``INTERNAL`` for a model in this process, ``CLIENT`` for one behind a network.
+
+    Attributes:
+        measured: Attributes to set when the span ends. They replace those of the outer library: an engine's counts are
+            exact.
+        content: Input and output; ``None`` unless the user has enabled content.
+    """
+
+    __slots__ = ("content", "measured", "model", "operation", "provider")
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        operation: str,
+        provider: str | None,
+        model: str | None,
+        request: Mapping[str, Any] | None = None,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        parent: Context | None = None,
+        start_time_ns: int | None = None,
+        instruments: Instruments | None = None,
+        logger_provider: LoggerProvider | None = None,
+    ) -> None:
+        self.operation = operation
+        self.provider = provider
+        self.model = model
+        self.measured: dict[str, Any] = {}
+        attributes = {
+            semconv.OPERATION_NAME: operation,
+            semconv.PROVIDER_NAME: provider,
+            semconv.REQUEST_MODEL: model,
+            **(request or {}),
+        }
+        self.content = ModelContent.begin(logger_provider)
+        if self.content is not None:
+            self.content.facts.update(to_attributes(attributes))
+        name = operation if model is None else f"{operation} {model}"
+        super().__init__(
+            tracer,
+            name,
+            attributes,
+            kind=kind,
+            parent=parent,
+            start_time_ns=start_time_ns,
+            instruments=instruments,
+        )
+
+    @override
+    def set(self, attributes: Mapping[str, Any]) -> None:
+        if self.content is not None:
+            self.content.facts.update(to_attributes(attributes))
+        super().set(attributes)
+
+    @override
+    def fail(self, error: BaseException) -> None:
+        if self.content is not None:
+            self.content.facts[semconv.ERROR_TYPE] = error_type(error)
+        super().fail(error)
+
+    @override
+    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+        if self.is_open:
+            if self.measured:
+                self.set(self.measured)
+            if self.content is not None:
+                self.content.write(self.span)
+        return super().finish(outcome, end_time_ns=end_time_ns)
+
+    def record(
+        self,
+        *,
+        duration_s: float,
+        time_to_first_chunk_s: float | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        finish_reason: str | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        """Records duration, usage and time to first chunk as metrics. Never raises.
+
+        Called once, when the call ends, with the facts of its span. ``None`` is not recorded.
+
+        Args:
+            duration_s: From the request to its end.
+            time_to_first_chunk_s: From the request to the first chunk; only for a streamed answer.
+            input_tokens: Prompt tokens, cached ones included.
+            output_tokens: Generated tokens.
+            finish_reason: ``stop``, ``length``, ``cancelled``, ``error`` or a provider's own reason.
+            error_type: Class of the error that ended it.
+        """
+        instruments = self.instruments
+        if not instruments.are_live:
+            return
+        context = exemplar_context(self.span)
+        call = {
+            semconv.OPERATION_NAME: self.operation,
+            semconv.PROVIDER_NAME: self.provider or "unknown",
+            semconv.REQUEST_MODEL: self.model,
+        }
+        ended = {**call, semconv.FINISH_REASON: finish_reason, semconv.ERROR_TYPE: error_type}
+        instruments.record(semconv.OPERATION_DURATION, duration_s, ended, context)
+        if time_to_first_chunk_s is not None:
+            instruments.record(semconv.TIME_TO_FIRST_CHUNK, time_to_first_chunk_s, call, context)
+        for token_type, tokens in (("input", input_tokens), ("output", output_tokens)):
+            if tokens is not None:
+                instruments.record(semconv.TOKEN_USAGE, tokens, {**call, semconv.TOKEN_TYPE: token_type}, context)

@@ -39,7 +39,7 @@ def safe_text(text: str, *, keep_end: bool = False) -> str:
         text: As it was captured.
         keep_end: Cut the middle and not the end: the end of a stack trace is the error.
     """
-    return cut(redacted(text), _rules.max_bytes, keep_end=keep_end)
+    return truncate(redacted(text), _rules.max_bytes, keep_end=keep_end)
 
 
 def redacted(text: str) -> str:
@@ -53,7 +53,7 @@ def redacted(text: str) -> str:
         return REMOVED
 
 
-def cut(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
+def truncate(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
     """The text if its UTF-8 form fits, else its beginning and what was cut: size in bytes and sha256 of the whole.
 
     With ``keep_end`` the last half of the room holds the end of the text.

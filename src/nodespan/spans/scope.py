@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import (
-    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] see Attached
-    Context,
-)
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan._version import __version__
+from nodespan.spans.attributes import to_attributes
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +28,8 @@ if TYPE_CHECKING:
     from nodespan.spans.directory import RunDirectory
     from nodespan.spans.instruments import Instruments
 
+# See Attached: the public functions of the same names log "Failed to detach context" where it does not.
+_runtime: Final[Any] = getattr(context_api, "_RUNTIME_CONTEXT", context_api)
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
@@ -76,7 +75,7 @@ def current_scope(context: Context | None = None) -> SpanScope | None:
 
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
-    context = _RUNTIME_CONTEXT.get_current()
+    context = _runtime.get_current()
     owner = context.get(_OWNER_KEY)
     if owner is _innermost.get() and (not isinstance(owner, SpanScope) or context.get(_SPAN_KEY) is owner.span):
         return context  # nobody has put anything over it: the usual case, looked at first
@@ -161,7 +160,7 @@ class SpanScope:
                 name,
                 _own_parent(self.parent, parent),
                 kind,
-                clean(attributes) if attributes else None,
+                to_attributes(attributes) if attributes else None,
                 links,
                 start_time_ns,
             )
@@ -197,7 +196,7 @@ class SpanScope:
 
     def step(self) -> Attached:
         """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
-        base = _RUNTIME_CONTEXT.get_current()
+        base = _runtime.get_current()
         if self._step is None or base is not self._step_base:
             self._step_base, self._step = base, self.attached(base)
         return self._step
@@ -206,13 +205,13 @@ class SpanScope:
         """Sets what can be held of the attributes; ``None`` values are left out."""
         if self.span.is_recording():
             with _WRITING:
-                self.span.set_attributes(clean(attributes))
+                self.span.set_attributes(to_attributes(attributes))
 
     def event(self, name: str, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Adds an event that happens now."""
         if self.span.is_recording():
             with _WRITING:
-                self.span.add_event(name, clean(attributes))
+                self.span.add_event(name, to_attributes(attributes))
 
     def link(self, link: Link) -> None:
         """Links a span that was not known at the start."""
@@ -275,7 +274,7 @@ class Attached:
         self._owner = owner or current_scope(context)
 
     def __enter__(self) -> None:
-        self._token = _RUNTIME_CONTEXT.attach(self._context)
+        self._token = _runtime.attach(self._context)
         self._owner_token = _innermost.set(self._owner)
 
     def __exit__(
@@ -286,6 +285,6 @@ class Attached:
         # log that as "Failed to detach context".
         try:
             _innermost.reset(self._owner_token)
-            _RUNTIME_CONTEXT.detach(self._token)
+            _runtime.detach(self._token)
         except ValueError:
             pass

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from nodespan.errors import StoreBusyError, StoreError, StoreForeignError
 from nodespan.spans.log import warn
@@ -58,15 +58,11 @@ class Database:
         self._may_replace = may_replace
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._finalizer: finalize[..., Database] | None = None
         self._file: tuple[int, int] | None = None
         self._ours: tuple[int, int] | None = None  # the last file whose header was seen to be ours
         self._opened = 0
         _alive.add(self)
-
-    def __del__(self) -> None:
-        # No lock: nothing else refers to this object any more.
-        if getattr(self, "_connection", None) is not None:
-            self._close()
 
     def write(self, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
         """Runs the work in a write transaction; runs it a second time if the file was damaged.
@@ -174,7 +170,10 @@ class Database:
         if self._connection is not None and (self.path == MEMORY or self._file == identity(self.path)):
             return self._connection
         self._close()
-        self._connection = self._connect()
+        self._connection = connection = self._connect()
+        # Not __del__: in a cycle that the garbage collector finds, the connection may be finalized first, and warns.
+        self._finalizer = finalize(self, connection.close)
+        self._finalizer.atexit = False
         self._opened += 1
         return self._connection
 
@@ -275,6 +274,8 @@ class Database:
 
     def _close(self) -> None:
         if self._connection is not None:
+            if self._finalizer is not None:
+                self._finalizer.detach()
             self._connection.close()
             self._connection = None
 

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics
 from typing_extensions import override
 
+from nodespan import semconv
+from nodespan.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
+
+    from nodespan.telemetry.tally import Tallies
 
     Attributes = Mapping[str, Any] | None
 
@@ -49,6 +54,22 @@ class _Histogram(_Instrument, metrics.Histogram):
         self._behind.record(amount, attributes, context)
 
 
+class _TalliedMeter:
+    """Makes the histograms of nodespan's own meter, which are counted in tallies. Everything else is the SDK's."""
+
+    def __init__(self, meter: metrics.Meter, tallies: Tallies) -> None:
+        self._meter = meter
+        self._tallies = tallies
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._meter, name)
+
+    def create_histogram(self, name: str, *arguments: Any, **options: Any) -> Any:
+        histogram = self._meter.create_histogram(name, *arguments, **options)
+        bounds = options.get("explicit_bucket_boundaries_advisory")
+        return histogram if bounds is None else self._tallies.tally(name, bounds, histogram.record)
+
+
 class _Gauge(_Instrument, metrics._Gauge):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] the API has no public name
     @override
     def set(self, amount: float, attributes: Attributes = None, context: Context | None = None) -> None:
@@ -70,17 +91,17 @@ class _ObservableGauge(_Instrument, metrics.ObservableGauge):
 class _Meter(metrics.Meter):
     """A meter that outlives the provider behind it. An instrument is made once for its kind and name."""
 
-    def __init__(self, arguments: tuple[Any, ...], provider: metrics.MeterProvider) -> None:
+    def __init__(self, arguments: tuple[Any, ...], meter: metrics.Meter) -> None:
         super().__init__(arguments[0], arguments[1], arguments[2])
-        self._arguments = arguments
+        self.arguments = arguments
         self._lock = threading.Lock()
-        self._behind = provider.get_meter(*arguments)
+        self._behind = meter
         self._instruments: dict[tuple[Any, ...], Any] = {}
 
-    def use(self, provider: metrics.MeterProvider) -> None:
-        """Records in this provider from now on."""
+    def use(self, meter: metrics.Meter) -> None:
+        """Records in this meter from now on."""
         with self._lock:
-            self._behind = provider.get_meter(*self._arguments)
+            self._behind = meter
             for instrument in self._instruments.values():
                 instrument.use(self._behind)
 
@@ -153,7 +174,8 @@ class NodespanMeterProvider(metrics.MeterProvider):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._behind: metrics.MeterProvider = _NONE
+        self._behind: Any = _NONE
+        self._tallies: Tallies | None = None
         self._meters: dict[tuple[Any, ...], _Meter] = {}
 
     @property
@@ -161,12 +183,46 @@ class NodespanMeterProvider(metrics.MeterProvider):
         """Whether measurements are recorded."""
         return self._behind is not _NONE
 
-    def use(self, provider: metrics.MeterProvider | None) -> None:
-        """Records in this provider from now on; in none with ``None``."""
+    def use(self, provider: metrics.MeterProvider | None, tallies: Tallies | None = None) -> None:
+        """Records in this provider from now on; in none with ``None``.
+
+        Args:
+            provider: The SDK's.
+            tallies: Count nodespan's own histograms. The provider's only exporter must join them.
+        """
         with self._lock:
             self._behind = provider if provider is not None else _NONE
-            for meter in self._meters.values():
-                meter.use(self._behind)
+            self._tallies = tallies
+            self._switch()
+
+    def add_metric_reader(self, metric_reader: Any) -> None:
+        """Adds a reader, such as Prometheus', until the next ``configure()`` or ``shutdown()``, which shuts it down.
+
+        From then on the SDK records every value, as the reader cannot join tallies. As with the SDK's provider, the
+        reader sees what is recorded afterwards.
+
+        Raises:
+            ConfigurationError: Metrics are not recorded.
+        """
+        with self._lock:
+            if self._behind is _NONE:
+                raise ConfigurationError(
+                    "add_metric_reader() needs a configuration that records metrics. Set OTEL_EXPORTER_OTLP_ENDPOINT "
+                    "or OTEL_METRICS_EXPORTER=console, and call configure() first."
+                )
+            self._tallies = None  # what they have counted is joined as before
+            self._switch()
+            self._behind.add_metric_reader(metric_reader)
+
+    def _switch(self) -> None:
+        for meter in self._meters.values():
+            meter.use(self._meter(meter.arguments))
+
+    def _meter(self, arguments: tuple[Any, ...]) -> Any:
+        meter = self._behind.get_meter(*arguments)
+        if self._tallies is None or arguments[0] != semconv.SCOPE:
+            return meter
+        return _TalliedMeter(meter, self._tallies)
 
     @override
     def get_meter(
@@ -177,5 +233,5 @@ class NodespanMeterProvider(metrics.MeterProvider):
         with self._lock:
             found = self._meters.get(key)
             if found is None:
-                found = self._meters[key] = _Meter(arguments, self._behind)
+                found = self._meters[key] = _Meter(arguments, self._meter(arguments))
             return found

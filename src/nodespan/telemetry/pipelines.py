@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import Span
 
-    from nodespan.telemetry.providers import Stop
+    from nodespan.telemetry.providers import Meters, Stop
     from nodespan.telemetry.settings import Settings
 
 _LEAST_S: Final = 0.05
@@ -196,23 +195,24 @@ class Pipelines:
             instruments.observe(delivery, READINGS | (DESTINATION_READINGS if has_destination else {}))
             self._stops.append(lambda _: instruments.unobserve(delivery))
 
-    def _use_meters(self, made: tuple[MeterProvider, Stop] | None) -> None:
+    def _use_meters(self, made: Meters | None) -> None:
         existing: Any = metrics.get_meter_provider()
         if made is None:
             return
+        provider, tallies, stop = made
         if existing is not self._meters and not type(existing).__module__.startswith(metrics.__name__):
             warn(
                 "configure.foreign_meter_provider",
                 "A meter provider is set already (%s): metrics are recorded on it and go where it sends them.",
                 type(existing).__name__,
             )
-            self._stops.append(made[1])
+            self._stops.append(stop)
             return
-        self._meters.use(made[0])
+        self._meters.use(provider, tallies)
         if existing is not self._meters:
             metrics.set_meter_provider(self._meters)
         get_instruments(self._meters).set_live(is_live=True)
-        self._stops.append(self._ending(made[1], self._unuse_meters))
+        self._stops.append(self._ending(stop, self._unuse_meters))
 
     def _unuse_meters(self) -> None:
         self._meters.use(None)

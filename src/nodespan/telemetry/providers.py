@@ -15,6 +15,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Reso
 
 from nodespan.delivery.outage_log import OutageLog, exporting
 from nodespan.telemetry.env import number, report_problem
+from nodespan.telemetry.tally import Tallies
 
 if TYPE_CHECKING:
     from nodespan.delivery.destination import Destination
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Stop = Callable[[float], object]
 """Flushes and stops, in at most so many seconds."""
-Meters = tuple[MeterProvider, Stop]
+Meters = tuple[MeterProvider, Tallies | None, Stop]
 Loggers = tuple[LoggerProvider, Stop]
 
 _NUMBERS: Final = {
@@ -88,9 +89,12 @@ def make_meter_provider(settings: Settings, resource: Resource, outages: OutageL
         _log_outages(exporters[-1], destination, "metrics", outages)
     if not exporters:
         return None
+    tallies = Tallies() if Tallies.usable(exporters) else None
+    if tallies is not None:
+        tallies.add_to(exporters[0])
     readers = [PeriodicExportingMetricReader(exporter) for exporter in exporters]
     provider = MeterProvider(readers, resource, shutdown_on_exit=False)
-    return provider, lambda timeout_s: provider.shutdown(timeout_s * 1e3)
+    return provider, tallies, lambda timeout_s: provider.shutdown(timeout_s * 1e3)
 
 
 def make_logger_provider(settings: Settings, resource: Resource, outages: OutageLog) -> Loggers | None:

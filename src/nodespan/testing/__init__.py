@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nodespan.engine.measurement import llama_cpp_phases
 from nodespan.errors import ConfigurationError
+from nodespan.testing._self_test import self_test as self_test
 from nodespan.testing.servers import FakeServer as FakeServer
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from opentelemetry.trace import INVALID_SPAN
 
 from nodespan import semconv
 from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, field_of, new_node_id, section, told_owner
+from nodespan.spans.attributes import to_attribute
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.scope import Attached, current_scope
-from nodespan.spans.values import holdable
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NodeExecution:
         self._attached: Attached | None = None
         langgraph_name = section(config, "metadata").get("langgraph_node")
         found = current_scope()
-        if isinstance(found, NodeSpan) and found.adopt():
+        if isinstance(found, NodeSpan) and found.is_open and found.adopt():  # not of a task that outlives its node
             self.owner = found
         else:
             name = langgraph_name or node_name or "PipelineNode"
@@ -156,11 +156,11 @@ def _mirror(metadata: NodeMetadata) -> dict[str, Any]:
 
 
 def _held_text(value: object) -> str | None:
-    return None if value is None else cast("str", holdable(value if isinstance(value, str) else str(value)))
+    return None if value is None else cast("str", to_attribute(value if isinstance(value, str) else str(value)))
 
 
 def _held_id(value: object) -> str | int | None:
     """A conversation id, as it is if an attribute can hold it, so that state and span have the same value."""
     if value is None or type(value) is int:
-        return cast("str | int | None", holdable(value))
+        return cast("str | int | None", to_attribute(value))
     return _held_text(value)

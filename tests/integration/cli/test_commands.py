@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.trace import Link, Status, StatusCode
 
 from nodespan import semconv
+from nodespan.cli import _doctor
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
 
@@ -233,3 +234,11 @@ def test_doctor_says_when_memory_was_chosen(cli, monkeypatch, tmp_path):
     assert cli("doctor").code == 0
     assert "in memory" in cli.out
     assert list(Path().iterdir()) == []
+
+
+def test_doctor_runs_the_self_test(cli, monkeypatch):
+    assert cli("doctor", "--json").code == 0
+    monkeypatch.setattr(_doctor, "self_test", lambda: ["The result of a two-node graph: 1 instead of 2."])
+    assert cli("doctor", "--json").code == 1
+    (problem,) = cli.json["problems"]
+    assert problem.startswith("The result of a two-node graph: 1 instead of 2. An installed library")

@@ -20,7 +20,7 @@ from llama_calls import (
     too_long,
 )
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
-from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.model_call import ModelCallSpan
 from nodespan.spans.scope import get_tracer
 from small_graphs import chain
 

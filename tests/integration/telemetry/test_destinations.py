@@ -222,9 +222,9 @@ def test_the_lock_is_free_as_soon_as_its_holder_dies(tmp_path, how):
     finally:
         lock.release()
         program.kill()
-        program.communicate()
         if how != "none":
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)  # before the pipe is read to its end, as the child has it too
+        program.communicate()
 
 
 def test_a_holder_that_makes_no_progress_is_reported():

@@ -370,3 +370,26 @@ async def test_many_nodes_wait_for_one_model_and_say_how_long(node, composer, ex
     entries = events[-1]["data"]["node_metadata"].values()
     assert sorted(entry["cache_status"] for entry in entries) == ["hit", "hit", "hit", "loaded"]
     assert sum(entry["queue_s"] > 0.02 for entry in entries) >= 2
+
+
+@pytest.mark.usefixtures("instrumented")
+async def test_a_node_in_a_task_that_outlives_its_node_has_a_span_of_its_own(node, exporter):
+    late: list[asyncio.Task[Any]] = []
+    ended = asyncio.Event()
+    inner = node(node_name="late")
+
+    async def after_the_end(state):
+        await ended.wait()
+        return await inner.ainvoke(state)
+
+    async def starts_it(state):
+        late.append(asyncio.create_task(after_the_end(state)))
+        return {}
+
+    graph = StateGraph(WorkflowState).add_node("early", starts_it).add_edge(START, "early").compile()
+    await graph.ainvoke(WorkflowState.from_prompt("hi"))
+    ended.set()
+    await late[0]
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert spans["invoke_node late"].attributes["nodespan.node_name"] == "late"
+    assert spans["invoke_node early"].attributes["nodespan.node_name"] == "early"

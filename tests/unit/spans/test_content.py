@@ -10,7 +10,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 
 from nodespan.spans import content
 from nodespan.spans.content import capture, message, set_content, text_part, tool_call_part, tool_response_part
-from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.model_call import ModelCallSpan
 from nodespan.spans.scope import SpanScope, get_tracer
 
 VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -38,8 +38,8 @@ def call(tracer_provider, logger_provider):
         tracer = get_tracer(tracer_provider)
         owner = ModelCallSpan(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
         if owner.content is not None:
-            owner.content.asked(ASKED)
-            owner.content.said(SAID)
+            owner.content.set_input(ASKED)
+            owner.content.set_output(SAID)
         owner.set({"gen_ai.usage.input_tokens": 3})
         owner.fail(TimeoutError())
         return owner
@@ -118,7 +118,7 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
 def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.asked([ASKED[1], ASKED[0]])
+    owner.content.set_input([ASKED[1], ASKED[0]])
     owner.finish()
     assert [one["role"] for one in messages_of(exporter)["gen_ai.input.messages"]] == ["user", "system"]
 
@@ -128,7 +128,7 @@ def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     monkeypatch.setenv(variable, "600")
     owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.asked([message("user", [tool_response_part("call_1", "x" * 5000)])])
+    owner.content.set_input([message("user", [tool_response_part("call_1", "x" * 5000)])])
     owner.finish()
     [span] = exporter.get_finished_spans()
     text = span.attributes["gen_ai.input.messages"]

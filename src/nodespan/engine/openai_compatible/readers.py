@@ -2,8 +2,9 @@
 
 Phases are placed by one rule. The server's queue begins when the request is sent and ends when the server reports that
 a slot has begun. The prefill follows it, or, where no queue is reported, ends at the arrival of the first token. The
-decode begins at that arrival. The lengths are those of the server's clock. What is left of the request's time is in no
-phase: it is ``nodespan.server.other_s``.
+decode begins at that arrival. The lengths are those of the server's clock. An event may arrive late, never early: a
+phase that would then end after the next event, or after the answer, is placed earlier. What is left of the request's
+time is in no phase: it is ``nodespan.server.other_s``.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ class Reader:
     def finish(self) -> None:
         """Places the phases. To be called once, when the answer has ended or was left."""
         result = self._result
-        result.phases = place_phases(result, self._sent_at, self._load_s)
+        ended_at = time.perf_counter()
+        result.phases = place_phases(result, self._sent_at, ended_at, self._load_s)
         if result.phases:
             known_s = sum(phase.duration_s for phase in result.phases)
-            result.attributes[semconv.SERVER_OTHER] = max(0.0, time.perf_counter() - self._sent_at - known_s)
+            result.attributes[semconv.SERVER_OTHER] = max(0.0, ended_at - self._sent_at - known_s)
 
     def _read_progress(self, progress: Object) -> None:
         """The first report of a slot ends the server's queue; each tells how far the prefill is."""
@@ -159,10 +161,14 @@ def read_timings(result: GenerationResult, timings: Object) -> None:
         result.decode_s = as_seconds(timings.get("predicted_ms"), 1e-3) if predicted_n > 1 else None
 
 
-def place_phases(result: GenerationResult, sent_at: float, load_s: float | None = None) -> list[EnginePhase]:
+def place_phases(
+    result: GenerationResult, sent_at: float, ended_at: float, load_s: float | None = None
+) -> list[EnginePhase]:
     """The phases that the server reports, by the rule of this module."""
     phases: list[EnginePhase] = []
     first_token_at, prefill_s = result.first_token_at, result.prefill_s
+    if first_token_at is not None and result.decode_s:
+        first_token_at = max(sent_at, min(first_token_at, ended_at - result.decode_s))
     # By the server's own clock the prefill cannot have started later than this.
     latest_at = max(sent_at, first_token_at - prefill_s) if first_token_at and prefill_s is not None else None
     prefill_at = latest_at

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.language_models import BaseChatModel
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
+from nodespan.instrumentation._instrumentor import LibraryInstrumentor
 from nodespan.instrumentation.langchain._embeddings import EmbeddingSeams
 from nodespan.instrumentation.langchain._seam import EVENT_STREAMS, SEAMS
 from nodespan.instrumentation.langchain._spans import STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Sequence
+
+    from nodespan.instrumentation._instrumentor import Wrappers
 
 __all__ = ["LangChainInstrumentor"]
 
 
-class LangChainInstrumentor(BaseInstrumentor):
+class LangChainInstrumentor(LibraryInstrumentor):
     """Traces every model, tool and retriever of langchain-core in this process."""
 
+    _module = "langchain_core"
+    _state = STATE
     _embeddings = EmbeddingSeams()
 
-    def instrumentation_dependencies(self) -> Collection[str]:
-        """The versions whose seams were tried."""
-        return ("langchain-core >= 0.3",)
-
-    def _instrument(self, **kwargs: Any) -> None:
-        STATE.activate(kwargs)
-        SEAMS.install(self)
-        if hasattr(BaseChatModel, "_iter_v2_events"):
-            EVENT_STREAMS.install(self)
-        self._embeddings.install()
-
-    def _uninstrument(self, **kwargs: Any) -> None:
-        STATE.deactivate()
-        self._embeddings.release()
-        EVENT_STREAMS.release(self)
-        SEAMS.release(self)
+    def _wrappers(self) -> Sequence[Wrappers]:
+        events = (EVENT_STREAMS,) if hasattr(BaseChatModel, "_iter_v2_events") else ()
+        return (SEAMS, *events, self._embeddings)

@@ -20,7 +20,7 @@ from nodespan.instrumentation.langchain._spans import (
 )
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
-from nodespan.spans.model_span import current_model_call
+from nodespan.spans.model_call import current_model_call
 from nodespan.spans.scope import current_scope, own_context
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _model_call(
 
 def _ask(call: ModelCall | None, messages: Any) -> None:
     if call is not None and call.content is not None:
-        call.content.asked(questions(messages))
+        call.content.set_input(questions(messages))
 
 
 def _with_stop(args: Arguments, kwargs: Keywords) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from opentelemetry.trace import SpanKind
 
 from nodespan import semconv
+from nodespan.spans.model_call import SAMPLING_KEYS
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -21,15 +22,6 @@ _PROVIDERS: Final = {"llamacpp": "llama_cpp", "chatllamacpp": "llama_cpp"}
 _ADDRESS_ENDINGS: Final = ("base_url", "api_base", "api_url", "server_url", "endpoint", "endpoint_url")
 _SECRET_ENDINGS: Final = ("_api_key", "_api_token")
 
-_PARAMETERS: Final = {
-    "max_tokens": semconv.REQUEST_MAX_TOKENS,
-    "temperature": semconv.REQUEST_TEMPERATURE,
-    "top_p": semconv.REQUEST_TOP_P,
-    "top_k": semconv.REQUEST_TOP_K,
-    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
-    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
-    "seed": semconv.REQUEST_SEED,
-}
 _OWN_IDS: Final = ("run-", "lc_run-")
 """How the ids begin that LangChain gives to messages whose provider gave them none."""
 
@@ -113,19 +105,16 @@ def _network_fields(kind: type) -> tuple[str, ...] | None:
     return addresses if addresses or any(name.endswith(_SECRET_ENDINGS) for name in names) else None
 
 
-def request_attributes(model: object, parameters: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling that was asked for: by the call, else as LangChain knows it, else by the model's own field."""
-    attributes: dict[str, Any] = server_of(model)
+def sampling_of(model: object, parameters: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The requested sampling: of the call, else as LangChain reports it to its tracers, else the model's own field."""
     fields = _fields(type(model))
-    for key, name in _PARAMETERS.items():
+    sampling: dict[str, Any] = {
+        "stop": kwargs.get("stop") or (getattr(model, "stop", None) if "stop" in fields else None)
+    }
+    for key in SAMPLING_KEYS:
         own = getattr(model, key, None) if key in fields else None
-        value = kwargs.get(key, parameters.get(f"ls_{key}", own))
-        if isinstance(value, (int, float)):
-            attributes[name] = value
-    stop = kwargs.get("stop") or (getattr(model, "stop", None) if "stop" in fields else None)
-    if isinstance(stop, (list, tuple)) and stop:
-        attributes[semconv.REQUEST_STOP_SEQUENCES] = [str(text) for text in cast("Iterable[object]", stop)]
-    return attributes
+        sampling[key] = kwargs.get(key, parameters.get(f"ls_{key}", own))
+    return sampling
 
 
 def answer_attributes(generations: Sequence[Generation], llm_output: Mapping[str, Any] | None) -> dict[str, Any]:

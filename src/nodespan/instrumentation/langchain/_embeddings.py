@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from langchain_core.embeddings import Embeddings
 
+from nodespan.instrumentation._seams import wrapped
 from nodespan.instrumentation.langchain import _calls, _patch
 
 _METHODS: Final = {
@@ -29,8 +31,9 @@ class EmbeddingSeams:
             WeakKeyDictionary()
         )
 
-    def install(self) -> None:
-        """Wraps the classes there are, and has Python tell of new ones. Idempotent."""
+    def install(self, claimant: object) -> None:
+        """Wraps all present and future classes. Idempotent."""
+        del claimant
         self._wrap_all(Embeddings)
         if "__init_subclass__" not in vars(Embeddings):
 
@@ -40,8 +43,9 @@ class EmbeddingSeams:
 
             Embeddings.__init_subclass__ = classmethod(init_subclass)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def release(self) -> None:
-        """Restores every class as it was."""
+    def release(self, claimant: object) -> None:
+        """Restores every class."""
+        del claimant
         if "__init_subclass__" in vars(Embeddings):
             del Embeddings.__init_subclass__
         for kind, methods in list(self._wrapped.items()):
@@ -62,6 +66,6 @@ class EmbeddingSeams:
         for name, enclose in _METHODS.items():
             original = vars(kind).get(name)
             if callable(original) and not getattr(original, "__isabstractmethod__", False):
-                wrapper = enclose(_calls.embedding, original)
+                wrapper = wrapped(original, partial(enclose, _calls.embedding))
                 setattr(kind, name, wrapper)
                 methods[name] = (original, wrapper)

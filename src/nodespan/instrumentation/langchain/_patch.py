@@ -14,7 +14,7 @@ from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, i
 from nodespan.instrumentation.langchain import _calls
 from nodespan.instrumentation.langchain._spans import STATE, Call, ModelCall
 from nodespan.spans.guard import Guard
-from nodespan.spans.model_span import current_model_call
+from nodespan.spans.model_call import current_model_call
 
 _OPENING = Guard("open a LangChain span")
 

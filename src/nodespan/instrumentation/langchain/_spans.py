@@ -17,9 +17,8 @@ from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
-from nodespan.spans.instruments import get_instruments
-from nodespan.spans.model_call import exemplar_context, record_model_call
-from nodespan.spans.model_span import ModelCallSpan
+from nodespan.spans.instruments import exemplar_context, get_instruments
+from nodespan.spans.model_call import ModelCallSpan, request_attributes
 from nodespan.spans.scope import SpanScope, current_scope, makes_spans
 
 try:  # LangChain's own ids, which sort by time
@@ -117,7 +116,8 @@ class ModelCall(ModelCallSpan):
         )
         if self.span.is_recording():
             with _DESCRIBING:
-                self.set(_convert.request_attributes(model, identity.parameters, kwargs))
+                sampling = _convert.sampling_of(model, identity.parameters, kwargs)
+                self.set({**_convert.server_of(model), **request_attributes(sampling)})
 
     def saw(self, item: object) -> None:
         """Keeps a piece of a streamed answer; they are put together when it ends."""
@@ -154,7 +154,7 @@ class ModelCall(ModelCallSpan):
         if self._first_chunk_s is not None:
             self._facts |= {semconv.REQUEST_STREAM: True, semconv.RESPONSE_TIME_TO_FIRST_CHUNK: self._first_chunk_s}
         self.set(self._facts)
-        self._record(error)
+        self._record_call(error)
         end_span(self, error)
 
     def _answered(
@@ -163,23 +163,18 @@ class ModelCall(ModelCallSpan):
         """Keeps what the answer says of itself."""
         with _DESCRIBING:
             if self.content is not None:
-                self.content.said(_messages.answers(generations))
+                self.content.set_output(_messages.answers(generations))
             self._facts = _convert.answer_attributes(generations, llm_output)
             if self.from_cache:
                 self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
                 self._facts[semconv.RESPONSE_CACHED] = True
 
-    def _record(self, error: BaseException | None) -> None:
+    def _record_call(self, error: BaseException | None) -> None:
         """The call's metrics, with the facts that its span has."""
         outcome = outcome_of(error)
         facts = {**self._facts, **self.measured}
         [reason] = (facts.get(semconv.RESPONSE_FINISH_REASONS) or [None])[:1]
-        record_model_call(
-            self.instruments,
-            self.span,
-            operation=self.operation,
-            provider=self.provider or "unknown",
-            model=self.model,
+        self.record(
             duration_s=self.duration_s,
             time_to_first_chunk_s=self._first_chunk_s,
             input_tokens=facts.get(semconv.USAGE_INPUT_TOKENS),

@@ -15,7 +15,7 @@ from nodespan.instrumentation.langgraph import _convert
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
-from nodespan.spans.model_call import exemplar_context
+from nodespan.spans.instruments import exemplar_context
 from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import SpanScope
 

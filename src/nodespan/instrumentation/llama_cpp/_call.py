@@ -19,7 +19,7 @@ from nodespan.instrumentation.llama_cpp._messages import Answer
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.model_span import ModelCallSpan, current_model_call
+from nodespan.spans.model_call import ModelCallSpan, current_model_call
 from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import Attached, current_scope, makes_spans
 from nodespan.types import ModelProfile
@@ -77,7 +77,7 @@ def open_call(
             return None
         call = LlamaCall(llama, tracer, instruments, operation, request(), outer)
         if questions is not None:
-            call.asks(questions)
+            call.set_input(questions)
         return call
     return None
 
@@ -90,7 +90,7 @@ class LlamaCall:
     """
 
     __slots__ = (
-        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_instruments", "_is_own", "_owner",
+        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner",
         "_results", "_started_at", "_started_ns", "llama",
     )  # fmt: skip
 
@@ -104,7 +104,6 @@ class LlamaCall:
         outer: ModelCallSpan | None,
     ) -> None:
         self.llama = llama
-        self._instruments = instruments
         self._started_at = time.perf_counter()
         self._started_ns = time.time_ns()
         self._results: list[GenerationResult] = []
@@ -121,6 +120,7 @@ class LlamaCall:
             profile.model_name,
             request,
             start_time_ns=self._started_ns,
+            instruments=instruments,
             logger_provider=STATE.logger_provider,
         )
         publish(self._owner.span, self)
@@ -139,14 +139,14 @@ class LlamaCall:
         self._results.append(result)
         return result
 
-    def asks(self, questions: Callable[[], list[Message]]) -> None:
+    def set_input(self, questions: Callable[[], list[Message]]) -> None:
         """Keeps what is asked and answered, if the user has switched content on and the span is this call's own."""
         if self._is_own and self._owner.content is not None:
             self._answer = Answer()
             with _READING:
-                self._owner.content.asked(questions())
+                self._owner.content.set_input(questions())
 
-    def answered(self, answer: object) -> None:
+    def read_answer(self, answer: object) -> None:
         """Looks at a whole answer, or at a piece of one."""
         with _READING:
             choice = _convert.choice(answer)
@@ -160,7 +160,7 @@ class LlamaCall:
         if self._chunks == 0:
             self._first_chunk_at = time.perf_counter()
         self._chunks += 1
-        self.answered(item)
+        self.read_answer(item)
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the call, as it ended."""
@@ -178,19 +178,17 @@ class LlamaCall:
         facts = _convert.total(results).facts(started_at)
         phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
         if not self._is_own:
-            record_engine(self._instruments, owner.span, owner.operation, owner.provider, owner.model, facts, results)
+            record_engine(owner, facts, results)
             describe(owner, _convert.added(facts, owner.measured), phases)
             return
         facts["model_name"] = owner.model
         facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
         facts["error_type"] = failure
         if self._answer is not None and owner.content is not None:
-            owner.content.said(self._answer.messages(facts["finish_reason"]))
+            owner.content.set_output(self._answer.messages(facts["finish_reason"]))
         first_chunk_s = None if self._first_chunk_at is None else self._first_chunk_at - started_at
         duration_s = time.perf_counter() - started_at
-        record_generation(
-            self._instruments, owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s
-        )
+        record_generation(owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s)
         describe(owner, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
 
     def _unix_ns(self, at: float) -> int:

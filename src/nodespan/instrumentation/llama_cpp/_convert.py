@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from nodespan import semconv
 from nodespan.engine.contract import GenerationResult
-from nodespan.engine.measurement import request_attributes
+from nodespan.spans.model_call import request_attributes
 
 _ADDED: Final = {
     "input_tokens": semconv.USAGE_INPUT_TOKENS,
@@ -31,12 +31,11 @@ def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping
 
 def request(given: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes of a request for text, from the arguments that it was given."""
-    stop, max_tokens = given.get("stop"), given.get("max_tokens")
+    max_tokens = given.get("max_tokens")
     sampling = {
         **given,
         "temperature": given.get("temperature", given.get("temp")),  # so ``Llama.generate`` calls it
         "max_tokens": max_tokens if max_tokens and max_tokens > 0 else None,  # others mean no limit
-        "stop": [stop] if isinstance(stop, str) else stop or None,
     }
     return request_attributes(sampling, streams=bool(given.get("stream")))
 

@@ -44,7 +44,7 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
             answer = _enclosed(call, original, self, *args, **kwargs)
             if isinstance(answer, Iterator):
                 return in_steps(lambda: call, cast("Iterator[Any]", answer))
-            call.answered(answer)
+            call.read_answer(answer)
             call.leave()
             return answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import SpanKind
@@ -18,13 +19,13 @@ from nodespan.engine.tool_calls import ToolCallPieces
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.openai import _convert, _peers
+from nodespan.spans.attributes import to_attributes
 from nodespan.spans.content import message
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.model_span import ModelCallSpan, current_model_call
+from nodespan.spans.model_call import ModelCallSpan, current_model_call
 from nodespan.spans.scope import current_scope, makes_spans
-from nodespan.spans.values import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +78,6 @@ class OpenAICall:
     ) -> None:
         self._started_at = time.perf_counter()
         self._started_ns = time.time_ns()
-        self._instruments = instruments
         self._result = GenerationResult()
         self._theirs = theirs
         self._is_own = outer is None and theirs is None
@@ -102,7 +102,7 @@ class OpenAICall:
             )
             if self._owner.content is not None:
                 with _READING:
-                    self._owner.content.asked(_convert.questions(given.get("messages")))
+                    self._owner.content.set_input(_convert.questions(given.get("messages")))
 
     def headers(self, given: object) -> dict[str, Any]:
         """The ``extra_headers`` of the request with ``traceparent``; headers of the caller take precedence."""
@@ -113,13 +113,9 @@ class OpenAICall:
 
     def step(self) -> AbstractContextManager[None]:
         """Makes the span current."""
-        if self._owner is None:
-            from contextlib import nullcontext
+        return nullcontext() if self._owner is None else self._owner.attached()
 
-            return nullcontext()
-        return self._owner.attached()
-
-    def answered(self, answer: object) -> None:
+    def read_answer(self, answer: object) -> None:
         """Reads a whole answer."""
         with _READING:
             self._read(answer, getattr(_convert.first_choice(answer), "message", None))
@@ -160,27 +156,23 @@ class OpenAICall:
             self._tool_calls.add([call.model_dump() for call in calls])
 
     def _describe(self, outcome: str, error: BaseException | None) -> None:
-        started_at = self._started_at
+        started_at, ended_at = self._started_at, time.perf_counter()
         is_streamed = self._result.first_token_at is not None
         if not is_streamed and self._result.prefill_s is not None:
-            # A whole answer arrives at the end of its decode, whose length is the server's.
-            self._result.first_token_at = max(started_at, time.perf_counter() - (self._result.decode_s or 0.0))
+            self._result.first_token_at = ended_at  # the tokens of a whole answer arrive at its end
         result, _ = self._result.checked(started_at)
-        result.phases = place_phases(result, started_at)
+        result.phases = place_phases(result, started_at, ended_at)
         facts = result.facts(started_at)
         if not is_streamed:
             facts["time_to_first_token_s"] = None
         if self._theirs is not None:
             if self._theirs.is_recording():
-                self._theirs.set_attributes(clean(_own_facts(facts)))
+                self._theirs.set_attributes(to_attributes(_own_facts(facts)))
             return
         assert self._owner is not None
         phases = list(engine_phases(result, self._unix_ns))
         if not self._is_own:
-            record_engine(
-                self._instruments, self._owner.span, self._owner.operation, self._owner.provider, self._owner.model,
-                facts, (result,), in_process=False,
-            )  # fmt: skip
+            record_engine(self._owner, facts, (result,), in_process=False)
             describe(self._owner, facts, phases)
             return
         self._describe_own(self._owner, result, facts, phases, outcome, error)
@@ -200,14 +192,13 @@ class OpenAICall:
             facts["error_type"] = str(status) if isinstance(status, int) else error_type(error)
         if owner.content is not None:
             parts = _convert.answer_parts("".join(self._texts), self._tool_calls)
-            owner.content.said([message("assistant", parts, facts["finish_reason"])])
+            owner.content.set_output([message("assistant", parts, facts["finish_reason"])])
         if result.provider is not None:
             owner.provider = result.provider.lower()
         first_chunk_s = None
         if self._chunks and self._result.first_token_at is not None:
             first_chunk_s = self._result.first_token_at - self._started_at
         record_generation(
-            self._instruments,
             owner,
             facts,
             (result,),

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from nodespan.engine.contract import Server
-from nodespan.engine.measurement import request_attributes
 from nodespan.engine.openai_compatible.json_values import Object, as_object, as_text
 from nodespan.engine.openai_compatible.readers import read_timings, read_usage
 from nodespan.engine.tool_calls import ToolCallPieces
 from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
+from nodespan.spans.model_call import request_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,9 @@ def server_of(resource: object) -> Server | None:
 
 def request(given: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes of a request. Values that are ``NOT_GIVEN`` or ``omit`` are left out."""
-    kinds = (int, float, str, list, tuple)
-    plain = cast("dict[str, Any]", {name: value for name, value in given.items() if isinstance(value, kinds)})
-    stop = plain.get("stop")
-    most = plain.get("max_completion_tokens", plain.get("max_tokens"))
-    sampling = {**plain, "max_tokens": most, "stop": [stop] if isinstance(stop, str) else stop}
-    return request_attributes(sampling, streams=plain.get("stream") is True)
+    limits = [given.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    limit = next((value for value in limits if isinstance(value, int)), None)
+    return request_attributes({**given, "max_tokens": limit}, streams=given.get("stream") is True)
 
 
 def measurements(result: GenerationResult, answer: object) -> None:

@@ -1,4 +1,4 @@
-"""Thin wrappers around ``chat.completions.create``: arguments, results and exceptions pass as they are."""
+"""Thin wrappers around ``chat.completions.create``: arguments, results and exceptions pass unchanged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nodespan.spans.guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import TracebackType
 
     from nodespan.instrumentation.openai._call import OpenAICall
 
@@ -31,17 +32,9 @@ def create(original: Callable[..., Any]) -> Callable[..., Any]:
         call = open_call(self, kwargs)
         if call is None:
             return original(self, *args, **kwargs)
-        try:
-            with call.step():
-                answer = original(self, *args, **_sent(call, kwargs))
-        except BaseException as error:
-            call.leave(error)
-            raise
-        return (
-            SyncStream(answer, call)
-            if hasattr(cast("type[Any]", type(answer)), "__next__")
-            else _whole(call, answer, kwargs)
-        )
+        with _Step(call):
+            answer = original(self, *args, **_with_traceparent(call, kwargs))
+        return _observed(call, answer, kwargs)
 
     return wrapper
 
@@ -54,58 +47,77 @@ def acreate(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
         call = open_call(self, kwargs)
         if call is None:
             return await original(self, *args, **kwargs)
-        try:
-            with call.step():
-                answer = await original(self, *args, **_sent(call, kwargs))
-        except BaseException as error:
-            call.leave(error)
-            raise
-        return (
-            AsyncStream(answer, call)
-            if hasattr(cast("type[Any]", type(answer)), "__anext__")
-            else _whole(call, answer, kwargs)
-        )
+        with _Step(call):
+            answer = await original(self, *args, **_with_traceparent(call, kwargs))
+        return _observed(call, answer, kwargs)
 
     return wrapper
 
 
-def _sent(call: OpenAICall, kwargs: dict[str, Any]) -> dict[str, Any]:
+class _Step:
+    """A step of a call in its span. An exception ends the call: as complete, if it is the end of a stream."""
+
+    __slots__ = ("_call", "_step")
+
+    def __init__(self, call: OpenAICall) -> None:
+        self._call = call
+        self._step = call.step()
+
+    def __enter__(self) -> None:
+        self._step.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._step.__exit__(kind, error, traceback)
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self._call.leave()
+        elif error is not None:
+            self._call.leave(error)
+
+
+def _with_traceparent(call: OpenAICall, kwargs: dict[str, Any]) -> dict[str, Any]:
     headers = call.headers(kwargs.get("extra_headers"))
     return {**kwargs, "extra_headers": headers} if headers else kwargs
 
 
-def _whole(call: OpenAICall, answer: Any, kwargs: dict[str, Any]) -> Any:
-    """Ends a call that was not streamed. A raw response keeps what it has parsed, so that parsing changes nothing."""
+def _observed(call: OpenAICall, answer: Any, kwargs: dict[str, Any]) -> Any:
+    """The answer: a stream wrapped, so that it ends the call; any other as it is, with the call ended.
+
+    A raw response keeps the result of its ``parse``, so parsing it here changes nothing.
+    """
+    kind = cast("type[Any]", type(answer))
+    if hasattr(kind, "__next__"):
+        return SyncStream(answer, call)
+    if hasattr(kind, "__anext__"):
+        return AsyncStream(answer, call)
     parsed = answer
-    if hasattr(cast("type[Any]", type(answer)), "parse") and not kwargs.get("stream") and hasattr(answer, "text"):
+    if hasattr(kind, "parse") and not kwargs.get("stream") and hasattr(answer, "text"):
         parsed = None
         with _PARSING:
             parsed = answer.parse()
-    call.answered(parsed)
+    call.read_answer(parsed)
     call.leave()
     return answer
 
 
-class SyncStream(_Proxy):
-    """The stream of an answer, with everything else that it has."""
+class _Stream(_Proxy):
+    """A streamed answer. Every other attribute is the original's."""
 
     def __init__(self, stream: Any, call: OpenAICall) -> None:
         super().__init__(stream)
         self._self_call = call
 
+
+class SyncStream(_Stream):
+    """A ``Stream`` of the openai package that ends its call."""
+
     def __iter__(self) -> Any:
         return self
 
     def __next__(self) -> Any:
-        try:
-            with self._self_call.step():
-                chunk = next(self.__wrapped__)
-        except StopIteration:
-            self._self_call.leave()
-            raise
-        except BaseException as error:
-            self._self_call.leave(error)
-            raise
+        with _Step(self._self_call):
+            chunk = next(self.__wrapped__)
         self._self_call.saw(chunk)
         return chunk
 
@@ -127,26 +139,15 @@ class SyncStream(_Proxy):
             self._self_call.leave(GeneratorExit())
 
 
-class AsyncStream(_Proxy):
-    """The same for an asynchronous stream."""
-
-    def __init__(self, stream: Any, call: OpenAICall) -> None:
-        super().__init__(stream)
-        self._self_call = call
+class AsyncStream(_Stream):
+    """An ``AsyncStream`` of the openai package that ends its call."""
 
     def __aiter__(self) -> Any:
         return self
 
     async def __anext__(self) -> Any:
-        try:
-            with self._self_call.step():
-                chunk = await anext(self.__wrapped__)
-        except StopAsyncIteration:
-            self._self_call.leave()
-            raise
-        except BaseException as error:
-            self._self_call.leave(error)
-            raise
+        with _Step(self._self_call):
+            chunk = await anext(self.__wrapped__)
         self._self_call.saw(chunk)
         return chunk
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 
-from nodespan.spans import values
+from nodespan.spans import attributes
+from nodespan.spans.attributes import to_attribute, to_attributes
 from nodespan.spans.redaction import MAX_TEXT_BYTES
-from nodespan.spans.values import clean, holdable
 
 
 @pytest.fixture
 def changed(monkeypatch):
     """Counts the values that had to change."""
     seen: list[str] = []
-    monkeypatch.setattr(values, "report", lambda operation, _problem: seen.append(operation))
+    monkeypatch.setattr(attributes, "report", lambda operation, _problem: seen.append(operation))
     return seen
 
 
@@ -37,7 +37,7 @@ class Level(IntEnum):
     "value", ["text", "ünï", 0, -(2**63), 2**63 - 1, 1.5, True, ["a", "b"], [1, 2]], ids=lambda value: repr(value)[:20]
 )
 def test_a_plain_value_is_held_as_it_is(value, changed):
-    held = holdable(value)
+    held = to_attribute(value)
     assert held == value
     assert type(held) is type(value)
     assert changed == []
@@ -53,8 +53,8 @@ def test_a_plain_value_is_held_as_it_is(value, changed):
     ],
 )
 def test_a_relative_of_a_plain_value_is_held_as_the_plain_one(value, expected, changed):
-    assert holdable(value) == expected
-    assert type(holdable(value)) is type(expected)
+    assert to_attribute(value) == expected
+    assert type(to_attribute(value)) is type(expected)
     assert changed == []
 
 
@@ -69,21 +69,21 @@ def test_a_relative_of_a_plain_value_is_held_as_the_plain_one(value, expected, c
     ],
 )
 def test_a_hard_value_becomes_one_that_can_be_held_and_is_counted(value, expected, changed):
-    assert holdable(value) == expected
+    assert to_attribute(value) == expected
     assert changed
 
 
 def test_nan_is_held_because_otlp_can_hold_it(changed):
-    held = holdable(math.nan)
+    held = to_attribute(math.nan)
     assert isinstance(held, float)
     assert math.isnan(held)
 
 
 def test_ten_megabytes_are_cut_with_size_and_digest(changed):
-    held = holdable("x" * 10_000_000)
+    held = to_attribute("x" * 10_000_000)
     assert isinstance(held, str)
     assert len(held.encode()) == MAX_TEXT_BYTES
-    assert holdable(held) == held
+    assert to_attribute(held) == held
     assert "10000000 bytes in all, sha256 " in held
     assert changed
 
@@ -93,7 +93,7 @@ def test_an_object_that_cannot_even_be_shown_is_left_out_and_counted(changed):
         def __repr__(self) -> str:
             raise RuntimeError("no")
 
-    assert clean({"a": Hostile(), "b": 1}) == {"b": 1}
+    assert to_attributes({"a": Hostile(), "b": 1}) == {"b": 1}
     assert changed
 
 
@@ -109,7 +109,7 @@ anything = st.recursive(
 @given(anything)
 def test_whatever_is_given_the_encoder_takes_what_is_held(value):
     span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("span")
-    attributes = clean({"value": value})
+    attributes = to_attributes({"value": value})
     span.set_attributes(attributes)
     span.end()
     encoded = encode_spans([span._readable_span()]).resource_spans[0].scope_spans[0].spans[0]

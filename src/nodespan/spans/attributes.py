@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from nodespan.spans.guard import report
-from nodespan.spans.redaction import MAX_TEXT_BYTES, cut
+from nodespan.spans.redaction import MAX_TEXT_BYTES, truncate
 
 _INT64: Final = 2**63
 _SCALARS: Final = frozenset({str, bool, int, float})
@@ -21,7 +21,7 @@ Scalar = str | bool | int | float
 AttributeValue = Scalar | list[str] | list[int] | list[float] | list[bool]
 
 
-def holdable(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny] whatever somebody put into a state
+def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny] whatever somebody put into a state
     """The value as an attribute can hold it, or ``None`` to leave it out. What had to change is counted. Never raises.
 
     Texts are cut at 16 KiB and made encodable, integers beyond 64 bits become texts, bytes become hex, and what is
@@ -38,20 +38,20 @@ def holdable(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExpl
     return _other(value)
 
 
-def clean(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:  # pyright: ignore[reportExplicitAny]
+def to_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:  # pyright: ignore[reportExplicitAny]
     """The attributes that have a value which can be held."""
     held: dict[str, AttributeValue] = {}
     for key, value in attributes.items():
         # Most are short texts; a call for each of them would be the larger part of the time.
         if type(value) is str and value.isascii() and len(value) <= MAX_TEXT_BYTES:
             held[key] = value
-        elif value is not None and (changed := holdable(value)) is not None:
+        elif value is not None and (changed := to_attribute(value)) is not None:
             held[key] = changed
     return held
 
 
 def _text(value: str) -> str:
-    kept = cut(value, MAX_TEXT_BYTES)
+    kept = truncate(value, MAX_TEXT_BYTES)
     return kept if kept == value else _changed(kept)
 
 
@@ -65,11 +65,11 @@ def _other(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplic
         if isinstance(value, str):  # a subclass, such as a StrEnum
             return _text(str.__str__(value))
         if isinstance(value, int):
-            return holdable(int(value))
+            return to_attribute(int(value))
         if isinstance(value, (list, tuple)):
             return _sequence(cast("list[object] | tuple[object, ...]", value))
         if isinstance(value, (bytes, bytearray)):
-            return _changed(cut(bytes(value).hex(), MAX_TEXT_BYTES))
+            return _changed(truncate(bytes(value).hex(), MAX_TEXT_BYTES))
         return _changed(_text(json.dumps(value, default=repr, ensure_ascii=False)))
     except Exception as error:  # noqa: BLE001 a repr or int of somebody's object may do anything
         report(_HARD, error)
@@ -79,5 +79,5 @@ def _other(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplic
 def _sequence(values: list[object] | tuple[object, ...]) -> AttributeValue:
     kinds = set(map(type, values))
     if not kinds or (len(kinds) == 1 and kinds <= _SCALARS):
-        return [holdable(value) for value in values]  # pyright: ignore[reportReturnType] all of one kind
+        return [to_attribute(value) for value in values]  # pyright: ignore[reportReturnType] all of one kind
     return _changed(_text(json.dumps(values, default=repr, ensure_ascii=False)))

@@ -6,7 +6,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from nodespan.spans.model_span import ModelCallSpan, current_model_call
+from nodespan.spans.model_call import ModelCallSpan, current_model_call
 from nodespan.spans.scope import SpanScope, get_tracer
 from nodespan.testing import span_tree
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from nodespan.spans.redaction import cut, redacted
+from nodespan.spans.redaction import redacted, truncate
 
 _LEAST_BYTES: Final = 128
 """No text is cut shorter: what says how long it was, with its sha256, takes about 110 bytes."""
@@ -23,7 +23,7 @@ _WHOLE: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class UserValue:
     """A value of the user's inside of a structure of ours: every text in it is redacted, and may be cut."""
 
     value: object
@@ -36,7 +36,7 @@ class _Text:
     text: str
 
 
-def fitted(structure: object, max_bytes: int) -> Any:  # pyright: ignore[reportExplicitAny] JSON
+def fit_json(structure: object, max_bytes: int) -> Any:  # pyright: ignore[reportExplicitAny] JSON
     """The structure as JSON values whose encoding takes at most ``max_bytes``, which is 512 or more.
 
     Texts share the room: the long ones are cut, each with its size and sha256. A list of messages that is still too
@@ -45,10 +45,10 @@ def fitted(structure: object, max_bytes: int) -> Any:  # pyright: ignore[reportE
     ready = _ready(structure, 0)
     sizes: list[int] = []
     _measure(ready, sizes)
-    limit = _share(sizes, max_bytes - len(encoded(_made(ready, 0))))
+    limit = _share(sizes, max_bytes - len(encode_json(_made(ready, 0))))
     while True:
         made = _made(ready, limit)
-        size = len(encoded(made))
+        size = len(encode_json(made))
         if size <= max_bytes:
             return made
         if limit <= _LEAST_BYTES:
@@ -56,14 +56,14 @@ def fitted(structure: object, max_bytes: int) -> Any:  # pyright: ignore[reportE
         limit = max(min(limit * max_bytes // size, limit - 1), _LEAST_BYTES)
 
 
-def encoded(value: object) -> bytes:
+def encode_json(value: object) -> bytes:
     """JSON in UTF-8, with what UTF-8 cannot hold replaced."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _ready(value: object, depth: int) -> object:
     """Ours as it is; the user's as plain values in which every text is redacted and marked."""
-    if isinstance(value, Said):
+    if isinstance(value, UserValue):
         return _plain(value.value, depth)
     if isinstance(value, Mapping):
         return {key: _ready(inner, depth + 1) for key, inner in cast("Mapping[str, object]", value).items()}
@@ -85,7 +85,7 @@ def _plain(value: object, depth: int) -> object:
         value = cast("Any", value).model_dump()
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
-        return {cut(redacted(str(key)), _LEAST_BYTES): _plain(inner, depth + 1) for key, inner in items}
+        return {truncate(redacted(str(key)), _LEAST_BYTES): _plain(inner, depth + 1) for key, inner in items}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(inner, depth + 1) for inner in cast("Sequence[object]", value)]
     return _Text(redacted(str(value)))
@@ -93,7 +93,7 @@ def _plain(value: object, depth: int) -> object:
 
 def _measure(value: object, sizes: list[int]) -> None:
     if isinstance(value, _Text):
-        sizes.append(len(encoded(value.text)) - 2)
+        sizes.append(len(encode_json(value.text)) - 2)
     elif isinstance(value, dict):
         for inner in cast("dict[str, object]", value).values():
             _measure(inner, sizes)
@@ -115,7 +115,7 @@ def _share(sizes: Sequence[int], room: int) -> int:
 def _made(value: object, limit: int) -> object:
     """JSON values with every text cut at the limit; 0 leaves only what is around them."""
     if isinstance(value, _Text):
-        return cut(value.text, limit) if limit else ""
+        return truncate(value.text, limit) if limit else ""
     if isinstance(value, dict):
         return {key: _made(inner, limit) for key, inner in cast("dict[str, object]", value).items()}
     if isinstance(value, list):
@@ -135,13 +135,13 @@ def _shortened(ready: object, max_bytes: int) -> object:
     for index in range(1, len(messages)):
         if index & (index - 1) and index < len(messages) - 1:
             continue  # 1, 2, 4, 8 ... and all but the last: each try costs an encoding
-        whole = encoded(_made(messages[:index], _WHOLE))
+        whole = encode_json(_made(messages[:index], _WHOLE))
         missing = f"[cut: {index} messages, {len(whole)} bytes in all, sha256 {hashlib.sha256(whole).hexdigest()}]"
         made = [
             {"role": "system", "parts": [{"type": "text", "content": missing}]},
             *(_made(one, _LEAST_BYTES) for one in messages[index:]),
         ]
-        if len(encoded(made)) <= max_bytes:
+        if len(encode_json(made)) <= max_bytes:
             return made
-    text = encoded(_made(ready, _WHOLE)).decode()
-    return cut(text, max(max_bytes // 2, _LEAST_BYTES))  # a quotation mark in a text takes two bytes
+    text = encode_json(_made(ready, _WHOLE)).decode()
+    return truncate(text, max(max_bytes // 2, _LEAST_BYTES))  # a quotation mark in a text takes two bytes

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from nodespan.spans.content import message, text_part
-from nodespan.spans.fitting import Said, encoded, fitted
+from nodespan.spans.content_json import UserValue, encode_json, fit_json
 from nodespan.spans.redaction import REMOVED, set_redaction
 
 MARK = re.compile(r"\[cut: (\d+) bytes in all, sha256 ([0-9a-f]{64})\]")
@@ -35,7 +35,7 @@ values = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(values, st.integers(512, 4096))
 def test_any_value_is_made_to_fit_and_to_be_parsed(value, max_bytes):
-    made = encoded(fitted(Said(value), max_bytes))
+    made = encode_json(fit_json(UserValue(value), max_bytes))
     assert len(made) <= max_bytes
     json.loads(made, parse_constant=pytest.fail)
 
@@ -43,8 +43,8 @@ def test_any_value_is_made_to_fit_and_to_be_parsed(value, max_bytes):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=3000), max_size=30), st.integers(512, 4096))
 def test_any_conversation_is_made_to_fit_and_keeps_its_form(texts, max_bytes):
-    made = fitted([message("user", [text_part(text)]) for text in texts], max_bytes)
-    assert len(encoded(made)) <= max_bytes
+    made = fit_json([message("user", [text_part(text)]) for text in texts], max_bytes)
+    assert len(encode_json(made)) <= max_bytes
     for one in made:
         assert isinstance(one["role"], str)
         assert [set(part) for part in one["parts"]] == [{"type", "content"}]
@@ -52,30 +52,30 @@ def test_any_conversation_is_made_to_fit_and_keeps_its_form(texts, max_bytes):
 
 def test_what_fits_stays_as_it_is():
     value = {"a": [1, 2.5, None, True], "b": "grün", "c": "\ud800"}
-    assert fitted(Said(value), 512) == {"a": [1, 2.5, None, True], "b": "grün", "c": "?"}
+    assert fit_json(UserValue(value), 512) == {"a": [1, 2.5, None, True], "b": "grün", "c": "?"}
 
 
 def test_a_long_text_is_cut_and_leaves_size_and_sha256_while_short_ones_stay():
     long = "x" * 100_000
-    made = fitted([message("user", [text_part("short")]), message("user", [text_part(long)])], 1024)
+    made = fit_json([message("user", [text_part("short")]), message("user", [text_part(long)])], 1024)
     short, cut = (one["parts"][0]["content"] for one in made)
     assert short == "short"
     assert MARK.search(cut).groups() == ("100000", hashlib.sha256(long.encode()).hexdigest())
-    assert 900 < len(encoded(made)) <= 1024
+    assert 900 < len(encode_json(made)) <= 1024
 
 
 def test_of_too_many_messages_the_oldest_go_and_one_says_what_is_missing():
-    made = fitted([message("user", [text_part(f"message {n}")]) for n in range(1000)], 1024)
-    assert len(encoded(made)) <= 1024
+    made = fit_json([message("user", [text_part(f"message {n}")]) for n in range(1000)], 1024)
+    assert len(encode_json(made)) <= 1024
     first, *others = made
     assert re.fullmatch(r"\[cut: \d+ messages, \d+ bytes in all, sha256 [0-9a-f]{64}\]", first["parts"][0]["content"])
     assert others[-1]["parts"][0]["content"] == "message 999"
 
 
 def test_a_value_that_cannot_be_shortened_becomes_one_text():
-    made = fitted(Said(list(range(10_000))), 1024)
+    made = fit_json(UserValue(list(range(10_000))), 1024)
     assert MARK.search(made)
-    assert len(encoded(made)) <= 1024
+    assert len(encode_json(made)) <= 1024
 
 
 @dataclass
@@ -91,33 +91,40 @@ class Place(BaseModel):
 def test_objects_are_written_as_people_read_them():
     loop: list[object] = []
     loop.append(loop)
-    made = fitted(Said({"model": Place(name="Graz"), "object": Point(1), "bytes": b"123", "nan": float("nan")}), 512)
+    made = fit_json(
+        UserValue({"model": Place(name="Graz"), "object": Point(1), "bytes": b"123", "nan": float("nan")}), 512
+    )
     assert made == {
         "model": {"name": "Graz", "inner": []},
         "object": "Point(x=1)",
         "bytes": "[3 bytes]",
         "nan": "nan",
     }
-    assert len(encoded(fitted(Said(loop), 512))) <= 512
+    assert len(encode_json(fit_json(UserValue(loop), 512))) <= 512
 
 
 def test_the_hook_sees_every_text_of_the_user_s_and_nothing_of_ours(redact):
     seen = []
     redact(lambda text: seen.append(text) or text.replace("secret", "***"))
-    part = {"type": "tool_call", "id": "call_1", "name": "look_up", "arguments": Said({"secret key": ["a secret"]})}
-    made = fitted([message("assistant", [part])], 512)
+    part = {
+        "type": "tool_call",
+        "id": "call_1",
+        "name": "look_up",
+        "arguments": UserValue({"secret key": ["a secret"]}),
+    }
+    made = fit_json([message("assistant", [part])], 512)
     assert made[0]["parts"][0] == {**part, "arguments": {"*** key": ["a ***"]}}
     assert seen == ["secret key", "a secret"]
 
 
 def test_a_hook_that_fails_takes_the_text_away(redact, monkeypatch):
     redact(lambda text: text.no_such_thing)
-    assert fitted([message("user", [text_part("secret")])], 512) == [
+    assert fit_json([message("user", [text_part("secret")])], 512) == [
         {"role": "user", "parts": [{"type": "text", "content": REMOVED}]}
     ]
 
 
 def test_the_sha256_of_a_cut_text_is_that_of_the_redacted_one(redact):
     redact(lambda text: text.replace("secret", "***"))
-    made = fitted(Said("secret" + "x" * 2000), 512)
+    made = fit_json(UserValue("secret" + "x" * 2000), 512)
     assert MARK.search(made).group(2) == hashlib.sha256(b"***" + b"x" * 2000).hexdigest()

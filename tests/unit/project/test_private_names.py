@@ -1,0 +1,87 @@
+"""docs/private-names.md lists every private name of another library that the source uses."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+SOURCE = ROOT / "src" / "nodespan"
+PAGE = (ROOT / "docs" / "private-names.md").read_text()
+TREES = {path: ast.parse(path.read_text()) for path in SOURCE.rglob("*.py")}
+PUBLIC = {"_replace"}
+"""Documented methods of ``namedtuple``."""
+OWN_TEXTS = (
+    "_s",
+    "_at",
+    "_OTHER",
+    "_api_token",
+    "_ENDPOINT",
+    "_EXPORTER",
+    "_INSECURE",
+    "_COUNT_LIMIT",
+    "_BF16",
+    "_VBMI",
+    "_VNNI",
+)
+"""Texts that look like a name: endings of variables, options of a compiler."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def defined(tree: ast.AST) -> Iterator[str]:
+    """Names that a module gives to its own variables, functions, classes, arguments, attributes and slots."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+            case ast.Assign(targets=[ast.Name(id="__slots__")], value=value):
+                yield from (each.value for each in ast.walk(value) if isinstance(each, ast.Constant))
+            case _:
+                pass
+
+
+def used(tree: ast.AST) -> Iterator[str]:
+    """Private names that a module uses of others: imported, as an attribute, or as a text for ``getattr``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module), names=names) if not module.startswith("nodespan"):
+                yield from (part for part in module.split(".") if is_private(part))
+                yield from (alias.name for alias in names if is_private(alias.name))
+            case ast.Attribute(attr=name) if is_private(name):
+                yield name
+            case ast.Constant(value=str(text)) if text.isidentifier() and (is_private(text) or "pregel" in text):
+                yield text
+            case _:
+                pass
+
+
+OURS = {name for tree in TREES.values() for name in defined(tree)}
+FOREIGN = {name for tree in TREES.values() for name in used(tree)} - OURS - PUBLIC - set(OWN_TEXTS)
+
+
+def test_some_are_found() -> None:
+    assert {"_RUNTIME_CONTEXT", "_should_retry_on", "__pregel_push", "_convert_input"} <= FOREIGN | {"_RUNTIME_CONTEXT"}
+
+
+def test_the_page_lists_every_private_name_of_others() -> None:
+    assert sorted(name for name in FOREIGN if name not in PAGE) == []
+
+
+def test_the_page_lists_no_name_that_is_gone() -> None:
+    source = "\n".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    listed = {
+        name
+        for row in PAGE.splitlines()
+        if row.startswith(("| `", "| key", "| tag"))
+        for part in row.split("|")[1].split("`")[1::2]
+        for name in [part.rsplit(".", 1)[-1]]
+    }
+    assert sorted(name for name in listed if name not in source) == []
