@@ -135,6 +135,15 @@ LANGGRAPH_EDGES: Final = _ours(
     _LANGGRAPH,
     "string[]",
 )
+LANGGRAPH_WRITES: Final = _ours(
+    "langgraph.writes",
+    "Written channels, each as channel, type, size and HMAC-SHA256 (`plan str 24 3f7a90c1d2e40b17`); see privacy.md.",
+    _LANGGRAPH,
+    "string[]",
+)
+LANGGRAPH_WRITTEN_VALUES: Final = _ours(
+    "langgraph.written_values", "Their values as a JSON list; only where content is captured.", _LANGGRAPH
+)
 LANGGRAPH_ITERATION: Final = _ours(
     "langgraph.iteration",
     "Number of steps of the run that have executed the node, this one included; absent for 1.",

@@ -122,7 +122,8 @@ class WriteRecord(TypedDict):
     Attributes:
         channel: The channel's name.
         type: Name of the value's type.
-        size_bytes: Size of its canonical form; ``None`` where it has none.
+        size_bytes: Size of its canonical form (JSON with sorted keys); ``None`` where it has none, or is large.
+        is_large: It is longer than 64 KiB or has more than 1,000 elements, and has no hmac.
         hmac: The first 16 hex digits of its HMAC-SHA256 under the store's key; ``None`` where it has no canonical form.
         value: The value as JSON text, only where content is captured.
     """
@@ -130,6 +131,7 @@ class WriteRecord(TypedDict):
     channel: str
     type: str
     size_bytes: int | None
+    is_large: bool
     hmac: str | None
     value: str | None
 

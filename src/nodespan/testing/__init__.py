@@ -220,6 +220,7 @@ def reset() -> None:
     once are logged again. OpenTelemetry's global providers stay: they can be set only once.
     """
     from nodespan.spans import announced
+    from nodespan.spans.fingerprint import set_hash_key
     from nodespan.spans.guard import forget_reported
     from nodespan.spans.redaction import set_redaction
 
@@ -231,5 +232,6 @@ def reset() -> None:
     if instrumentation is not None:
         instrumentation.uninstrument()
     set_redaction(None)
+    set_hash_key(None)
     announced.forget()
     forget_reported()

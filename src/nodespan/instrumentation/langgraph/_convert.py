@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
@@ -32,7 +32,7 @@ class Task(Protocol):
     @property
     def path(self) -> tuple[object, ...]: ...
     @property
-    def writes(self) -> Collection[tuple[str, object]]: ...
+    def writes(self) -> Sequence[tuple[str, object]]: ...
 
 
 class Graph(Protocol):

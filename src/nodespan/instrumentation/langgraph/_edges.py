@@ -1,4 +1,4 @@
-"""Taken edges, from what LangGraph's tasks wrote: nothing is guessed from spans.
+"""Taken edges and writes, from what LangGraph's tasks wrote: nothing is guessed from spans.
 
 Tried on LangGraph 0.6 and 1.2: when a task has run, its ``writes`` hold ``branch:to:X`` for a plain or conditional edge
 and for ``Command(goto=X)``, ``join:A+B:X`` for an edge that waits for several nodes, and a ``Send`` under
@@ -15,9 +15,11 @@ from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph._convert import section
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import BRANCH_TO, END, START, DeclaredGraph
+from nodespan.instrumentation.langgraph._writes import to_record, values, written
+from nodespan.spans.attributes import to_attribute
+from nodespan.spans.content import set_content
 from nodespan.spans.guard import Guard
 from nodespan.spans.scope import current_scope
-from nodespan.spans.values import holdable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from nodespan.instrumentation.langgraph._convert import Task
+    from nodespan.instrumentation.langgraph._writes import Write
 
 JOIN: Final = "join:"
 SENDS: Final = "__pregel_tasks"
@@ -32,7 +35,7 @@ _PLANS_MAX: Final = 1024
 """Plans kept per graph; a node has one for each combination of channels that it writes."""
 _PLAN_CHANNELS_MAX: Final = 64
 
-_RECORDING: Final = Guard("record taken edges")
+_RECORDING: Final = Guard("record edges and writes")
 
 
 class Plan(NamedTuple):
@@ -41,10 +44,12 @@ class Plan(NamedTuple):
     Attributes:
         edges: Taken edges, as ``langgraph.edges`` has them; without those of ``Send``.
         has_sends: There are such.
+        writes: Which of the writes are recorded; see ``_writes``.
     """
 
     edges: tuple[str, ...]
     has_sends: bool
+    writes: Sequence[Write]
 
 
 def task_returned(owner: NodeSpan, task: Task) -> None:
@@ -52,7 +57,8 @@ def task_returned(owner: NodeSpan, task: Task) -> None:
     parent = owner.parent
     if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
         with _RECORDING:
-            _write(owner, parent, task, taken(graph, task.name, task.writes))
+            plan = _plan(graph, task.name, task.writes)
+            _write(owner, parent, task, _taken(graph, task.name, plan, task.writes), plan.writes)
 
 
 def task_failed(owner: NodeSpan, task: Task, error: BaseException) -> None:
@@ -61,7 +67,7 @@ def task_failed(owner: NodeSpan, task: Task, error: BaseException) -> None:
     if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
         with _RECORDING:
             handler = graph.handlers.get(task.name) if outcome_of(error) == "error" else None
-            _write(owner, parent, task, () if handler is None else (f"branch {handler}",))
+            _write(owner, parent, task, () if handler is None else (f"branch {handler}",), ())
 
 
 def run_entered(task: Task, context: Context) -> None:
@@ -69,32 +75,43 @@ def run_entered(task: Task, context: Context) -> None:
     owner = current_scope(context) if task.name == START else None
     if isinstance(owner, WorkflowSpan) and (graph := owner.graph) is not None and owner.span.is_recording():
         with _RECORDING:
-            if edges := taken(graph, START, task.writes):
+            if edges := _taken(graph, START, _plan(graph, START, task.writes), task.writes):
                 owner.span.set_attribute(semconv.LANGGRAPH_EDGES, edges)
 
 
-def _write(owner: NodeSpan, parent: WorkflowSpan, task: Task, edges: Sequence[str]) -> None:
+def _write(owner: NodeSpan, parent: WorkflowSpan, task: Task, edges: Sequence[str], recorded: Sequence[Write]) -> None:
     iteration = parent.iteration(task.name, section(task.config, "metadata").get("langgraph_step"))
     span = owner.span
-    if (edges or iteration > 1) and span.is_recording():
-        if edges:
-            span.set_attribute(semconv.LANGGRAPH_EDGES, edges)
-        if iteration > 1:
-            span.set_attribute(semconv.LANGGRAPH_ITERATION, iteration)
+    if not span.is_recording():
+        return
+    attributes: dict[str, Sequence[str] | int] = {}
+    if edges:
+        attributes[semconv.LANGGRAPH_EDGES] = edges
+    if recorded:
+        attributes[semconv.LANGGRAPH_WRITES] = written(recorded, task.writes)
+        if parent.captures_values:
+            set_content(span, {semconv.LANGGRAPH_WRITTEN_VALUES: values(recorded, task.writes)})
+    if iteration > 1:
+        attributes[semconv.LANGGRAPH_ITERATION] = iteration
+    if attributes:
+        span.set_attributes(attributes)
 
 
-def taken(graph: DeclaredGraph, source: str, writes: Iterable[tuple[str, object]]) -> Sequence[str]:
-    """The taken edges of a task by what it wrote, as ``langgraph.edges`` has them."""
+def _plan(graph: DeclaredGraph, source: str, writes: Iterable[tuple[str, object]]) -> Plan:
     channels = tuple([channel for channel, _ in writes])
     plan = graph.plans.get((source, channels))
     if plan is None:
-        plan = _plan(graph, source, channels)
+        plan = _made(graph, source, channels)
         if len(graph.plans) < _PLANS_MAX and len(channels) <= _PLAN_CHANNELS_MAX:
             graph.plans[source, channels] = plan
+    return plan
+
+
+def _taken(graph: DeclaredGraph, source: str, plan: Plan, writes: Iterable[tuple[str, object]]) -> Sequence[str]:
     return (*plan.edges, *_sends(graph, source, writes)) if plan.has_sends else plan.edges
 
 
-def _plan(graph: DeclaredGraph, source: str, channels: tuple[str, ...]) -> Plan:
+def _made(graph: DeclaredGraph, source: str, channels: tuple[str, ...]) -> Plan:
     found: dict[str, None] = {}  # in order, each once: two branches to one node run it once
     for channel in channels:
         if channel.startswith(BRANCH_TO):
@@ -107,7 +124,7 @@ def _plan(graph: DeclaredGraph, source: str, channels: tuple[str, ...]) -> Plan:
     has_sends = SENDS in channels
     if not found and not has_sends and (declared := _declares_end(graph, source)) is not None:
         found[_text("implied", END, declared)] = None
-    return Plan(tuple(found), has_sends)
+    return Plan(tuple(found), has_sends, to_record(channels))
 
 
 def _declares_end(graph: DeclaredGraph, source: str) -> bool | None:
@@ -130,4 +147,4 @@ def _sends(graph: DeclaredGraph, source: str, writes: Iterable[tuple[str, object
 
 
 def _text(kind: str, target: str, is_declared: bool) -> str:
-    return str(holdable(f"{kind} {target}" if is_declared else f"undeclared {kind} {target}"))
+    return str(to_attribute(f"{kind} {target}" if is_declared else f"undeclared {kind} {target}"))

@@ -42,6 +42,7 @@ class WorkflowSpan(SpanScope):
     Attributes:
         channels: Of the graph.
         graph: What it declares; ``None`` where that cannot be read.
+        captures_values: Its nodes record the values that they write.
         told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
 
@@ -50,6 +51,7 @@ class WorkflowSpan(SpanScope):
         "_interrupted",
         "_iterations",
         "_offered",
+        "captures_values",
         "channels",
         "graph",
         "told",
@@ -73,6 +75,7 @@ class WorkflowSpan(SpanScope):
         self.workflow_name = name
         self.channels: frozenset[str] = frozenset()
         self.graph: DeclaredGraph | None = None
+        self.captures_values = False
         self._iterations: dict[str, tuple[object, int]] = {}
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from nodespan import semconv
 from nodespan.spans import announced
+from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
 
@@ -73,6 +74,7 @@ def declare(owner: WorkflowSpan, graph: Graph) -> None:
     """Puts the graph's hash on its run's span, and its topology on the first one that is recorded."""
     with _DECLARING:
         owner.graph = found = declared(graph)
+        owner.captures_values = capture().on_spans
         span = owner.span
         if found is None or not span.is_recording():
             return
