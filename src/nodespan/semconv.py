@@ -9,31 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodespan._name import Kind, Name, Stability
+from nodespan._name import CORE as _CORE
+from nodespan._name import GENAI as _GENAI
+from nodespan._name import NAMES as NAMES
+from nodespan._name import metric as _metric
+from nodespan._name import ours as _ours
+from nodespan._name import standard as _standard
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE: Final = "nodespan"
 
-_CORE: Final = "OpenTelemetry semantic conventions 1.41"
-_GENAI: Final = "OpenTelemetry GenAI semantic conventions, semconv 1.41"
 _PROPOSED: Final = "proposed for the GenAI semantic conventions (issues 187 and 188)"
-
-
-NAMES: Final[dict[str, Name]] = {}
-
-
-def _standard(
-    name: str, meaning: str, type_: str = "string", unit: str = "", source: str = _GENAI, kind: Kind = "attribute"
-) -> str:
-    stability: Stability = "stable" if source == _CORE else "development"
-    NAMES[name] = Name(name, kind, meaning, type_, unit, stability, source)
-    return name
-
-
-def _ours(name: str, meaning: str, why: str, type_: str = "string", unit: str = "", kind: Kind = "attribute") -> str:
-    NAMES[name] = Name(name, kind, meaning, type_, unit, "development", why)
-    return name
-
 
 # Operations: the values of gen_ai.operation.name, and the first word of a span's name.
 CHAT: Final = _standard("chat", "A chat completion.", kind="operation")
@@ -246,20 +232,6 @@ RATIO: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
 
 TOKEN_TYPE: Final = _standard("gen_ai.token.type", "`input` or `output`; label of the token usage.")
 FINISH_REASON: Final = MIRROR_KEYS["finish_reason"]
-
-
-def _metric(
-    name: str,
-    type_: str,
-    unit: str,
-    labels: tuple[str, ...],
-    meaning: str,
-    source: str,
-    buckets: tuple[float, ...] = (),
-) -> str:
-    NAMES[name] = Name(name, "metric", meaning, type_, unit, "development", source, labels, buckets)
-    return name
-
 
 _MODEL_CALL: Final = (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL)
 _NODE_LABELS: Final = (WORKFLOW_NAME, NODE)
