@@ -11,8 +11,9 @@ from typing import Any
 
 import typer
 
+from nodespan._name import Kind, Name
 from nodespan.cli._app import app
-from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL, Kind, Name
+from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL
 from nodespan.spans.log import CODE_FIELD, CODES
 from nodespan.store import records
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata

@@ -11,11 +11,13 @@ from typing import Final
 
 from nodespan._name import CORE as _CORE
 from nodespan._name import GENAI as _GENAI
-from nodespan._name import NAMES as NAMES
+from nodespan._name import NAMES as _ENTERED
 from nodespan._name import metric as _metric
 from nodespan._name import ours as _ours
 from nodespan._name import standard as _standard
 
+NAMES: Final = _ENTERED
+"""What there is to say about each name."""
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE: Final = "nodespan"
 
