@@ -18,7 +18,10 @@ from bench import report
 if TYPE_CHECKING:
     from bench.measure import Size
 
-THEMES = ("overhead", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage", "servers")
+THEMES = (
+    "overhead", "langchain", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search",
+    "outage", "servers",
+)  # fmt: skip
 
 
 def main() -> None:
