@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nodespan import semconv
-from nodespan.semconv import NAMES, Name
+from nodespan._name import Name
+from nodespan.semconv import NAMES
 from stack_backends import Jaeger, Prometheus, SeenSpan, eventually
 
 METRICS = [name for name in NAMES.values() if name.kind == "metric"]

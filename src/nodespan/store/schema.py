@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from nodespan.store.graphs import GRAPHS
 from nodespan.store.running import RUNNING
 from nodespan.store.sqlite_file import Schema
 
@@ -71,7 +72,7 @@ _IDENTITY: Final = (
 
 OUTBOX: Final = Schema(
     application_id=0x6E64736F,  # "ndso"
-    version=1,
-    statements=(*_OUTBOX, *_IDENTITY, *RUNNING),
+    version=2,
+    statements=(*_OUTBOX, *_IDENTITY, *RUNNING, *GRAPHS),
 )
 """The schema of the outbox."""
