@@ -29,7 +29,11 @@ USAGE = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
 
 
 class Model(BaseChatModel):
-    """Answers at once."""
+    """Answers at once. It has the fields that models of providers have."""
+
+    model: str = "fake-1"
+    temperature: float = 0.0
+    max_tokens: int = 100
 
     @property
     def _llm_type(self) -> str:
