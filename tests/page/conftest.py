@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import chromium
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-import chromium
 from viewer_process import ViewerProcess
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -160,10 +160,23 @@ def trace(
 
 
 @app.command()
+def graph(
+    which: Annotated[str, typer.Argument(metavar="ID", help="Trace ID or a graph's hash, or a unique prefix.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="text, mermaid (a flowchart), or json.")
+    ] = "text",
+) -> None:
+    """Show the graph that a workflow declares, and what a trace has taken of it."""
+    from nodespan.cli._graph import show_graph
+
+    show_graph(Console(), which, form)
+
+
+@app.command()
 def ui(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[TRACE|FILE]", help="Show this trace (ID or unique prefix), or the traces of a file."),
+        typer.Argument(metavar="[TRACE]", help="Show this trace (ID or unique prefix), or the traces of this file."),
     ] = None,
     port: Annotated[
         int | None,
@@ -196,13 +209,40 @@ def export(
     store: Annotated[
         Path | None, typer.Option("--store", metavar="FILE", help="Write a copy of the whole store instead.")
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write one page for the browser instead, which opens without a network.")
+    ] = False,
+    content: Annotated[
+        bool, typer.Option("--content", help="With --html: keep messages, tool arguments and state values.")
+    ] = False,
+    no_attributes: Annotated[
+        bool, typer.Option("--no-attributes", help="With --html: keep names, times and tokens only.")
+    ] = False,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="With --html: remove what matches; can be given several times."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write traces as OTLP JSON lines, which the collector's otlpjsonfile receiver reads and Jaeger's page uploads."""
-    from nodespan.cli._export import copy_store, export_traces
+    from nodespan.cli._export import copy_store, export_page, export_traces
 
     console = Console(stderr=True)
-    if store is None:
+    if not html and (content or no_attributes or redact):
+        raise typer.BadParameter("--content, --no-attributes and --redact go with --html.")
+    if html:
+        if store or output is None or not trace_ids:
+            raise typer.BadParameter("--html goes with the IDs of traces and --output FILE.")
+        export_page(
+            console,
+            trace_ids,
+            output,
+            redact or (),
+            keeps_content=content,
+            keeps_attributes=not no_attributes,
+            as_json=as_json,
+        )
+    elif store is None:
         export_traces(console, trace_ids or [], output, as_json=as_json)
     elif trace_ids or output:
         raise typer.BadParameter("--store copies everything: it goes without IDs and --output.")

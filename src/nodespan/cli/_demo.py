@@ -39,7 +39,7 @@ _FLUSH_S: Final = 10.0
 def show_demo(
     console: Console, prompt: str | None, model: Path | None, otlp: str | None, server: str | None = None
 ) -> None:
-    """Runs the demo, shows its trace, and says where else it can be seen."""
+    """Runs the demo, shows its trace, and prints where else it can be seen."""
     profile = server_profile(server) if server else local_profile(model or find_model())
     protocol = "grpc" if otlp and otlp.rstrip("/").endswith(GRPC_PORT) else None
     with configure(service_name="nodespan-demo", endpoint=otlp, protocol=protocol) as telemetry:
@@ -54,6 +54,7 @@ def show_demo(
         for tree in render_tree(spans, console.width):
             console.print(tree)
         console.print(f"\nSee it again: {command()} trace {trace_id[:SHORT_ID]}", soft_wrap=True)
+        console.print(f"In the browser: {command()} ui {trace_id[:SHORT_ID]} --open", soft_wrap=True)
         if (destination := telemetry.settings.endpoint_of("traces")) is None:
             return
         if report:

@@ -10,6 +10,7 @@ from nodespan.otlp.receive import Received, check_spans, keys_of, parse_request,
 from nodespan.otlp.split import split_batch
 from nodespan.otlp.summary import ERROR, WORD_KINDS, TraceSlice, summarise
 from nodespan.otlp.to_json import to_json
+from nodespan.otlp.topologies import topologies
 
 __all__ = [
     "ERROR",
@@ -32,5 +33,6 @@ __all__ = [
     "split_batch",
     "summarise",
     "to_json",
+    "topologies",
     "without",
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from nodespan import semconv
 from nodespan.otlp.decode import attribute_value
@@ -20,6 +20,8 @@ RETRIED: Final = 4
 RESUMED: Final = 8
 """Bits of the column ``flags`` that a span's own fields set."""
 
+_OTHER: Final = -2
+"""In place of a column: the value goes to ``others``."""
 _VALUES_MAX: Final = 10_000
 """Encoded attributes whose values are kept: operations, nodes and small numbers repeat in each batch."""
 _ATTEMPT_FAILED: Final = semconv.ATTEMPT_FAILED.encode()
@@ -42,7 +44,6 @@ def _schema() -> Any:
         "Resource": (("attributes", 1, raw, True),),
         "OfScope": (("scope", 1, "Scope", False), ("spans", 2, "Span", True)),
         "Scope": (("name", 1, text, False),),
-        "Status": (("code", 3, number, False),),
         "Span": (
             ("trace_id", 1, raw, False),
             ("span_id", 2, raw, False),
@@ -54,7 +55,7 @@ def _schema() -> Any:
             ("attributes", 9, raw, True),
             ("events", 11, raw, True),
             ("links", 13, raw, True),
-            ("status", 15, "Status", False),
+            ("status", 15, raw, False),
         ),
     }
     for name, members in fields.items():
@@ -79,8 +80,8 @@ class SpanColumns:
     """Spans as parallel lists, a row each, in the order in which they were added.
 
     Attributes:
-        strings: Texts that ``names``, ``services``, ``scopes`` and the text columns of ``values`` refer to by index;
-            index 0 is the empty text.
+        strings: Texts that ``names``, ``services``, ``scopes`` and attributes refer to by index; index 0 is the empty
+            text.
         ids: Ids in hex; ``parents`` likewise, empty for a root.
         names: Index in ``strings``.
         services: Index in ``strings``.
@@ -89,8 +90,6 @@ class SpanColumns:
         starts_ns: Unix time; ``ends_ns`` likewise.
         statuses: 0 unset, 1 ok, 2 error.
         flags: ``HAS_EVENTS``, ``HAS_LINKS``, ``RETRIED``, ``RESUMED``.
-        values: By row, the wanted attributes of each span: an index in ``strings`` (0 if absent) for the texts, a
-            number (-1 if absent) for the others.
         others: By row, the values of further wanted attributes; rows without any are absent.
         resumed: By row, trace and span id in hex that a link of the kind ``resumed_from`` leads to.
 
@@ -112,17 +111,19 @@ class SpanColumns:
         self.ends_ns: list[int] = []
         self.statuses: list[int] = []
         self.flags: list[int] = []
-        self.values: list[list[int]] = []
         self.others: dict[int, dict[str, Any]] = {}
         self.resumed: dict[int, tuple[str, str]] = {}
         self._index = {"": 0}
         texts, numbers = list(texts), list(numbers)
+        self._keys = [*texts, *numbers]
         self._texts_end = len(texts)
-        self._absent = [0] * len(texts) + [-1] * len(numbers)
-        self._columns = {_head(key): i for i, key in enumerate([*texts, *numbers])}
-        self._columns |= {_head(key): -1 for key in others}
-        self._lengths = {head[1] for head in self._columns}
-        self._known: dict[bytes, int] = {}
+        # Values of all spans, one after the other; each span has one more place for the attributes that are not wanted.
+        self._values: list[int] = []
+        self._absent = [0] * len(texts) + [-1] * len(numbers) + [0]
+        self._columns = {_head(key): i for i, key in enumerate(self._keys)}
+        self._columns |= {_head(key): _OTHER for key in others}
+        self._is_wanted_length = bytes(length in {head[1] for head in self._columns} for length in range(256))
+        self._known: dict[bytes, tuple[int, int]] = {}
 
     def index(self, text: str) -> int:
         """Returns the place of a text in ``strings``."""
@@ -131,6 +132,10 @@ class SpanColumns:
             found = self._index[text] = len(self.strings)
             self.strings.append(text)
         return found
+
+    def attribute(self, key: str) -> list[int]:
+        """The values of a wanted attribute: indices in ``strings`` (0 if absent), or numbers (-1 if absent)."""
+        return self._values[self._keys.index(key) :: len(self._absent)]
 
     def add_batch(self, data: bytes, trace_id: str) -> None:
         """Adds the spans of a trace in an encoded batch.
@@ -155,6 +160,11 @@ class SpanColumns:
 
     def add(self, record: Any, end_ns: int) -> None:
         """Adds a span that is open: a record of the read model, drawn until ``end_ns``."""
+        values = self._absent[:]
+        for key, value in record["attributes"].items():
+            if (column := self._columns.get(_head(key))) is not None:
+                self._set(values, column, key, value)
+        self._values += values
         self.ids.append(record["span_id"])
         self.parents.append(record["parent_span_id"])
         self.names.append(self.index(record["name"]))
@@ -165,52 +175,48 @@ class SpanColumns:
         self.ends_ns.append(end_ns)
         self.statuses.append(0)
         self.flags.append(0)
-        values = self._absent[:]
-        for key, value in record["attributes"].items():
-            if (column := self._columns.get(_head(key))) is not None:
-                self._set(values, column, key, value)
-        self.values.append(values)
 
     def _add(self, span: Any) -> None:
-        self.ids.append(span.span_id.hex())
-        self.parents.append(span.parent_span_id.hex())
-        self.names.append(self.index(span.name))
-        self.kinds.append(span.kind)
-        self.starts_ns.append(span.start)
-        self.ends_ns.append(span.end)
-        self.statuses.append(span.status.code)
         values = self._absent[:]
-        lengths, columns, known = self._lengths, self._columns, self._known
+        is_wanted_length, known = self._is_wanted_length, self._known
         for raw in span.attributes:
             try:
-                if raw[1] not in lengths:
+                if not is_wanted_length[raw[1]]:
                     continue
             except IndexError:  # an attribute without key and value
                 continue
-            column = columns.get(raw[: raw[1] + 2])
-            if column is None:
-                continue
-            if (value := known.get(raw)) is not None:
-                values[column] = value
+            if (found := known.get(raw)) is not None:
+                values[found[0]] = found[1]
             else:
-                self._decode(values, column, raw)
-        self.values.append(values)
+                self._decode(values, raw)
+        self._values += values
         flags = 0
         if span.events:
             flags = HAS_EVENTS | (RETRIED if any(map(_is_failed_attempt, span.events)) else 0)
         if span.links:
             flags |= HAS_LINKS | self._add_links(span.links)
         self.flags.append(flags)
+        name = span.name
+        self.names.append(self._index.get(name) or self.index(name))
+        self.ids.append(span.span_id.hex())
+        self.parents.append(span.parent_span_id.hex())
+        self.kinds.append(span.kind)
+        self.starts_ns.append(span.start)
+        self.ends_ns.append(span.end)
+        status = span.status
+        self.statuses.append(Status.FromString(status).code if status else 0)
 
-    def _decode(self, values: list[int], column: int, raw: bytes) -> None:
-        pair = KeyValue.FromString(raw)
-        self._set(values, column, pair.key, attribute_value(pair.value))
-        if column >= 0 and len(self._known) < _VALUES_MAX:
-            self._known[raw] = values[column]
+    def _decode(self, values: list[int], raw: bytes) -> None:
+        column = self._columns.get(raw[: raw[1] + 2], len(values) - 1)
+        if column != len(values) - 1:
+            pair = KeyValue.FromString(raw)
+            self._set(values, column, pair.key, attribute_value(pair.value))
+        if column != _OTHER and len(self._known) < _VALUES_MAX:
+            self._known[raw] = column, values[column]
 
     def _set(self, values: list[int], column: int, key: str, value: Any) -> None:
-        if column < 0:
-            self.others.setdefault(len(self.values), {})[key] = value
+        if column == _OTHER:
+            self.others.setdefault(len(self.ids), {})[key] = value
         elif column < self._texts_end:
             values[column] = self.index(value if isinstance(value, str) else str(value))
         elif isinstance(value, int):
@@ -221,7 +227,7 @@ class SpanColumns:
             if _LINK_KIND in raw:
                 link = Span.Link.FromString(raw)
                 if any(a.key == semconv.LINK_KIND and a.value.string_value == _RESUMED_FROM for a in link.attributes):
-                    self.resumed[len(self.ids) - 1] = link.trace_id.hex(), link.span_id.hex()
+                    self.resumed[len(self.ids)] = link.trace_id.hex(), link.span_id.hex()
                     return RESUMED
         return 0
 

@@ -9,7 +9,7 @@ from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLim
 from nodespan.store.paths import default_path, index_path, old_stores
 from nodespan.store.reading import parse_cursor
 from nodespan.store.records import TraceFilter
-from nodespan.store.secret import load_secret
+from nodespan.store.secret import hash_key, load_secret
 from nodespan.store.traces import StoreReader
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "TraceFilter",
     "Waiting",
     "default_path",
+    "hash_key",
     "index_path",
     "load_secret",
     "matches",

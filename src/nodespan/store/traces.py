@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from nodespan.errors import StoreError
 from nodespan.otlp import SpanColumns
-from nodespan.store import merge, search
+from nodespan.store import graphs, merge, search
 from nodespan.store.connections import StoreConnections
 from nodespan.store.convert import span_records
 from nodespan.store.database import MEMORY
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from nodespan.store.records import Changes, SpanRecord, StoreStatus, TraceContent, TraceFilter, TraceRecord
+    from nodespan.store.records import (
+        Changes,
+        GraphRecord,
+        SpanRecord,
+        StoreStatus,
+        TraceContent,
+        TraceFilter,
+        TraceRecord,
+    )
 
 _POLL_S: Final = 0.05
 _STATES_S: Final = 0.5
@@ -91,7 +99,22 @@ class StoreReader(StoreConnections):
         for data in self._batches_of(found["trace_id"]):
             spans.update((span["span_id"], span) for span in span_records(data, found["trace_id"]))
         ordered = sorted(spans.values(), key=lambda span: (span["start_ns"], -span["duration_s"]))
-        return {"trace": found, "spans": ordered, "graphs": {}}
+        return {"trace": found, "spans": ordered, "graphs": self._graphs_of(found)}
+
+    def get_graph(self, graph_hash: str) -> GraphRecord:
+        """Get a declared graph.
+
+        Args:
+            graph_hash: Its hash, or a unique prefix of it.
+
+        Raises:
+            StoreError: No graph or more than one matches, or the store cannot be read.
+        """
+        found = self._outbox.read(lambda connection: graphs.by_prefix(connection, graph_hash))
+        if len(found) != 1:
+            what = "More than one graph" if found else "No graph"
+            raise StoreError(f"{what} in {self._path} has a hash that begins with {graph_hash!r}.")
+        return found[0]
 
     def fill_columns(self, trace_id: str, columns: SpanColumns) -> TraceContent:
         """Get a trace with its ended spans as columns: 100,000 of them in less than a second.
@@ -110,7 +133,22 @@ class StoreReader(StoreConnections):
         opened = [span for span in self._open_spans().spans.values() if span["trace_id"] == found["trace_id"]]
         for data in self._batches_of(found["trace_id"]):
             columns.add_batch(data, found["trace_id"])
-        return {"trace": found, "spans": opened, "graphs": {}}
+        return {"trace": found, "spans": opened, "graphs": self._graphs_of(found)}
+
+    def iter_spans(self, trace_id: str) -> Iterator[SpanRecord]:
+        """Iterate over the spans of a trace by its full id, ended and open, each once, without holding all of them.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        opened = {key[1]: span for key, span in self._open_spans().spans.items() if key[0] == trace_id}
+        seen: set[str] = set()
+        for data in self._batches_of(trace_id):
+            for span in span_records(data, trace_id):
+                if span["span_id"] not in seen:
+                    seen.add(span["span_id"])
+                    yield span
+        yield from (span for span_id, span in opened.items() if span_id not in seen)
 
     def get_span(self, trace_id: str, span_id: str) -> SpanRecord:
         """Get one span of a trace, by the full ids.
@@ -264,6 +302,10 @@ class StoreReader(StoreConnections):
         if self._is_absent():
             raise StoreError(f"There is no store at {self._path}.")
         self._outbox.copy_to(path, lambda connection: keep_lost(connection, self._path))
+
+    def _graphs_of(self, trace: TraceRecord) -> dict[str, GraphRecord]:
+        hashes = trace["labels"].get("graph", ())
+        return self._outbox.read(lambda connection: graphs.by_hashes(connection, hashes))
 
     def _batches_of(self, trace_id: str) -> Iterator[bytes]:
         for batch_id in self._search(lambda connection: search.batches_of(connection, trace_id)):

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from nodespan.errors import ConfigurationError, StoreBusyError, StoreError
 from nodespan.store import parse_cursor
-from nodespan.viewer import deltas, documents
+from nodespan.viewer import conversation, deltas, documents
 from nodespan.viewer.answers import document, failure
 from nodespan.viewer.gate import RECEIVER_PATH, Gate
 from nodespan.viewer.live import events as stream
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 _SESSION_MAX_BYTES: Final = 4096
 
 
-def create_app(reader: StoreReader, page: Page, settings: ViewerSettings, live: Live, receiver: Receiver) -> ASGIApp:
+def create_app(
+    reader: StoreReader, page: Page, settings: ViewerSettings, live: Live, receiver: Receiver | None
+) -> ASGIApp:
     """The viewer as an ASGI application.
 
     Args:
@@ -44,7 +46,7 @@ def create_app(reader: StoreReader, page: Page, settings: ViewerSettings, live: 
         page: Served as it is.
         settings: Who may ask.
         live: Follows the store.
-        receiver: Takes spans.
+        receiver: Takes spans; ``None``: none are accepted.
     """
     pages = _Pages(page, settings)
 
@@ -56,6 +58,9 @@ def create_app(reader: StoreReader, page: Page, settings: ViewerSettings, live: 
 
     def span(request: Request) -> Any:
         return documents.span(reader, **request.path_params, jaeger_url=settings.jaeger_url)
+
+    def messages(request: Request) -> Any:
+        return conversation.messages(reader, request.path_params["trace_id"])
 
     async def events(request: Request) -> Response:
         query = request.query_params
@@ -73,11 +78,12 @@ def create_app(reader: StoreReader, page: Page, settings: ViewerSettings, live: 
             Route("/runs.json", _reading(runs)),
             Route("/trace/{trace_id}.json", _reading(trace)),
             Route("/trace/{trace_id}/span/{span_id}.json", _reading(span)),
+            Route("/trace/{trace_id}/messages.json", _reading(messages)),
             Route("/events", events),
             Route("/trace/{trace_id}", pages.index),
             Route("/static/{name}", pages.file),
             Route("/session", pages.session, methods=["POST"]),
-            Route(RECEIVER_PATH, receiver.receive, methods=["POST"]),
+            *([] if receiver is None else [Route(RECEIVER_PATH, receiver.receive, methods=["POST"])]),
         ],
         exception_handlers={404: _missing, 405: _missing},
     )

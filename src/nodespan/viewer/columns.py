@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nodespan import semconv
 from nodespan.otlp import SpanColumns
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from nodespan.store.records import SpanRecord
 
+_T = TypeVar("_T")
+
 STATES: Final = {"ended": 0, "running": 1, "silent": 2, "lost": 3}
 INTERRUPTED: Final = 1
 CANCELLED: Final = 2
@@ -21,21 +24,24 @@ UNDECLARED_EDGE: Final = 128
 CACHED_NODE: Final = 256
 """Bits of ``flags``; the others are those of ``nodespan.otlp.columns``."""
 
-_TEXTS: Final = (semconv.OPERATION_NAME, semconv.LANGGRAPH_NODE, semconv.STATUS)
-_NUMBERS: Final = (
-    semconv.LANGGRAPH_STEP,
-    semconv.USAGE_INPUT_TOKENS,
-    semconv.USAGE_OUTPUT_TOKENS,
-    semconv.USAGE_CACHE_READ,
-)
+_TEXTS: Final = {"operation": semconv.OPERATION_NAME, "node": semconv.LANGGRAPH_NODE}
+_NUMBERS: Final = {
+    "step": semconv.LANGGRAPH_STEP,
+    "tokens_in": semconv.USAGE_INPUT_TOKENS,
+    "tokens_out": semconv.USAGE_OUTPUT_TOKENS,
+    "cached": semconv.USAGE_CACHE_READ,
+}
+_COLUMNS: Final = {**_TEXTS, **_NUMBERS}
+_KINDS: Final = {2: 1, 3: 2, 4: 3, 5: 4}
+"""From OTLP's numbers; the others are 0, internal."""
 _OTHERS: Final = (semconv.LANGGRAPH_INTERRUPTED, semconv.CONVERSATION_ID, semconv.WORKFLOW_NAME)
 _NOISE: Final = ("opentelemetry.instrumentation.", "openinference.instrumentation", "io.opentelemetry.", "langsmith")
 """How the scopes of instrumented frameworks begin."""
 
 
-def new_columns() -> SpanColumns:
-    """Columns with the attributes that the page draws."""
-    return SpanColumns(_TEXTS, _NUMBERS, _OTHERS)
+def new_columns(others: Iterable[str] = ()) -> SpanColumns:
+    """Columns with the attributes that the page draws, and further ones that few spans have."""
+    return SpanColumns((*_TEXTS.values(), semconv.STATUS), _NUMBERS.values(), (*_OTHERS, *others))
 
 
 class View:
@@ -60,10 +66,11 @@ class View:
         for span in self.opened.values():
             columns.add(span, span["start_ns"] + round(span["duration_s"] * 1e9))
             self.states.append(STATES[span["state"]])
-        last = {span_id: row for row, span_id in enumerate(columns.ids)}
-        starts, ends = columns.starts_ns, columns.ends_ns
-        self.order = sorted(last.values(), key=lambda row: (starts[row], -ends[row]))
-        self.rows = {columns.ids[row]: place for place, row in enumerate(self.order)}
+        last = dict(zip(columns.ids, range(len(columns.ids)), strict=True))
+        # Two stable sorts: keys of two numbers would be objects of their own.
+        self.order = sorted(last.values(), key=columns.ends_ns.__getitem__, reverse=True)
+        self.order.sort(key=columns.starts_ns.__getitem__)
+        self.rows = dict(zip(self._picked(columns.ids), range(len(self.order)), strict=True))
 
     def spans(self, t0_ns: int, *, with_parent_ids: bool = False) -> dict[str, Any]:
         """The columns; times in µs since ``t0_ns``.
@@ -72,29 +79,24 @@ class View:
             t0_ns: Unix time.
             with_parent_ids: ``parent_id`` in hex in place of ``parent``, the row.
         """
-        columns, order = self.columns, self.order
-        values = [columns.values[row] for row in order]
-        starts, ends = columns.starts_ns, columns.ends_ns
-        parents = [columns.parents[row] for row in order]
+        columns, picked = self.columns, self._picked
+        parents = picked(columns.parents)
+        starts, ends = picked(columns.starts_ns), picked(columns.ends_ns)
+        row_of = self.rows.get
         return {
-            "n": len(order),
-            "id": [columns.ids[row] for row in order],
-            **({"parent_id": parents} if with_parent_ids else {"parent": [self.rows.get(one, -1) for one in parents]}),
-            "name": [columns.names[row] for row in order],
-            "service": [columns.services[row] for row in order],
-            "scope": [columns.scopes[row] for row in order],
-            "kind": [max(columns.kinds[row] - 1, 0) for row in order],
-            "start": [(starts[row] - t0_ns) / 1e3 for row in order],
-            "duration": [max(ends[row] - starts[row], 0) / 1e3 for row in order],
-            "state": [self.states[row] for row in order],
-            "status": [columns.statuses[row] for row in order],
-            "operation": [value[0] for value in values],
-            "node": [value[1] for value in values],
-            "step": [value[3] for value in values],
-            "tokens_in": [value[4] for value in values],
-            "tokens_out": [value[5] for value in values],
-            "cached": [value[6] for value in values],
-            "flags": self._flags(values),
+            "n": len(self.order),
+            "id": picked(columns.ids),
+            **({"parent_id": parents} if with_parent_ids else {"parent": [row_of(parent, -1) for parent in parents]}),
+            "name": picked(columns.names),
+            "service": picked(columns.services),
+            "scope": picked(columns.scopes),
+            "kind": [_KINDS.get(kind, 0) for kind in picked(columns.kinds)],
+            "start": [(start - t0_ns) / 1e3 for start in starts],
+            "duration": [(end - start) / 1e3 if end > start else 0.0 for start, end in zip(starts, ends, strict=True)],
+            "state": picked(self.states),
+            "status": picked(columns.statuses),
+            **{name: picked(columns.attribute(key)) for name, key in _COLUMNS.items()},
+            "flags": self.flags(),
         }
 
     def of_open(self, key: str) -> dict[int, Any]:
@@ -106,16 +108,26 @@ class View:
         ids = self.columns.ids
         return ((self.rows[ids[row]], found) for row, found in self.columns.others.items())
 
-    def _flags(self, values: Sequence[list[int]]) -> list[int]:
+    def _picked(self, column: Sequence[_T]) -> list[_T]:
+        """The values of a column in the order of the rows."""
+        order = self.order
+        return list(itemgetter(*order)(column)) if len(order) > 1 else [column[row] for row in order]
+
+    def flags(self) -> list[int]:
+        """The bits of each span, by place."""
         columns = self.columns
         strings = columns.strings
         noisy = {i for i, scope in enumerate(strings) if scope.startswith(_NOISE)}
         by_status = {columns.index("interrupted"): INTERRUPTED, columns.index("cancelled"): CANCELLED}
         flags = [
-            columns.flags[row]
-            | by_status.get(value[2], 0)
-            | (NOISE if columns.scopes[row] in noisy and not value[0] else 0)
-            for row, value in zip(self.order, values, strict=True)
+            flag | by_status.get(status, 0) | (NOISE if not operation and scope in noisy else 0)
+            for flag, status, operation, scope in zip(
+                self._picked(columns.flags),
+                self._picked(columns.attribute(semconv.STATUS)),
+                self._picked(columns.attribute(semconv.OPERATION_NAME)),
+                self._picked(columns.scopes),
+                strict=True,
+            )
         ]
         if flags and all(flag & NOISE for flag in flags):  # nothing would be left to see
             flags = [flag & ~NOISE for flag in flags]

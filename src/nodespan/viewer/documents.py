@@ -11,7 +11,7 @@ from nodespan.viewer.columns import View, new_columns, now_us
 
 if TYPE_CHECKING:
     from nodespan.store import StoreReader
-    from nodespan.store.records import TraceRecord
+    from nodespan.store.records import SpanRecord, TraceRecord
 
 _CONVERSATION_MAX: Final = 50
 
@@ -63,12 +63,15 @@ def span(reader: StoreReader, trace_id: str, span_id: str, jaeger_url: str) -> d
     Raises:
         StoreError: There is none, or the store cannot be read.
     """
-    found = reader.get_span(trace_id, span_id)
-    metadata = {
-        key: found["attributes"][name] for key, name in semconv.MIRROR_KEYS.items() if name in found["attributes"]
-    }
     address = jaeger_url.replace("{trace_id}", trace_id).replace("{span_id}", span_id)
-    return {**found, "node_metadata": metadata or None, "jaeger_url": address or None}
+    return span_document(reader.get_span(trace_id, span_id), address)
+
+
+def span_document(found: SpanRecord, jaeger_url: str) -> dict[str, Any]:
+    """A span with the metadata that its node put into the state, and its address in Jaeger."""
+    attributes = found["attributes"]
+    metadata = {key: attributes[name] for key, name in semconv.MIRROR_KEYS.items() if name in attributes}
+    return {**found, "node_metadata": metadata or None, "jaeger_url": jaeger_url or None}
 
 
 def parts_of(view: View) -> dict[str, Any]:
@@ -86,9 +89,10 @@ def parts_of(view: View) -> dict[str, Any]:
 def _runs(view: View) -> list[dict[str, Any]]:
     columns = view.columns
     operation = columns.index(semconv.INVOKE_WORKFLOW)
+    operations = columns.attribute(semconv.OPERATION_NAME)
     found: list[dict[str, Any]] = []
     for place, row in enumerate(view.order):
-        if columns.values[row][0] == operation:
+        if operations[row] == operation:
             others = columns.others.get(row, {})
             resumed = columns.resumed.get(row)
             found.append(

@@ -35,12 +35,15 @@ class ViewerServer:
         store: Read, and written to by the receiver.
         settings: Where it listens, and who may ask.
         page: Another page than the package's.
+        accepts_spans: Spans may be sent to ``/v1/traces``.
     """
 
-    def __init__(self, store: SqliteStore, settings: ViewerSettings, page: Page | None = None) -> None:
+    def __init__(
+        self, store: SqliteStore, settings: ViewerSettings, page: Page | None = None, *, accepts_spans: bool = True
+    ) -> None:
         self._reader = StoreReader(store, fill_s=_FILL_S)
         live = Live(self._reader)
-        receiver = Receiver(store, KnownSpans(self._reader))
+        receiver = Receiver(store, KnownSpans(self._reader)) if accepts_spans else None
         app = create_app(self._reader, page or Page(), settings, live, receiver)
         # Nothing of a request is logged: addresses carry filters, which are names of users and conversations.
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())

@@ -80,8 +80,9 @@ function takenEdges(trace, rows, run) {
     const source = row === run ? START : trace.text("node", row);
     for (const edge of trace.edges.get(row) ?? []) {
       const known = taken.get(key(source, edge.target));
-      if (known) known.count++;
-      else taken.set(key(source, edge.target), { source, target: edge.target, kind: edge.kind, count: 1, isDeclared: edge.is_declared });
+      const count = edge.count ?? 1; // of a send: the executions that it asked for
+      if (known) known.count += count;
+      else taken.set(key(source, edge.target), { source, target: edge.target, kind: edge.kind, count, isDeclared: edge.is_declared });
     }
   }
   return taken;

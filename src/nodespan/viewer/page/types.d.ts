@@ -8,7 +8,7 @@ interface PhaseRecord {
   done: number | null; total: number | null; position: number | null; text: string;
 }
 interface ProcessRecord { id: string; pid: number; start_ns: number; heartbeat_ns: number; silent_s: number | null }
-interface EdgeRecord { target: string; kind: string; is_declared: boolean }
+interface EdgeRecord { target: string; kind: string; is_declared: boolean; count?: number }
 interface WriteRecord { channel: string; type: string; size_bytes: number | null; hmac: string | null; value: string | null }
 interface EventRecord { name: string; time_ns: number; attributes: Record<string, unknown> }
 interface LinkRecord { trace_id: string; span_id: string; attributes: Record<string, unknown> }
