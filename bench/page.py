@@ -55,7 +55,8 @@ SCROLL = """async (steps) => {
 WATCH = """() => {
     window.seen = {};
     const look = () => {
-        for (const row of document.querySelectorAll('.names .row:not([hidden])')) seen[row.dataset.id] ??= performance.timeOrigin + performance.now();
+        const now = performance.timeOrigin + performance.now();
+        for (const row of document.querySelectorAll('.names .row:not([hidden])')) seen[row.dataset.id] ??= now;
         requestAnimationFrame(look);
     };
     look();

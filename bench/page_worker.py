@@ -14,6 +14,8 @@ NODE_S = 0.3
 
 
 class State(TypedDict):
+    """Executions that are left."""
+
     left: int
 
 

@@ -28,6 +28,19 @@ SHOWN = {
 }
 
 
+FOREIGN = """() => [...document.querySelectorAll('script, img, iframe, object, embed, [onload], [onerror]')]
+    .map((each) => each.outerHTML.slice(0, 80))"""
+REFUSED = """async () => {
+    const heard = new Promise((done) => {
+        document.addEventListener('securitypolicyviolation', (event) => done(event.violatedDirective), { once: true });
+    });
+    const script = document.createElement('script');
+    script.textContent = 'window.owned = true';
+    document.body.append(script);
+    return [await heard, window.owned === undefined];
+}"""
+
+
 def attribute(key: str, value: str) -> dict[str, object]:
     return {"key": key, "value": {"stringValue": value}}
 
@@ -113,9 +126,7 @@ def test_a_canary_is_text_wherever_it_stands(name: str, page: Page, viewer: View
     values = page.locator(".attributes td").all_inner_texts()
     assert any(shown[:1000] in value for value in values), values
     assert page.evaluate("document.title") != "owned"
-    inside = page.evaluate(
-        "() => [...document.querySelectorAll('script, img, iframe, object, embed, [onload], [onerror]')].map(each => each.outerHTML.slice(0, 80))"
-    )
+    inside: list[str] = page.evaluate(FOREIGN)
     assert [each for each in inside if "importmap" not in each and "/static/main.js" not in each] == []
     links = page.evaluate("() => [...document.querySelectorAll('a')].map(link => link.href)")
     assert all(link.startswith(viewer.base) for link in links), links
@@ -127,13 +138,5 @@ def test_the_policy_refuses_inline_code(context: BrowserContext, viewer: ViewerP
     policy = viewer.client.get("/").headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
-    refused = page.evaluate(
-        """async () => {
-            const heard = new Promise((done) => document.addEventListener('securitypolicyviolation', (event) => done(event.violatedDirective), { once: true }));
-            const script = document.createElement('script');
-            script.textContent = 'window.owned = true';
-            document.body.append(script);
-            return [await heard, window.owned === undefined];
-        }"""
-    )
+    refused = page.evaluate(REFUSED)
     assert refused == ["script-src-elem", True]

@@ -84,10 +84,10 @@ export function createGraph(app) {
     runRow = run?.row ?? -1;
     const hash = sub || run?.graph || "";
     graph = trace.graphs[hash] ?? null;
+    bar.hidden = !graph?.layout;
     if (!graph?.layout) {
       model = null;
-      fill(bar);
-      fill(strip);
+      strip.hidden = true;
       fill(canvas, el("p", { class: "empty" }, hash ? "The graph of this run is not in the store; it travels with the first run of a program." : "No graph was recorded for this run."));
       return;
     }

@@ -2,8 +2,10 @@
 
 import { button, el, fill } from "dom";
 import { integer } from "format";
+import { KINDS } from "kinds";
 import { value } from "router";
 
+/** @type {[string, string][]} */
 const LEGEND = [["workflow", "run"], ["node", "node"], ["model", "model"], ["tool", "tool"], ["queue", "queue"], ["load", "load"], ["prefill", "prefill"], ["decode", "decode"]];
 
 /** @param {App} app */
@@ -19,8 +21,9 @@ export function createToolbar(app) {
   const found = el("span", { class: "found", role: "status" });
   const noise = button("Framework", () => toggle("noise"), { class: "switch", "aria-pressed": "false", title: "Show spans of frameworks and libraries (n)" });
   const critical = button("Critical path", () => toggle("critical"), { class: "switch", "aria-pressed": "false", title: "Mark what the end waited for (x)" });
-  const legend = el("span", { class: "legend", "aria-label": "Colours" },
-    ...LEGEND.map(([kind, word]) => el("span", { class: `key kind-${kind}` }, el("span", { class: "dot", "aria-hidden": "true" }), word)));
+  const legend = el("span", { class: "legend" });
+  /** @type {Tree | null} */
+  let explained = null;
   const element = el("div", { class: "toolbar" }, input, found, noise, critical, legend);
 
   /** @param {"noise" | "critical"} name */
@@ -66,7 +69,16 @@ export function createToolbar(app) {
       noise.setAttribute("aria-pressed", String(value(state.route, "noise") === "1"));
       noise.hidden = !noise.matches('[aria-pressed="true"]') && !state.tree?.hidden;
       fill(noise, state.tree?.hidden ? `Framework (${integer(state.tree.hidden)})` : "Framework");
+      if (state.tree !== explained) fill(legend, ...legendOf(state.tree));
+      explained = state.tree;
       critical.setAttribute("aria-pressed", String(value(state.route, "critical") === "1"));
     },
   };
+}
+
+/** @param {Tree | null} tree @returns {HTMLElement[]} The colours of what occurs in it. */
+function legendOf(tree) {
+  const kinds = new Set(tree?.kinds);
+  return LEGEND.filter(([kind]) => kinds.has(KINDS.indexOf(kind))).map(([kind, word]) =>
+    el("span", { class: `key kind-${kind}` }, el("span", { class: "dot", "aria-hidden": "true" }), word));
 }
