@@ -90,17 +90,26 @@ class SpanColumns:
         starts_ns: Unix time; ``ends_ns`` likewise.
         statuses: 0 unset, 1 ok, 2 error.
         flags: ``HAS_EVENTS``, ``HAS_LINKS``, ``RETRIED``, ``RESUMED``.
+        objects: Values that the columns of ``objects`` refer to by index; index 0 is ``None``.
         others: By row, the values of further wanted attributes; rows without any are absent.
         resumed: By row, trace and span id in hex that a link of the kind ``resumed_from`` leads to.
 
     Args:
         texts: Attributes whose value is wanted as text.
         numbers: Attributes whose value is wanted as a whole number.
-        others: Attributes that few spans have.
+        objects: Attributes of any type whose values repeat.
+        others: Attributes of any type that few spans have, or whose values differ.
     """
 
-    def __init__(self, texts: Iterable[str], numbers: Iterable[str], others: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        texts: Iterable[str] = (),
+        numbers: Iterable[str] = (),
+        objects: Iterable[str] = (),
+        others: Iterable[str] = (),
+    ) -> None:
         self.strings = [""]
+        self.objects: list[Any] = [None]
         self.ids: list[str] = []
         self.parents: list[str] = []
         self.names: list[int] = []
@@ -114,12 +123,13 @@ class SpanColumns:
         self.others: dict[int, dict[str, Any]] = {}
         self.resumed: dict[int, tuple[str, str]] = {}
         self._index = {"": 0}
-        texts, numbers = list(texts), list(numbers)
-        self._keys = [*texts, *numbers]
+        texts, numbers, objects = list(texts), list(numbers), list(objects)
+        self._keys = [*texts, *numbers, *objects]
         self._texts_end = len(texts)
+        self._numbers_end = len(texts) + len(numbers)
         # Values of all spans, one after the other; each span has one more place for the attributes that are not wanted.
         self._values: list[int] = []
-        self._absent = [0] * len(texts) + [-1] * len(numbers) + [0]
+        self._absent = [0] * len(texts) + [-1] * len(numbers) + [0] * (len(objects) + 1)
         self._columns = {_head(key): i for i, key in enumerate(self._keys)}
         self._columns |= {_head(key): _OTHER for key in others}
         self._is_wanted_length = bytes(length in {head[1] for head in self._columns} for length in range(256))
@@ -134,7 +144,7 @@ class SpanColumns:
         return found
 
     def attribute(self, key: str) -> list[int]:
-        """The values of a wanted attribute: indices in ``strings`` (0 if absent), or numbers (-1 if absent)."""
+        """The values of an attribute by row: numbers (-1 if absent), or indices in ``strings`` or ``objects`` (0)."""
         return self._values[self._keys.index(key) :: len(self._absent)]
 
     def add_batch(self, data: bytes, trace_id: str) -> None:
@@ -219,6 +229,9 @@ class SpanColumns:
             self.others.setdefault(len(self.ids), {})[key] = value
         elif column < self._texts_end:
             values[column] = self.index(value if isinstance(value, str) else str(value))
+        elif column >= self._numbers_end:
+            values[column] = len(self.objects)
+            self.objects.append(value)
         elif isinstance(value, int):
             values[column] = value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nodespan.store.convert import edge_records, write_records
 from nodespan.store.database import MEMORY
 from nodespan.store.location import open_store, store_path
 from nodespan.store.merge import matches
@@ -23,6 +24,7 @@ __all__ = [
     "TraceFilter",
     "Waiting",
     "default_path",
+    "edge_records",
     "hash_key",
     "index_path",
     "load_secret",
@@ -31,4 +33,5 @@ __all__ = [
     "open_store",
     "parse_cursor",
     "store_path",
+    "write_records",
 ]

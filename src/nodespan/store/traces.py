@@ -184,7 +184,7 @@ class StoreReader(StoreConnections):
         Raises:
             StoreError: The store cannot be read.
         """
-        columns = SpanColumns((), ())
+        columns = SpanColumns()
         for batch_id in self._search(lambda connection: search.batches_of(connection, trace_id)):
             if batch_id > after and (data := self._batch(batch_id)) is not None:
                 columns.add_batch(data, trace_id)

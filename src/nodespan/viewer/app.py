@@ -67,7 +67,7 @@ def create_app(
         cursor = request.headers.get("last-event-id") or query.get("cursor") or await run_in_threadpool(reader.cursor)
         try:
             parse_cursor(cursor)
-            data_of = _data_of(query)
+            data_of = _data_of(reader, query)
         except (ConfigurationError, StoreError) as error:
             return failure(400, str(error))
         return StreamingResponse(stream(live, cursor, data_of), media_type="text/event-stream")
@@ -141,12 +141,12 @@ def _reading(work: Callable[[Request], Any]) -> Callable[[Request], Response]:
     return answer
 
 
-def _data_of(query: QueryParams) -> Callable[[Step], Any]:
+def _data_of(reader: StoreReader, query: QueryParams) -> Callable[[Step], Any]:
     """What a page wants of each step: of one trace, or of a list."""
     if (trace_id := query.get("trace")) is not None:
         t0 = query.get("t0", "")
         t0_ns = int(t0) if t0.isascii() and t0.isdecimal() and len(t0) <= NS_DIGITS else None
-        return lambda step: deltas.of_trace(*step, trace_id.lower(), t0_ns)
+        return lambda step: deltas.of_trace(reader, *step, trace_id.lower(), t0_ns)
     wanted = replace(filter_of(query), before=None)
     return lambda step: deltas.of_list(step[0], wanted)
 

@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nodespan import semconv
 from nodespan.otlp import SpanColumns
+from nodespan.store import edge_records, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nodespan.store.records import SpanRecord
+    from nodespan.store.records import EdgeRecord, SpanRecord, WriteRecord
 
 _T = TypeVar("_T")
 
+WRITES: Final = (semconv.LANGGRAPH_WRITES, semconv.LANGGRAPH_WRITTEN_VALUES)
+"""Further attributes, for ``View.writes``: nearly every value differs, so that they take the most time."""
 STATES: Final = {"ended": 0, "running": 1, "silent": 2, "lost": 3}
 INTERRUPTED: Final = 1
 CANCELLED: Final = 2
 NOISE: Final = 64
 UNDECLARED_EDGE: Final = 128
-CACHED_NODE: Final = 256
+CACHED: Final = 256
 """Bits of ``flags``; the others are those of ``nodespan.otlp.columns``."""
 
 _TEXTS: Final = {"operation": semconv.OPERATION_NAME, "node": semconv.LANGGRAPH_NODE}
@@ -34,14 +37,15 @@ _NUMBERS: Final = {
 _COLUMNS: Final = {**_TEXTS, **_NUMBERS}
 _KINDS: Final = {2: 1, 3: 2, 4: 3, 5: 4}
 """From OTLP's numbers; the others are 0, internal."""
-_OTHERS: Final = (semconv.LANGGRAPH_INTERRUPTED, semconv.CONVERSATION_ID, semconv.WORKFLOW_NAME)
 _NOISE: Final = ("opentelemetry.instrumentation.", "openinference.instrumentation", "io.opentelemetry.", "langsmith")
 """How the scopes of instrumented frameworks begin."""
 
 
 def new_columns(others: Iterable[str] = ()) -> SpanColumns:
-    """Columns with the attributes that the page draws, and further ones that few spans have."""
-    return SpanColumns((*_TEXTS.values(), semconv.STATUS), _NUMBERS.values(), (*_OTHERS, *others))
+    """Columns with the attributes that the page draws, and further ones."""
+    texts = (*_TEXTS.values(), semconv.STATUS, semconv.CONVERSATION_ID, semconv.LANGGRAPH_GRAPH_HASH)
+    objects = (semconv.LANGGRAPH_EDGES, semconv.LANGGRAPH_INTERRUPTED, semconv.RESPONSE_CACHED)
+    return SpanColumns(texts, _NUMBERS.values(), objects, others)
 
 
 class View:
@@ -103,10 +107,28 @@ class View:
         """A part of the records of open spans, ``phase`` or ``process``, by place; without those that have none."""
         return {self.rows[span_id]: span[key] for span_id, span in self.opened.items() if span[key] is not None}
 
-    def others(self) -> Iterable[tuple[int, dict[str, Any]]]:
-        """Further attributes by place."""
-        ids = self.columns.ids
-        return ((self.rows[ids[row]], found) for row, found in self.columns.others.items())
+    def runs(self) -> list[int]:
+        """Places of the runs of graphs."""
+        operation = self.columns.index(semconv.INVOKE_WORKFLOW)
+        operations = self._picked(self.columns.attribute(semconv.OPERATION_NAME))
+        return [place for place, one in enumerate(operations) if one == operation]
+
+    def text(self, key: str, place: int) -> str | None:
+        """The value of a text attribute; ``None`` if it is absent."""
+        return self.columns.strings[self.columns.attribute(key)[self.order[place]]] or None
+
+    def edges(self) -> dict[int, list[EdgeRecord]]:
+        """Taken edges by place; without those that have none."""
+        records = [edge_records(value) for value in self.columns.objects]
+        indices = self._picked(self.columns.attribute(semconv.LANGGRAPH_EDGES))
+        return {place: records[index] for place, index in enumerate(indices) if index and records[index]}
+
+    def writes(self) -> dict[int, list[WriteRecord]]:
+        """Written channels by place, of columns with ``WRITES``; without those that have none."""
+        others, order = self.columns.others, self.order
+        found = ((place, others[row]) for place, row in enumerate(order) if row in others)
+        records = ((place, write_records(*(values.get(key) for key in WRITES))) for place, values in found)
+        return {place: several for place, several in records if several}
 
     def _picked(self, column: Sequence[_T]) -> list[_T]:
         """The values of a column in the order of the rows."""
@@ -131,9 +153,16 @@ class View:
         ]
         if flags and all(flag & NOISE for flag in flags):  # nothing would be left to see
             flags = [flag & ~NOISE for flag in flags]
-        for place, found in self.others():
-            if found.get(semconv.LANGGRAPH_INTERRUPTED) is True:
-                flags[place] |= INTERRUPTED
+        objects = columns.objects
+        is_undeclared = [any(not edge["is_declared"] for edge in edge_records(value)) for value in objects]
+        for key, bit, is_set in (
+            (semconv.LANGGRAPH_INTERRUPTED, INTERRUPTED, [value is True for value in objects]),
+            (semconv.RESPONSE_CACHED, CACHED, [value is True for value in objects]),
+            (semconv.LANGGRAPH_EDGES, UNDECLARED_EDGE, is_undeclared),
+        ):
+            for place, index in enumerate(self._picked(columns.attribute(key))):
+                if index and is_set[index]:
+                    flags[place] |= bit
         return flags
 
 

@@ -36,8 +36,7 @@ def messages(reader: StoreReader, trace_id: str) -> dict[str, Any]:
     view = View(columns, content["spans"])
     t0_ns = columns.starts_ns[view.order[0]] if view.order else 0
     flags = view.flags()
-    operations = columns.attribute(semconv.OPERATION_NAME)
-    run = columns.index(semconv.INVOKE_WORKFLOW)
+    runs = set(view.runs())
     timed: list[tuple[int, int, Said]] = []
     captured = 0
     for place, row in enumerate(view.order):
@@ -46,7 +45,7 @@ def messages(reader: StoreReader, trace_id: str) -> dict[str, Any]:
         start_ns, end_ns = columns.starts_ns[row], columns.ends_ns[row]
         timed += [(start_ns, place, said) for said in _asked(found)]
         timed += [(end_ns, place, said) for said in _answered(found)]
-        if operations[row] == run:
+        if place in runs:
             name = columns.strings[columns.names[row]]
             timed += [(start_ns, place, ("resume", "", name))] if row in columns.resumed else []
             timed += [(end_ns, place, ("interrupt", "", name))] if flags[place] & INTERRUPTED else []

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nodespan import semconv
 from nodespan.store import TraceFilter
-from nodespan.viewer.columns import View, new_columns, now_us
+from nodespan.viewer.columns import WRITES, View, new_columns, now_us
+from nodespan.viewer.graphs import drawn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nodespan.store import StoreReader
     from nodespan.store.records import SpanRecord, TraceRecord
 
@@ -40,10 +43,11 @@ def trace(reader: StoreReader, trace_id: str) -> dict[str, Any]:
         StoreError: No trace or more than one matches, or the store cannot be read.
     """
     cursor = reader.cursor()
-    columns = new_columns()
+    columns = new_columns(WRITES)
     content = reader.fill_columns(trace_id, columns)
     view = View(columns, content["spans"])
     found = content["trace"]
+    graphs = drawn(content["graphs"])
     t0_ns = min((columns.starts_ns[row] for row in view.order[:1]), default=found["start_ns"])
     return {
         "trace": found,
@@ -51,8 +55,8 @@ def trace(reader: StoreReader, trace_id: str) -> dict[str, Any]:
         "t0_ns": str(t0_ns),
         "now_us": now_us(t0_ns),
         "spans": view.spans(t0_ns),
-        **parts_of(view),
-        "graphs": {},
+        **parts_of(view, graphs),
+        "graphs": graphs,
         "conversations": _conversations(reader, found),
     }
 
@@ -74,35 +78,31 @@ def span_document(found: SpanRecord, jaeger_url: str) -> dict[str, Any]:
     return {**found, "node_metadata": metadata or None, "jaeger_url": jaeger_url or None}
 
 
-def parts_of(view: View) -> dict[str, Any]:
-    """What a document and a change of a trace have beside the columns; to be read after them."""
+def parts_of(view: View, graphs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a document and a change of a trace have beside the columns."""
     return {
         "phases": view.of_open("phase"),
         "processes": view.of_open("process"),
-        "edges": {},
-        "writes": {},
-        "runs": _runs(view),
+        "edges": view.edges(),
+        "writes": view.writes(),
+        "runs": _runs(view, graphs),
         "strings": view.columns.strings,
     }
 
 
-def _runs(view: View) -> list[dict[str, Any]]:
-    columns = view.columns
-    operation = columns.index(semconv.INVOKE_WORKFLOW)
-    operations = columns.attribute(semconv.OPERATION_NAME)
+def _runs(view: View, graphs: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for place, row in enumerate(view.order):
-        if operations[row] == operation:
-            others = columns.others.get(row, {})
-            resumed = columns.resumed.get(row)
-            found.append(
-                {
-                    "row": place,
-                    "graph": None,
-                    "conversation": others.get(semconv.CONVERSATION_ID),
-                    "link": None if resumed is None else {"trace_id": resumed[0], "span_id": resumed[1]},
-                }
-            )
+    for place in view.runs():
+        graph_hash = view.text(semconv.LANGGRAPH_GRAPH_HASH, place)
+        resumed = view.columns.resumed.get(view.order[place])
+        found.append(
+            {
+                "row": place,
+                "graph": graph_hash if graph_hash in graphs else None,
+                "conversation": view.text(semconv.CONVERSATION_ID, place),
+                "link": None if resumed is None else {"trace_id": resumed[0], "span_id": resumed[1]},
+            }
+        )
     return found
 
 
