@@ -32,6 +32,7 @@ export function byMeaning(attributes) {
 /** @param {unknown} value @returns {string} As text; JSON in a text is indented. */
 export function asText(value) {
   if (typeof value === "string") return indented(value);
+  if (Array.isArray(value) && value.every((each) => typeof each !== "object")) return value.join("\n");
   return typeof value === "object" && value !== null ? JSON.stringify(value, null, 1) : String(value);
 }
 

@@ -30,13 +30,16 @@ function drawEdge(edge, boxes) {
   if (!points || !last || points.length < 2) return null;
   const isConditional = edge.kind === "branch" || edge.kind === "any";
   const className = `edge${edge.count ? " is-taken" : ""}${isConditional ? " is-conditional" : ""}${edge.isDeclared ? "" : " is-undeclared"}`;
-  const words = `${line(edge.source)} to ${line(edge.target)}: ${edge.count ? `taken ${edge.count} times` : "not taken"}${isConditional ? ", conditional" : ""}${edge.isDeclared ? "" : ", not declared"}`;
-  const middle = edge.points ? middleOf(points) : summitOf(points);
+  const words = `${line(edge.source)} to ${line(edge.target) || "a node that its branch does not declare"}: ${edge.count ? `taken ${edge.count} times` : "not taken"}${isConditional ? ", conditional" : ""}${edge.isDeclared ? "" : ", not declared"}`;
+  const isArc = !edge.points || edge.source === edge.target;
+  const middle = isArc ? summitOf(points) : middleOf(points);
+  const isBack = !isArc && directionOf(points) === "up";
   return svg("g", { class: className, "data-source": edge.source, "data-target": edge.target, "data-count": edge.count },
     svg("title", {}, words),
-    svg("path", { class: "lane", d: edge.points ? curve(points) : arc(points) }),
-    svg("path", { class: "tip", d: tip(last, edge.points ? directionOf(points) : "left") }),
-    edge.count ? svg("text", { x: middle[0] + 5, y: middle[1] + 4 }, `${edge.isDeclared ? "" : "! "}×${integer(edge.count)}`) : null);
+    svg("path", { class: "lane", d: isArc ? arc(points) : curve(points) }),
+    svg("path", { class: "tip", d: tip(last, isArc ? "left" : directionOf(points)) }),
+    // Counts stand outside of a pair of edges between the same nodes: forward on the left, back on the right.
+    edge.count ? svg("text", { x: middle[0] + (isBack || isArc ? 5 : -5), y: middle[1] + 4, "text-anchor": isBack || isArc ? "start" : "end" }, `${edge.isDeclared ? "" : "! "}×${integer(edge.count)}`) : null);
 }
 
 /** @param {LayoutNode} box @param {GraphModel} model @param {{ selected: string, choose: (id: string) => void, open: (id: string) => void }} actions */
@@ -118,7 +121,7 @@ function tip([x, y], direction) {
   return direction === "down" ? `M${x},${y} l-4,-7 h8 z` : `M${x},${y} l-4,7 h8 z`;
 }
 
-/** @param {[number, number][]} points @returns {[number, number]} Where an arc is farthest out. */
+/** @param {[number, number][]} points Its way out and back. @returns {[number, number]} Where an arc is farthest out. */
 function summitOf(points) {
   const [from, by] = /** @type {[[number, number], [number, number]]} */ (points);
   return [from[0] + 0.75 * (by[0] - from[0]), by[1]];
