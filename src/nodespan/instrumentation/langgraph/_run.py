@@ -8,6 +8,7 @@ from opentelemetry import trace
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._state import InstrumentationState
+from nodespan.instrumentation.langgraph._labels import label
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import declare
@@ -86,6 +87,7 @@ class Opening:
     def _started(self, owner: WorkflowSpan, *, adopted: bool) -> Run:
         owner.channels = frozenset(self._graph.channels)
         declare(owner, self._graph)
+        label(owner, self._graph, self._config, self._input)
         if self._opt_in is not None:
             self._opt_in.fill(owner.span)
         return Run(owner, adopted=adopted)
