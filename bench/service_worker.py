@@ -126,7 +126,7 @@ async def serve(graph: Any, form: str) -> list[float]:
 
 def main() -> None:
     library, form, endpoint = sys.argv[1:]
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not an answer
     flush = switch_on(library, form, endpoint)
     graph = service()
     print("{}", file=answers, flush=True)

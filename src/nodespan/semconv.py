@@ -73,8 +73,11 @@ SERVER_ADDRESS: Final = _standard("server.address", "Host of the model's server.
 SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")
-CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
-USER_ID: Final = _standard("user.id", "Who the run is for.", source="OpenTelemetry semantic conventions 1.41, user")
+CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation of the run; on every span of it.")
+AGENT_NAME: Final = _standard("gen_ai.agent.name", "The agent that runs: the name given to `create_agent`.")
+USER_ID: Final = _standard(
+    "user.id", "The user of the run; on every span of it.", source="OpenTelemetry semantic conventions 1.41, user"
+)
 ERROR_TYPE: Final = _standard("error.type", "Class of the error the work ended with.", source=_CORE)
 EXCEPTION_EVENT: Final = _standard("exception", "An exception, where it was raised.", source=_CORE, kind="event")
 EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
@@ -101,11 +104,13 @@ LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH
 LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_NS: Final = _ours("langgraph.checkpoint_ns", "Namespace of the task.", _LANGGRAPH)
 LANGGRAPH_TRIGGERS: Final = _ours("langgraph.triggers", "Channels that triggered the task.", _LANGGRAPH, "string[]")
-LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; tells `Send` branches apart.", _LANGGRAPH)
+LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; it differs between `Send` branches.", _LANGGRAPH)
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
 LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
-    "langgraph.checkpoint.left_id", "Checkpoint that an interrupted run left to be resumed from.", _LANGGRAPH
+    "langgraph.checkpoint.left_id",
+    "Checkpoint that an unfinished run left: interrupted, failed, cancelled.",
+    _LANGGRAPH,
 )
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
 LANGGRAPH_GRAPH_HASH: Final = _ours(
@@ -152,8 +157,8 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("priority", "int", "", "PipelinePriority value."),
         ("streaming", "boolean", "", "The node streams its chunks."),
         ("execution_time", "string", "", "Start, ISO 8601, UTC."),
-        ("user_id", "string", "", "From the state; under Send from the run."),
-        ("conversation_id", "string or int", "", "From the state; under Send from the run."),
+        ("user_id", "string", "", "From the state, else the run's."),
+        ("conversation_id", "string or int", "", "From the state, else the run's."),
         ("pipeline_type", "string", "", "Class of the pipeline."),
         ("model_name", "string", "", "ModelProfile.name, or the file's stem."),
         ("model_provider", "string", "", "Such as `LLAMA_CPP`."),
@@ -227,7 +232,7 @@ LINK_KIND: Final = _ours(
 TRACEPARENT_KEY: Final = _ours(
     "nodespan.traceparent",
     "Key of a run's checkpoint metadata: W3C traceparent of the run that wrote the checkpoint.",
-    "no convention says where a checkpoint keeps it",
+    "no convention defines its place in a checkpoint",
 )
 PRIORITY: Final = MIRROR_KEYS["priority"]
 
@@ -307,7 +312,7 @@ WORKFLOW_INTERRUPTS: Final = _metric(
 _POOL: Final = "the conventions know no queue in front of a model and no loading of one"
 QUEUE_DURATION: Final = _metric(
     "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
-    "Waiting while the model served somebody else.", _POOL, SECONDS,
+    "Time queued behind other requests.", _POOL, SECONDS,
 )  # fmt: skip
 QUEUE_LENGTH: Final = _metric(
     "nodespan.pipeline.queue.length", "observable updowncounter", "{request}", (REQUEST_MODEL, PRIORITY),

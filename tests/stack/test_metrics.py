@@ -1,4 +1,4 @@
-"""Every metric of the table of names is in Prometheus, named and labelled as the table says, with the run's numbers."""
+"""Every metric of the table of names is in Prometheus, with the table's name and labels, and with the run's numbers."""
 
 from __future__ import annotations
 

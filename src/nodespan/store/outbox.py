@@ -33,7 +33,7 @@ _MEMORY_MAX_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """How much is kept. The oldest batches go first, those that nobody waits for before those that are to be sent.
+    """How much is kept. The oldest batches are deleted first, delivered and local ones before those that wait.
 
     Attributes:
         max_bytes: Of encoded spans; the file is a little larger. In memory never more than 64 MiB.

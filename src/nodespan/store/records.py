@@ -274,7 +274,7 @@ class StoreStatus(TypedDict):
         spans: Stored spans.
         size_bytes: Size of the stored batches.
         indexed_spans: Spans in the index; less than ``spans`` while it is being filled.
-        is_copy: The file is read as a copy that nobody writes (``immutable=1``): nothing in it is followed.
+        is_copy: The file is read as a copy without writers (``immutable=1``): ``follow`` finds no changes.
         untracked: Spans of living processes that got no row, because 10,000 of their process had one.
         is_index_temporary: The index is not kept, because the folder cannot be written or the file is a copy.
         sees_running: Running spans of other processes are visible (not with ``NODESPAN_STORE=memory``).

@@ -1,4 +1,4 @@
-"""Open spans: a row each while they last, and a row per process that says whether it lives."""
+"""Open spans: a row for each, and a row for each process with its heartbeat."""
 
 from __future__ import annotations
 

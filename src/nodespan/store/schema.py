@@ -11,7 +11,7 @@ from nodespan.store.sqlite_file import Schema
 _OUTBOX: Final = (
     """
     CREATE TABLE batch (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that a reader knows how far it has read
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that it can serve as a reader's cursor
         created_ns INTEGER NOT NULL,
         writer TEXT NOT NULL,                  -- the processor that wrote it
         spans INTEGER NOT NULL,

@@ -9,12 +9,11 @@ from opentelemetry import context as context_api
 
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
-from nodespan.instrumentation.langgraph import WorkflowSpan, install_seams, section
-from nodespan.spans.directory import RunDirectory, traceparent_of
+from nodespan.instrumentation.langgraph import OptIn, WorkflowSpan, install_seams, run_facts, section
+from nodespan.spans.directory import RunDirectory
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import get_tracer
+from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.workflow._enrich import Event, EventEnricher, is_token_event
-from nodespan.workflow._resume import remember, resume_links
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -78,18 +77,17 @@ class ComposerService:
     ) -> AsyncGenerator[Event, None]:
         owner = WorkflowSpan(
             get_tracer(self._tracer_provider),
-            config.get("run_name") or workflow.get_name(),
-            config,
-            initial_state,
+            run_facts(workflow, config, initial_state, None, current_scope(context)),
             get_instruments(self._meter_provider),
             parent=context,
-            links=await resume_links(workflow, initial_state, config),
             directory=RunDirectory(streams=stream, nodes={}, runs={}),
             offered=True,
         )
         run = EventEnricher(owner, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
         if getattr(workflow, "checkpointer", None):
-            config = remember(config, traceparent_of(owner.span))
+            opt_in = OptIn(config)
+            opt_in.fill(owner.span)
+            config = opt_in.config
         events = workflow.astream_events(initial_state, config, version="v2")
         try:
             # LangGraph makes the run's task in the first step, which copies the context that is current there.

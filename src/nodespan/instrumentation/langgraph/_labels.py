@@ -1,4 +1,4 @@
-"""What users find runs by: tags and metadata of a run's config, its thread, user and conversation, on run and nodes."""
+"""What users find runs by: tags, metadata and thread of a run's config, on its span and those of its nodes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from nodespan import semconv
-from nodespan.instrumentation.langgraph._convert import id_of, section, text_or_none
+from nodespan.instrumentation.langgraph._convert import section
+from nodespan.instrumentation.langgraph._identity import own_configs
 from nodespan.instrumentation.langgraph._spans import run_around
 from nodespan.spans.attributes import to_attributes
 from nodespan.spans.guard import Guard
@@ -34,13 +37,13 @@ _SCALARS: Final = (str, bool, int, float)
 _LABELLING: Final = Guard("read tags and metadata of a run")
 
 
-def label(owner: WorkflowSpan, graph: Graph, config: Mapping[str, Any], run_input: object) -> None:
+def label(owner: WorkflowSpan, graph: Graph, config: Mapping[str, Any]) -> None:
     """Sets the labels of a run on its span and keeps them for its nodes; those of the run around it hold as well."""
     with _LABELLING:
         outer = run_around(owner.parent)
         around: Mapping[str, Any] = outer.labels if outer is not None else {}
-        configs = [one for one in (graph.config, config) if one]
-        found = _found(configs, run_input)
+        inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
+        found = _found([inherited, *reversed(list(own_configs(graph))), config])
         if tags := [*(around.get(semconv.TAGS, ())), *found.pop(semconv.TAGS, ())]:
             found[semconv.TAGS] = list(dict.fromkeys(tags))[:MAX_LABELS]
         owner.labels = to_attributes({**around, **found})
@@ -48,20 +51,16 @@ def label(owner: WorkflowSpan, graph: Graph, config: Mapping[str, Any], run_inpu
             owner.span.set_attributes(owner.labels)
 
 
-def _found(configs: Sequence[Mapping[str, Any]], run_input: object) -> dict[str, Any]:
+def _found(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     configurable = {key: value for one in configs for key, value in section(one, "configurable").items()}
     metadata = {key: value for one in configs for key, value in section(one, "metadata").items()}
     given = {key: value for key, value in metadata.items() if key not in configurable or configurable[key] != value}
-    thread_id = configurable.get("thread_id")
-    conversation = id_of(run_input, "conversation_id", id_of(given, "conversation_id", thread_id))
-    found: dict[str, Any] = {
-        semconv.LANGGRAPH_THREAD_ID: text_or_none(thread_id),
-        semconv.CONVERSATION_ID: text_or_none(conversation),
-        semconv.USER_ID: text_or_none(id_of(run_input, "user_id", id_of(given, "user_id"))),
-        semconv.TAGS: _tags(tag for one in configs for tag in cast("Iterable[object]", one.get("tags") or ())),
-        **_metadata(given),
-    }
-    return {key: value for key, value in found.items() if value is not None and value != []}
+    found = _metadata(given)
+    if tags := _tags(tag for one in configs for tag in cast("Iterable[object]", one.get("tags") or ())):
+        found[semconv.TAGS] = tags
+    if (thread_id := configurable.get("thread_id")) is not None:
+        found[semconv.LANGGRAPH_THREAD_ID] = str(thread_id)
+    return found
 
 
 def _tags(tags: Iterable[object]) -> list[str]:

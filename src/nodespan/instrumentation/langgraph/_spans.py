@@ -12,6 +12,7 @@ from typing_extensions import override
 from nodespan import semconv
 from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation.langgraph._identity import identity_in
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type, exception_attributes
 from nodespan.spans.guard import Guard
@@ -20,12 +21,13 @@ from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import SpanScope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from uuid import UUID
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Link, Tracer
+    from opentelemetry.trace import Tracer
 
+    from nodespan.instrumentation.langgraph._identity import RunFacts
     from nodespan.instrumentation.langgraph._topology import DeclaredGraph
     from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
@@ -51,7 +53,6 @@ class WorkflowSpan(SpanScope):
         "_adoptable",
         "_interrupted",
         "_iterations",
-        "_offered",
         "captures_values",
         "channels",
         "graph",
@@ -63,18 +64,15 @@ class WorkflowSpan(SpanScope):
     def __init__(
         self,
         tracer: Tracer,
-        name: str,
-        config: Mapping[str, Any],
-        run_input: object,
+        facts: RunFacts,
         instruments: Instruments,
         *,
         parent: Context | None = None,
-        links: Sequence[Link] = (),
         directory: RunDirectory | None = None,
         offered: bool = False,
     ) -> None:
-        self._offered = self._adoptable = offered
-        self.workflow_name = name
+        self._adoptable = offered
+        self.workflow_name = facts.name
         self.channels: frozenset[str] = frozenset()
         self.graph: DeclaredGraph | None = None
         self.captures_values = False
@@ -82,21 +80,19 @@ class WorkflowSpan(SpanScope):
         self._iterations: dict[str, tuple[object, int]] = {}
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
-        attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
         super().__init__(
             tracer,
-            f"{semconv.INVOKE_WORKFLOW} {name}",
-            attributes,
+            f"{semconv.INVOKE_WORKFLOW} {facts.name}",
+            _convert.workflow_attributes(facts),
             parent=parent,
-            links=links,
             directory=directory,
             instruments=instruments,
+            identity=facts.identity,
         )
         # Counted when the scope exists, which counts its end: a failure above leaves the gauge as it was.
-        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
-        if directory is not None or self.directory is None:
-            self.directory = directory or RunDirectory()
-            self.directory.introduce(_convert.id_of(run_input, "user_id"), _convert.id_of(run_input, "conversation_id"))
+        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: facts.name})
+        if self.directory is None:
+            self.directory = RunDirectory()
 
     def adopt(self) -> bool:
         """Hands the span to the graph that asks first; afterwards says no."""
@@ -108,19 +104,24 @@ class WorkflowSpan(SpanScope):
         """Whether the run matters even without a real span: it is measured, or somebody reads the run directory."""
         return self.instruments.are_live or (self.directory is not None and self.directory.nodes is not None)
 
-    def resumes(self, checkpoint_id: str, link: Link | None) -> None:
-        """Says which checkpoint the run goes on from, and links the run that wrote it.
+    def loaded(self, channels: Mapping[str, Any]) -> None:
+        """Completes the identity from the state that the run has loaded, before its first node begins."""
+        identity = identity_in(channels, self.identity)
+        if identity is not self.identity:
+            self.identity = identity
+            self.set(identity.attributes)
 
-        Whoever offers a span makes its links itself, before it starts.
-        """
+    def resumes(self, checkpoint_id: str) -> None:
+        """Records the checkpoint that the run goes on from."""
         self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
-        if link is not None and not self._offered:
-            self.link(link)
 
-    def interrupted(self, checkpoint_id: str) -> None:
-        """Says that the run stops at an interrupt, and which checkpoint it leaves."""
-        self._interrupted = True
+    def leaves(self, checkpoint_id: str) -> None:
+        """Records the checkpoint from which a later run may go on."""
         self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
+
+    def interrupted(self) -> None:
+        """Records that the run stops at an interrupt."""
+        self._interrupted = True
 
     def iteration(self, node: str, step: object) -> int:
         """Number of steps of the run so far that have executed the node, this one included."""
