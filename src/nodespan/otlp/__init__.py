@@ -8,20 +8,22 @@ from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans, join_ba
 from nodespan.otlp.from_json import from_json
 from nodespan.otlp.receive import Received, check_spans, keys_of, parse_request, without
 from nodespan.otlp.split import split_batch
-from nodespan.otlp.summary import ERROR, WORD_KINDS, TraceSlice, summarise
+from nodespan.otlp.summary import ERROR, INTERRUPTED, RESUMES, Sums, TraceSlice, summarise, words_of
 from nodespan.otlp.to_json import to_json
 from nodespan.otlp.topologies import topologies
 
 __all__ = [
     "ERROR",
+    "INTERRUPTED",
     "MAX_BATCH_BYTES",
-    "WORD_KINDS",
+    "RESUMES",
     "Encoded",
     "Received",
     "SpanColumns",
     "SpanEvent",
     "SpanLink",
     "SpanRecord",
+    "Sums",
     "TraceSlice",
     "check_spans",
     "decode_batch",
@@ -35,4 +37,5 @@ __all__ = [
     "to_json",
     "topologies",
     "without",
+    "words_of",
 ]

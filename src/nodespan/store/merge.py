@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodespan.otlp import WORD_KINDS
+from nodespan.otlp import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,6 +50,11 @@ def with_open_spans(trace: TraceRecord | None, spans: Sequence[SpanRecord]) -> T
         "running": sum(span["state"] != "lost" for span in spans),
         "lost": sum(span["state"] == "lost" for span in spans),
         "phase": phases[-1] if phases else None,
+        "tokens_in": None if trace is None else trace["tokens_in"],
+        "tokens_out": None if trace is None else trace["tokens_out"],
+        "decode_s": None if trace is None else trace["decode_s"],
+        "is_interrupted": trace is not None and trace["is_interrupted"],
+        "resumes": None if trace is None else trace["resumes"],
         "labels": _labels({} if trace is None else trace["labels"], spans),
     }
 
@@ -84,7 +89,6 @@ def _labels(known: dict[str, list[str]], spans: Iterable[SpanRecord]) -> dict[st
     labels = {kind: set(words) for kind, words in known.items()}
     for span in spans:
         labels.setdefault("service", set()).add(_service(span))
-        for key, kind in WORD_KINDS.items():
-            if key in span["attributes"]:
-                labels.setdefault(kind, set()).add(str(span["attributes"][key]))
+        for kind, word in words_of(span["attributes"]):
+            labels.setdefault(kind, set()).add(word)
     return {kind: sorted(labels[kind]) for kind in sorted(labels)}
