@@ -160,6 +160,19 @@ def trace(
 
 
 @app.command()
+def graph(
+    which: Annotated[str, typer.Argument(metavar="ID", help="Trace ID or a graph's hash, or a unique prefix.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="text, mermaid (a flowchart), or json.")
+    ] = "text",
+) -> None:
+    """Show the graph that a workflow declares, and what a trace has taken of it."""
+    from nodespan.cli._graph import show_graph
+
+    show_graph(Console(), which, form)
+
+
+@app.command()
 def export(
     trace_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Trace IDs or unique prefixes. Without any: all.")

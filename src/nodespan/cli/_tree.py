@@ -64,7 +64,7 @@ def _open_text(span: SpanRecord) -> str:
 
 
 def facts(attributes: Mapping[str, Any]) -> Iterable[str]:
-    """What a reader wants to see beside the duration, in words; for model calls tokens, speed and waiting."""
+    """The facts beside the duration; for model calls tokens, speed and waiting time."""
     if semconv.USAGE_INPUT_TOKENS in attributes:
         yield f"in {attributes[semconv.USAGE_INPUT_TOKENS]}"
         yield f"cached {attributes.get(semconv.USAGE_CACHE_READ, 0)}"

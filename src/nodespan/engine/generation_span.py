@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.trace import SpanKind
+from typing_extensions import override
 
 from nodespan import semconv
 from nodespan.engine.tool_calls import ToolCallPieces
@@ -27,8 +28,6 @@ _DESCRIBING: Final = Guard("describe a generation request")
 
 class GenerationSpan(ModelCallSpan):
     """The span of a generation that a Runner requests and its pipeline measures.
-
-    An instrumentation of the engine inside leaves such a call to the pipeline.
 
     Args:
         server: The server of the model, known before the request; ``None`` for a model in this process.
@@ -60,6 +59,11 @@ class GenerationSpan(ModelCallSpan):
                 self.set(request_attributes(request.sampling.over(profile.sampling), streams=True))
         if self.content is not None:
             self.content.set_input(_input_of(request))
+
+    @override
+    def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
+        """Never: the pipeline measures its engine itself, and any other call is a call of its own."""
+        return False
 
 
 def server_attributes(server: Server | None) -> dict[str, str | int]:

@@ -8,15 +8,14 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from nodespan import semconv
-from nodespan.engine.contract import EnginePhase
+from nodespan.engine.contract import EnginePhase, GenerationResult
 from nodespan.spans.attributes import to_attributes
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import exemplar_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from nodespan.engine.contract import GenerationResult
     from nodespan.spans.instruments import Labels
     from nodespan.spans.model_call import ModelCallSpan
 
@@ -45,6 +44,16 @@ _PHASE_METRICS: Final = {
 """Metrics of a phase's seconds and tokens, by the phase's name."""
 
 
+_SUMMED: Final = {
+    "input_tokens": semconv.USAGE_INPUT_TOKENS,
+    "output_tokens": semconv.USAGE_OUTPUT_TOKENS,
+    "cached_input_tokens": semconv.USAGE_CACHE_READ,
+    "prompt_eval_s": semconv.MIRROR_KEYS["prompt_eval_s"],
+    "decode_s": semconv.MIRROR_KEYS["decode_s"],
+}
+_SPEED: Final = semconv.MIRROR_KEYS["tokens_per_s"]
+
+
 class Phase(NamedTuple):
     """A measured stretch of a generation; times are Unix time in ns."""
 
@@ -52,6 +61,32 @@ class Phase(NamedTuple):
     start_ns: int
     end_ns: int
     attributes: dict[str, Any]
+
+
+def total(results: Sequence[GenerationResult]) -> GenerationResult:
+    """The runs of the engine in one call as one result."""
+    if len(results) == 1:
+        return results[0]
+    whole = GenerationResult()
+    for result in results:
+        if whole.first_token_at is None:
+            whole.first_token_at = result.first_token_at
+        for name in ("input_tokens", "cached_input_tokens", "output_tokens", "prefill_s", "decode_s"):
+            if (value := getattr(result, name)) is not None:
+                setattr(whole, name, (getattr(whole, name) or 0) + value)
+    return whole
+
+
+def add_to_outer(owner: ModelCallSpan, facts: Mapping[str, Any], phases: Iterable[Phase]) -> None:
+    """Adds a call of an engine to the model call of the library around it, which may make several: counts are sums."""
+    measured = owner.measured
+    if semconv.USAGE_INPUT_TOKENS in measured:
+        sums = {key: facts[key] + measured.get(name, 0) for key, name in _SUMMED.items() if facts.get(key) is not None}
+        if speed := facts.get("tokens_per_s"):
+            decoded = measured.get(_SPEED, 0) * measured.get(_SUMMED["decode_s"], 0) + speed * facts["decode_s"]
+            sums["tokens_per_s"] = decoded / sums["decode_s"]
+        facts = {**sums, "model_name": facts.get("model_name")}
+    describe(owner, facts, phases)
 
 
 def describe(
@@ -67,8 +102,6 @@ def describe(
 
     The span stays open.
     """
-    if not owner.span.is_recording():
-        return
     with _DESCRIBING:
         finish_reason = facts.get("finish_reason")
         owner.measured.update(
@@ -80,6 +113,8 @@ def describe(
                 semconv.CHUNKS: chunks,
             }
         )
+        if not owner.span.is_recording():
+            return
         below = trace.set_span_in_context(owner.span, Context())
         for phase in phases:
             child = owner.tracer.start_span(
@@ -135,8 +170,6 @@ def record_generation(
         priority: In the queue; ``None`` without a queue.
         in_process: The model runs in this process, so the metrics of a model server are recorded as well.
     """
-    if not owner.instruments.are_live:
-        return
     with _RECORDING:
         owner.record(
             duration_s=duration_s,

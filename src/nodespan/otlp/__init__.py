@@ -7,6 +7,7 @@ from nodespan.otlp.encode import MAX_BATCH_BYTES, Encoded, encode_spans, join_ba
 from nodespan.otlp.split import split_batch
 from nodespan.otlp.summary import ERROR, WORD_KINDS, TraceSlice, summarise
 from nodespan.otlp.to_json import to_json
+from nodespan.otlp.topologies import topologies
 
 __all__ = [
     "ERROR",
@@ -23,4 +24,5 @@ __all__ = [
     "split_batch",
     "summarise",
     "to_json",
+    "topologies",
 ]

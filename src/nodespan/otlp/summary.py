@@ -25,6 +25,7 @@ WORD_KINDS: Final = {
     semconv.REQUEST_MODEL: "model",
     semconv.CONVERSATION_ID: "conversation",
     semconv.USER_ID: "user",
+    semconv.LANGGRAPH_GRAPH_HASH: "graph",
 }
 """Attributes whose values a trace can be found by, and the kinds of these words."""
 ERROR: Final = ("error", "")

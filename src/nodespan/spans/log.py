@@ -25,6 +25,7 @@ CODES: Final[Mapping[str, str]] = {
     "export.recovered": "A destination accepts data again after an outage.",
     "export.rejected": "A destination permanently rejected spans.",
     "export.unreachable": "A destination does not accept data; spans are kept and sent later.",
+    "graph.unreadable": "This LangGraph lacks a name that the declared graph or its taken edges are read from.",
     "instrumentation.import_failed": "A library cannot be imported, and so is not traced.",
     "instrumentation.missing": "A library lacks a name that nodespan wraps; what it gives is not recorded.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",

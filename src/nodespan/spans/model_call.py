@@ -33,6 +33,11 @@ _SAMPLING: Final = {
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
     "seed": semconv.REQUEST_SEED,
 }
+_USAGE: Final = ".usage."
+"""Part of the name of each attribute with a number of tokens."""
+_INNER_MAX: Final = 1000
+"""Inner calls whose usage is kept until the call ends."""
+
 SAMPLING_KEYS: Final = tuple(_SAMPLING)
 """Names of the sampling parameters that have an attribute, as most libraries call them; ``stop`` is one more."""
 
@@ -70,7 +75,9 @@ class ModelCallSpan(SpanScope):
     """Owns ``chat {model}``, ``text_completion {model}`` or ``embeddings {model}``: one call of a model.
 
     The outermost library opens it (LangChain's ``ChatLlamaCpp``); the engine inside (llama-cpp-python) finds it with
-    ``current_model_call`` and writes its measurements into ``measured``.
+    ``current_model_call`` and writes its measurements into ``measured``. That is one call seen through two libraries.
+    Another call inside, of another model, has a span of its own. Where the outer call only passes on the usage of an
+    inner one, or the sum of several, its own span and metrics leave that usage out, so that each token counts once.
 
     Args:
         operation: One of the operations in ``semconv``.
@@ -84,7 +91,16 @@ class ModelCallSpan(SpanScope):
         content: Input and output; ``None`` unless the user has enabled content.
     """
 
-    __slots__ = ("content", "measured", "model", "operation", "provider")
+    __slots__ = (
+        "_engine_model",
+        "_inner_usage",
+        "_passes_usage_on",
+        "content",
+        "measured",
+        "model",
+        "operation",
+        "provider",
+    )
 
     def __init__(
         self,
@@ -104,6 +120,9 @@ class ModelCallSpan(SpanScope):
         self.provider = provider
         self.model = model
         self.measured: dict[str, Any] = {}
+        self._engine_model: str | None = None
+        self._inner_usage: list[tuple[int | None, int | None]] = []
+        self._passes_usage_on = False
         attributes = {
             semconv.OPERATION_NAME: operation,
             semconv.PROVIDER_NAME: provider,
@@ -126,8 +145,34 @@ class ModelCallSpan(SpanScope):
         if self.content is not None:
             self.content.facts.update(self.identity.attributes)
 
+    def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
+        """Whether a call of an engine inside is this call, seen through a second library.
+
+        It is if it asks the same model for the same kind of answer. Where the outer library does not name its model,
+        the model of the first such call is meant.
+
+        Args:
+            operation: One of the operations in ``semconv``.
+            model: The model that the engine runs.
+            may_be_alias: The outer library may have another name for it, as for a model in a file.
+        """
+        if (operation == semconv.EMBEDDINGS) != (self.operation == semconv.EMBEDDINGS):
+            return False
+        if self.model is not None and model is not None and model != self.model and not may_be_alias:
+            return False
+        if self._engine_model is None:
+            self._engine_model = model
+        return model == self._engine_model
+
+    def note_inner_usage(self, usage: tuple[int | None, int | None]) -> None:
+        """Keeps the input and output tokens of a call inside this one, until this one ends."""
+        if len(self._inner_usage) < _INNER_MAX:
+            self._inner_usage.append(usage)
+
     @override
     def set(self, attributes: Mapping[str, Any]) -> None:
+        if self._passes_usage_on:
+            attributes = {name: value for name, value in attributes.items() if _USAGE not in name}
         if self.content is not None:
             self.content.facts.update(to_attributes(attributes))
         super().set(attributes)
@@ -159,7 +204,8 @@ class ModelCallSpan(SpanScope):
     ) -> None:
         """Records duration, usage and time to first chunk as metrics. Never raises.
 
-        Called once, when the call ends, with the facts of its span. ``None`` is not recorded.
+        Called once, when the call ends and before its usage is set, with the facts of its span. ``None`` is not
+        recorded. Usage that inner calls have counted is neither recorded nor set.
 
         Args:
             duration_s: From the request to its end.
@@ -169,6 +215,7 @@ class ModelCallSpan(SpanScope):
             finish_reason: ``stop``, ``length``, ``cancelled``, ``error`` or a provider's own reason.
             error_type: Class of the error that ended it.
         """
+        input_tokens, output_tokens = self._own_usage(input_tokens, output_tokens)
         instruments = self.instruments
         if not instruments.are_live:
             return
@@ -185,3 +232,21 @@ class ModelCallSpan(SpanScope):
         for token_type, tokens in (("input", input_tokens), ("output", output_tokens)):
             if tokens is not None:
                 instruments.record(semconv.TOKEN_USAGE, tokens, {**call, semconv.TOKEN_TYPE: token_type}, context)
+
+    def _own_usage(self, input_tokens: int | None, output_tokens: int | None) -> tuple[int | None, int | None]:
+        """The usage without what inner calls have counted. What is left is reported to the calls around this one."""
+        usage = (input_tokens, output_tokens)
+        if usage == (None, None):
+            return usage
+        inner = self._inner_usage
+        if inner and self._engine_model is None:  # else an engine has measured the usage of this very call
+            sums = tuple(sum(tokens or 0 for tokens in of_one_type) for of_one_type in zip(*inner, strict=True))
+            if usage in inner or usage == sums:
+                self._passes_usage_on = True
+                return None, None
+        outer = self.parent
+        while outer is not None:
+            if isinstance(outer, ModelCallSpan):
+                outer.note_inner_usage(usage)
+            outer = outer.parent
+        return usage

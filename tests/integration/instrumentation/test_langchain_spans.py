@@ -145,17 +145,6 @@ def test_a_model_behind_an_address_is_a_client(exporter):
     assert (span.attributes["server.address"], span.attributes["server.port"]) == ("models.example", 8080)
 
 
-def test_a_model_inside_a_model_s_call_has_no_second_span(exporter):
-    class Router(Talker):
-        model_name: str = "router"
-
-        def _generate(self, messages, *args, **kwargs):
-            return Talker()._generate(messages) if Talker().invoke(messages) else None
-
-    Router().invoke("hi")
-    assert [span.name for span in exporter.get_finished_spans()] == ["chat router"]
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_an_answer_from_langchain_s_cache_is_marked_and_counts_no_tokens(exporter, asynchronous):
     model = Talker(cache=InMemoryCache())

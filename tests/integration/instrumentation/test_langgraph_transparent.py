@@ -234,4 +234,4 @@ def test_an_error_of_our_own_does_not_reach_the_program(switch, monkeypatch, cap
 
 def test_instrumentation_is_a_base_instrumentor():
     assert LangGraphInstrumentor() is LangGraphInstrumentor()
-    assert LangGraphInstrumentor().instrumentation_dependencies() == ("langgraph >= 0.6",)
+    assert LangGraphInstrumentor().instrumentation_dependencies() == ()

@@ -7,6 +7,7 @@ import timeit
 import traceback
 import types
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -184,6 +185,7 @@ def test_a_model_call_around_it_has_the_span_and_gets_the_numbers(llama, traced_
     assert attributes["gen_ai.usage.input_tokens"] == first["prompt_tokens"] + second["prompt_tokens"]
     assert attributes["gen_ai.usage.output_tokens"] == first["completion_tokens"] + second["completion_tokens"] == 5
     assert attributes["gen_ai.request.model"] == "a-name"
+    assert attributes["gen_ai.response.model"] == Path(llama.model_path).stem
     assert attributes["nodespan.tokens_per_s"] == pytest.approx((5 - 2) / attributes["nodespan.decode_s"])
 
 
@@ -231,10 +233,10 @@ def test_an_error_of_our_own_does_not_reach_the_program(llama, switch_llama_cpp,
     def breaks(*args, **kwargs):
         raise ZeroDivisionError("ours")
 
-    for name in ("request", "choice", "total"):
+    for name in ("_convert.request", "_convert.choice", "_call.total"):
         llama.reset()
         with monkeypatch.context() as patch:
-            patch.setattr(f"nodespan.instrumentation.llama_cpp._convert.{name}", breaks)
+            patch.setattr(f"nodespan.instrumentation.llama_cpp.{name}", breaks)
             assert read(whole(llama)) == plain
     assert len(calls(exporter)) == 2  # the first was not opened; the others ended
 

@@ -11,6 +11,7 @@ from nodespan.instrumentation.langchain._messages import questions
 from nodespan.instrumentation.langchain._peers import makes_model_spans
 from nodespan.instrumentation.langchain._spans import (
     Call,
+    Entry,
     ModelCall,
     Retrieval,
     ToolCall,
@@ -41,14 +42,14 @@ def chat(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     conversations = args[0] if args else kwargs["messages"]
     if len(conversations) != 1:  # as many calls; each is opened where it is made
         return None
-    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs))
+    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.GENERATE)
     _ask(call, conversations[0])
     return _with_run_id(call, kwargs)
 
 
 def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
     """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: where each of several calls is made."""
-    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs))
+    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.ONE_OF_SEVERAL)
     if call is not None and (manager := args[2] if len(args) > 2 else kwargs.get("run_manager")) is not None:
         choose_run_ids(call, manager.run_id)
     _ask(call, args[0] if args else kwargs["messages"])
@@ -58,7 +59,7 @@ def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall 
 def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseLLM.generate(prompts, stop, ...)``: the model is asked once for all the prompts."""
     prompts = args[0] if args else kwargs["prompts"]
-    call = _model_call(semconv.TEXT_COMPLETION, model, _with_stop(args, kwargs))
+    call = _model_call(semconv.TEXT_COMPLETION, model, _with_stop(args, kwargs), Entry.GENERATE)
     _ask(call, prompts)
     if call is None or len(prompts) == 1:
         return _with_run_id(call, kwargs)
@@ -70,7 +71,7 @@ def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
 def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
     """``embed_documents(texts)``, ``embed_query(text)`` and their async forms."""
     del args, kwargs
-    return _model_call(semconv.EMBEDDINGS, model, {})
+    return _model_call(semconv.EMBEDDINGS, model, {}, Entry.EMBED)
 
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
@@ -111,7 +112,7 @@ class Streaming:
     def open(self) -> ModelCall | None:
         """The call's span, under what was current at the call."""
         with _OPENING:
-            call = _model_call(self._operation, self._model, self._kwargs, self._context)
+            call = _model_call(self._operation, self._model, self._kwargs, Entry.STREAM, self._context)
             if call is not None and self._run_id is not None:
                 choose_run_ids(call, self._run_id)
             if call is not None and call.content is not None:
@@ -149,7 +150,7 @@ class EventStream:
     def open(self) -> ModelCall | None:
         """The call's span; none where LangChain uses the event stream inside a call that has one."""
         with _OPENING:
-            call = _model_call(semconv.CHAT, self._model, self._kwargs, self._context)
+            call = _model_call(semconv.CHAT, self._model, self._kwargs, Entry.EVENTS, self._context)
             if call is not None:
                 call.accumulator = self._kwargs.get("stream")
                 choose_run_ids(call, self._kwargs["run_manager"].run_id)
@@ -159,17 +160,18 @@ class EventStream:
 
 
 def _model_call(
-    operation: str, model: Any, kwargs: Mapping[str, Any], parent: Context | None = None
+    operation: str, model: Any, kwargs: Mapping[str, Any], entry: Entry, parent: Context | None = None
 ) -> ModelCall | None:
     providers = providers_here(parent)
-    if providers is None or current_model_call(parent) is not None:
+    outer = current_model_call(parent)
+    if providers is None or (isinstance(outer, ModelCall) and outer.continues_in(model, entry)):
         return None
     asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
     identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
     if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
         return None
-    return ModelCall(providers, operation, model, identity, asked, parent=parent)
+    return ModelCall(providers, operation, model, identity, asked, entry, parent=parent)
 
 
 def _ask(call: ModelCall | None, messages: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from uuid import uuid4
 
@@ -79,6 +80,16 @@ def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID
     return chosen
 
 
+class Entry(IntEnum):
+    """Methods of a model that open its call, in the order in which LangChain calls one inside of the other."""
+
+    STREAM = 0
+    GENERATE = 1
+    ONE_OF_SEVERAL = 2
+    EVENTS = 3
+    EMBED = 4
+
+
 class ModelCall(ModelCallSpan):
     """Owns the span of one call of a chat model, an LLM or an embedding model.
 
@@ -87,7 +98,7 @@ class ModelCall(ModelCallSpan):
         accumulator: Where LangChain itself puts a streamed message together.
     """
 
-    __slots__ = ("_chunks", "_facts", "_first_chunk_s", "accumulator", "from_cache")
+    __slots__ = ("_chunks", "_entry", "_facts", "_first_chunk_s", "_model", "accumulator", "from_cache")
 
     def __init__(
         self,
@@ -96,9 +107,12 @@ class ModelCall(ModelCallSpan):
         model: object,
         identity: _convert.Identity,
         kwargs: Mapping[str, Any],
+        entry: Entry,
         *,
         parent: Context | None = None,
     ) -> None:
+        self._model: object = model
+        self._entry = entry
         self.from_cache = False
         self.accumulator: object = None
         self._chunks: list[object] = []
@@ -118,6 +132,16 @@ class ModelCall(ModelCallSpan):
             with _DESCRIBING:
                 sampling = _convert.sampling_of(model, identity.parameters, kwargs)
                 self.set({**_convert.server_of(model), **request_attributes(sampling)})
+
+    def continues_in(self, model: object, entry: Entry) -> bool:
+        """Whether a method called inside this call is a part of it: a later one of the same model.
+
+        Any other is a new call: of another model, or of this one by its own ``_generate``.
+        """
+        if model is not self._model or (entry <= self._entry and entry is not Entry.EMBED):
+            return False
+        self._entry = entry
+        return True
 
     def saw(self, item: object) -> None:
         """Keeps a piece of a streamed answer; they are put together when it ends."""
@@ -153,8 +177,9 @@ class ModelCall(ModelCallSpan):
         self._chunks.clear()
         if self._first_chunk_s is not None:
             self._facts |= {semconv.REQUEST_STREAM: True, semconv.RESPONSE_TIME_TO_FIRST_CHUNK: self._first_chunk_s}
-        self.set(self._facts)
         self._record_call(error)
+        self.set(self._facts)
+        self._model = None
         end_span(self, error)
 
     def _answered(

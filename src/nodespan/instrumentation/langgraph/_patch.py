@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphInterrupt
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
+from nodespan.instrumentation.langgraph._edges import run_entered, task_failed, task_returned
 from nodespan.instrumentation.langgraph._resume import (
     Loop,
     is_unfinished,
@@ -73,13 +74,17 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
         context = own_context()
         owner = _open_node(task, context)
         if owner is None:
-            return original(task, *args, **kwargs)
+            result = original(task, *args, **kwargs)
+            run_entered(task, context)
+            return result
         try:
             with owner.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
+            task_failed(owner, task, error)
             owner.leave(error)
             raise
+        task_returned(owner, task)
         owner.leave()
         return result
 
@@ -94,13 +99,17 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
         context = own_context()
         owner = _open_node(task, context)
         if owner is None:
-            return await original(task, *args, **kwargs)
+            result = await original(task, *args, **kwargs)
+            run_entered(task, context)
+            return result
         try:
             with owner.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
+            task_failed(owner, task, error)
             owner.leave(error)
             raise
+        task_returned(owner, task)
         owner.leave()
         return result
 

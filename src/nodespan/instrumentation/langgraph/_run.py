@@ -11,6 +11,7 @@ from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.langgraph._identity import run_facts
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowSpan
+from nodespan.instrumentation.langgraph._topology import declare
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.scope import SpanScope, current_scope, own_context
@@ -91,6 +92,7 @@ class DeferredRun:
 
     def _started(self, owner: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
         owner.channels = frozenset(self._graph.channels)
+        declare(owner, self._graph)
         if self._opt_in is not None:
             self._opt_in.fill(owner.span)
         return InstrumentedRun(owner, adopted=adopted)

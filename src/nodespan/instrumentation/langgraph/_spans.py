@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.instrumentation.langgraph._identity import RunFacts
+    from nodespan.instrumentation.langgraph._topology import DeclaredGraph
     from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
 
@@ -42,10 +43,21 @@ class WorkflowSpan(SpanScope):
 
     Attributes:
         channels: Of the graph.
+        graph: What it declares; ``None`` where that cannot be read.
+        captures_values: Its nodes record the values that they write.
         told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
 
-    __slots__ = ("_adoptable", "_interrupted", "channels", "told", "workflow_name")
+    __slots__ = (
+        "_adoptable",
+        "_interrupted",
+        "_iterations",
+        "captures_values",
+        "channels",
+        "graph",
+        "told",
+        "workflow_name",
+    )
 
     def __init__(
         self,
@@ -60,6 +72,9 @@ class WorkflowSpan(SpanScope):
         self._adoptable = offered
         self.workflow_name = facts.name
         self.channels: frozenset[str] = frozenset()
+        self.graph: DeclaredGraph | None = None
+        self.captures_values = False
+        self._iterations: dict[str, tuple[object, int]] = {}
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
         super().__init__(
@@ -104,6 +119,15 @@ class WorkflowSpan(SpanScope):
     def interrupted(self) -> None:
         """Records that the run stops at an interrupt."""
         self._interrupted = True
+
+    def iteration(self, node: str, step: object) -> int:
+        """Number of steps of the run so far that have executed the node, this one included."""
+        last_step, count = self._iterations.get(node, (None, 0))
+        if step != last_step:
+            # Executions of one step, under ``Send``, may come here at once from several threads: they count the same.
+            count += 1
+            self._iterations[node] = step, count
+        return count
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the run ended."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as context_api
 
 from nodespan.engine.contract import GenerationResult
-from nodespan.engine.generation_span import GenerationSpan
-from nodespan.engine.measurement import describe, engine_phases, record_engine, record_generation
+from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
+from nodespan.engine.measurement import add_to_outer, describe, engine_phases, record_engine, record_generation, total
 from nodespan.engine.phase import engine_phase
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
@@ -55,16 +55,17 @@ def open_call(
     request: Callable[[], Mapping[str, Any]],
     questions: Callable[[], list[Message]] | None = None,
 ) -> LlamaCall | None:
-    """What to enclose a call of the model in; ``None`` where it is enclosed already, or nobody would see it.
+    """The call to enclose a method in; ``None`` inside another method of the model, or where nothing is recorded.
 
-    A model call of LangChain's around it has the span, and gets what is measured here. A Runner's is measured by its
-    pipeline. Another model's (one that a logits processor asks) is a call of its own.
+    Inside a call that LangChain makes of this model, the measurements go to LangChain's span. The ``Llama`` of a
+    ``LlamaCppPipeline`` is measured by that. Any other call is a call of its own, such as that of a second model in a
+    logits processor.
 
     Args:
         llama: The model.
-        operation: One of the table's operations.
-        request: Says what was asked for, as attributes.
-        questions: Says what the model was asked; ``None`` where that is no text.
+        operation: One of the operations in ``semconv``.
+        request: Returns the attributes of the request.
+        questions: Returns the model's input; ``None`` where that is not text.
     """
     if STATE.tracer is None or current_call(llama) is not None:
         return None
@@ -73,13 +74,18 @@ def open_call(
         around = current_scope()  # all spans of a run are made by one tracer, and count in one place
         tracer = around.tracer if around is not None else STATE.tracer
         instruments = around.instruments if around is not None else get_instruments(STATE.meter_provider)
-        if isinstance(outer, GenerationSpan) or not (makes_spans(tracer) or instruments.are_live):
+        if _is_of_a_pipeline(llama) or not (makes_spans(tracer) or instruments.are_live):
             return None
         call = LlamaCall(llama, tracer, instruments, operation, request(), outer)
         if questions is not None:
             call.set_input(questions)
         return call
     return None
+
+
+def _is_of_a_pipeline(llama: llama_cpp.Llama) -> bool:
+    """Whether a pipeline measures this model: it has replaced its ``generate``."""
+    return isinstance(getattr(llama.generate, "__self__", None), LlamaCppPipeline)
 
 
 class LlamaCall:
@@ -90,7 +96,7 @@ class LlamaCall:
     """
 
     __slots__ = (
-        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_owner",
+        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_model_name", "_owner",
         "_results", "_started_at", "_started_ns", "llama",
     )  # fmt: skip
 
@@ -111,7 +117,10 @@ class LlamaCall:
         self._finish_reason: str | None = None
         self._chunks = 0
         self._first_chunk_at: float | None = None
-        profile = ModelProfile(model_path=Path(llama.model_path))  # so that a model has one name, whoever runs it
+        profile = ModelProfile(model_path=Path(llama.model_path))  # so that a model has the same name everywhere
+        if outer is not None and not outer.is_call_of(operation, profile.model_name, may_be_alias=True):
+            outer = None
+        self._model_name = profile.model_name
         self._is_own = outer is None
         self._owner = outer or ModelCallSpan(
             tracer,
@@ -175,13 +184,12 @@ class LlamaCall:
 
     def _describe(self, outcome: Outcome, failure: str | None) -> None:
         owner, results, started_at = self._owner, self._results, self._started_at
-        facts = _convert.total(results).facts(started_at)
+        facts = {**total(results).facts(started_at), "model_name": self._model_name}
         phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
         if not self._is_own:
             record_engine(owner, facts, results)
-            describe(owner, _convert.added(facts, owner.measured), phases)
+            add_to_outer(owner, facts, phases)
             return
-        facts["model_name"] = owner.model
         facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
         facts["error_type"] = failure
         if self._answer is not None and owner.content is not None:

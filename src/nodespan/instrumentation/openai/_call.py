@@ -11,8 +11,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from nodespan import semconv
 from nodespan.engine.contract import GenerationResult
-from nodespan.engine.generation_span import GenerationSpan, server_attributes
-from nodespan.engine.measurement import describe, engine_phases, record_engine, record_generation
+from nodespan.engine.generation_span import server_attributes
+from nodespan.engine.measurement import add_to_outer, describe, engine_phases, record_engine, record_generation
 from nodespan.engine.openai_compatible.endpoints import propagates_to
 from nodespan.engine.openai_compatible.readers import place_phases
 from nodespan.engine.tool_calls import ToolCallPieces
@@ -51,11 +51,14 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
     if STATE.tracer is None:
         return None
     with _OPENING:
+        model = _convert.model_of(given)
         outer = current_model_call()
+        if outer is not None and not outer.is_call_of(semconv.CHAT, model):
+            outer = None
         around = current_scope()
         tracer = around.tracer if around is not None else STATE.tracer
         instruments = around.instruments if around is not None else get_instruments(STATE.meter_provider)
-        if isinstance(outer, GenerationSpan) or not (makes_spans(tracer) or instruments.are_live):
+        if not (makes_spans(tracer) or instruments.are_live):
             return None
         theirs = _peers.span_of_a_peer() if outer is None else None
         if outer is None and theirs is None and _peers.makes_spans():
@@ -88,12 +91,11 @@ class OpenAICall:
         self._has_left = False
         self._owner = outer
         if self._is_own:
-            model = given.get("model")
             self._owner = ModelCallSpan(
                 tracer,
                 semconv.CHAT,
                 _provider(self._server.address if self._server else ""),
-                model if isinstance(model, str) else None,
+                _convert.model_of(given),
                 {**server_attributes(self._server), **_convert.request(given)},
                 kind=SpanKind.CLIENT,
                 start_time_ns=self._started_ns,
@@ -173,7 +175,7 @@ class OpenAICall:
         phases = list(engine_phases(result, self._unix_ns))
         if not self._is_own:
             record_engine(self._owner, facts, (result,), in_process=False)
-            describe(self._owner, facts, phases)
+            add_to_outer(self._owner, facts, phases)
             return
         self._describe_own(self._owner, result, facts, phases, outcome, error)
 

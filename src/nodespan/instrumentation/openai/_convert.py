@@ -30,6 +30,12 @@ def server_of(resource: object) -> Server | None:
     return Server(host, port if isinstance(port, int) else default)
 
 
+def model_of(given: Mapping[str, Any]) -> str | None:
+    """The requested model."""
+    model = given.get("model")
+    return model if isinstance(model, str) else None
+
+
 def request(given: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes of a request. Values that are ``NOT_GIVEN`` or ``omit`` are left out."""
     limits = [given.get(name) for name in ("max_completion_tokens", "max_tokens")]
