@@ -218,6 +218,14 @@ _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
 ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
 ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
+TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions know no tags", "string[]")
+METADATA_PREFIX: Final = "nodespan.metadata."
+METADATA: Final = _ours(
+    f"{METADATA_PREFIX}<key>",
+    "Value of the run's metadata under the key; which keys: `NODESPAN_METADATA_KEYS`.",
+    "the conventions know no metadata of a run",
+    "string, boolean, int or double",
+)
 LINK_KIND: Final = _ours(
     "nodespan.link", "`resumed_from` on the link of a resumed run.", "links have no kind of their own"
 )
