@@ -19,6 +19,7 @@ from nodespan.instrumentation.langchain._spans import (
     new_run_id,
     providers_here,
 )
+from nodespan.instrumentation.langchain._stores import caller_context
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import current_model_call
@@ -71,7 +72,8 @@ def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
 def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
     """``embed_documents(texts)``, ``embed_query(text)`` and their async forms."""
     del args, kwargs
-    return _model_call(semconv.EMBEDDINGS, model, {}, Entry.EMBED)
+    parent = caller_context() if current_model_call() is None else None
+    return _model_call(semconv.EMBEDDINGS, model, {}, Entry.EMBED, parent)
 
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
