@@ -20,7 +20,7 @@ export function traceDocument(spans, more = {}) {
   const byRow = (name) => Object.fromEntries(spans.map((span, i) => [i, span[name]]).filter(([, value]) => value));
   return {
     trace: record(), cursor: "1", t0_ns: "1764000000000000000", now_us: 10_000_000, strings, spans: columns,
-    phases: byRow("phase"), processes: {}, edges: byRow("edges"), writes: byRow("writes"),
+    phases: byRow("phase"), processes: {}, edges: byRow("edges"), writes: byRow("writes"), prefixes: byRow("prefix"),
     graphs: {}, runs: spans.flatMap((span, row) => (span.operation === "invoke_workflow" ? [{ row, graph: span.graph ?? null, link: null }] : [])),
     conversations: {}, ...more,
   };

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { timeByPhase } from "lens";
+import { prefixMatrix, timeByPhase } from "lens";
 import { chosenRun, graphModel, runInside, runsAround } from "topology";
 import { Trace } from "trace";
 import { Tree } from "tree";
@@ -92,4 +92,16 @@ test("a write is compared with the last one to its channel", () => {
   const trace = new Trace(traceDocument(runOf([["a", 1, { writes: [write("x", "1"), write("y", null)] }], ["b", 2, { writes: [write("x", "1"), write("y", "3")] }], ["c", 3, { writes: [write("x", "2")] }]])));
   const list = executions(trace);
   assert.deepEqual(list.flatMap(({ writes }) => writes.map((each) => changes(list).get(each))), ["first", "first", "same", "unknown", "changed"]);
+});
+
+test("the matrix has the part of the prompt that a node found in the context, by the node before it", () => {
+  const chat = (parent, start, tokens_in, prefix) => ({ name: "chat m", operation: "chat", parent, start, tokens_in, prefix });
+  const found = tree(runOf([["plan", 1], ["act", 2], ["plan", 3]], [
+    chat(1, 1, 100, { shared: 0, repeated: 0, previous_node: "", cost_s: 1 }), chat(2, 11, 200, { shared: 50, repeated: 50, previous_node: "plan", cost_s: 1 }),
+    chat(3, 21, 100, { shared: 92, repeated: 8, previous_node: "act", cost_s: 1 }),
+  ]));
+  const matrix = prefixMatrix(found);
+  assert.deepEqual(matrix.get("plan")?.get("act"), { shared: 92, input: 100 });
+  assert.deepEqual(matrix.get("act")?.get("plan"), { shared: 50, input: 200 });
+  assert.deepEqual([...matrix.keys()], ["plan", "act"]);
 });

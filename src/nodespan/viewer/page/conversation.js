@@ -3,6 +3,7 @@
 import { asText } from "attributes";
 import { button, el, fill } from "dom";
 import { duration, integer, line, visible } from "format";
+import { nodeAround } from "trace";
 
 const LONG = 4000;
 /** @type {Record<string, string>} */
@@ -19,9 +20,12 @@ export function createConversation(app) {
   /** @param {number} by */
   function move(by) {
     const all = items();
-    const row = app.cursor();
-    const at = all.findIndex((item) => item.dataset["row"] === String(row));
-    const next = all[at < 0 ? 0 : Math.min(Math.max(0, at + by), all.length - 1)];
+    const row = String(app.cursor());
+    // Several messages may belong to one span.
+    let at = all.findIndex((item) => item.dataset["row"] === row);
+    if (at < 0) at = by > 0 ? 0 : all.length - 1;
+    else while (all[at]?.dataset["row"] === row) at += by;
+    const next = all[at];
     if (next) app.select(Number(next.dataset["row"]));
   }
 
@@ -62,17 +66,8 @@ function message(app, item, trace) {
   const text = visible(asText(item.text));
   const body = el("div", { class: "text" }, text.length > LONG ? `${text.slice(0, LONG)}…` : text);
   if (text.length > LONG) body.append(button(`all ${integer(text.length)} characters`, () => fill(body, text)));
-  const node = item.row >= 0 ? nodeOf(trace, item.row) : "";
+  const node = item.row >= 0 ? nodeAround(trace, item.row) : "";
   return el("li", { class: `message is-${item.kind in WORDS ? item.kind : "other"}`, "data-row": item.row, onclick: () => item.row >= 0 && app.select(item.row) },
     el("div", { class: "who" }, el("b", {}, WORDS[item.kind] ?? line(item.kind)), item.name ? ` ${line(item.name)}` : "",
       el("span", { class: "dim" }, `${node ? ` · ${line(node)}` : ""} · + ${duration(item.time_us)}`)), body);
-}
-
-/** @param {Trace} trace @param {number} row @returns {string} The node that a span belongs to. */
-function nodeOf(trace, row) {
-  for (let at = row, steps = 0; at >= 0 && steps < 1000; at = trace.parent[at] ?? -1, steps++) {
-    const node = trace.text("node", at);
-    if (node) return node;
-  }
-  return "";
 }

@@ -59,7 +59,7 @@ function drawNode(box, model, actions) {
   const title = { [START]: "start", [END]: "end" }[box.id] ?? line(box.id);
   return svg("g", {
     class: className, "data-node": box.id, "data-count": count, tabindex: isEnd ? null : 0, role: isEnd ? "img" : "button",
-    "aria-label": words.join(", "), "aria-pressed": isEnd ? null : String(box.id === actions.selected),
+    "aria-label": [shortened(title, box.w), isTall ? note : "", words.join(", ")].filter(Boolean).join(" "), "aria-pressed": isEnd ? null : String(box.id === actions.selected),
     onclick: () => !isEnd && actions.choose(box.id), ondblclick: () => actions.open(box.id),
     onkeydown: (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
@@ -69,10 +69,9 @@ function drawNode(box, model, actions) {
       else actions.choose(box.id);
     },
   },
-  svg("title", {}, words.join(", ")),
   node?.graph ? svg("rect", { x: box.x + 4, y: box.y + 4, width: box.w, height: box.h, rx: 8 }) : null,
   svg("rect", { x: box.x, y: box.y, width: box.w, height: box.h, rx: isEnd ? box.h / 2 : 8 }),
-  svg("text", { class: "title", x, y: isTall ? y - 2 : y + 4.5, "text-anchor": "middle" }, shortened(title, box.w)),
+  svg("text", { class: "title", x, y: isTall ? y - 2 : y + 4.5, "text-anchor": "middle" }, `${shortened(title, box.w)} `),
   isTall ? svg("text", { class: "small", x, y: y + 13, "text-anchor": "middle" }, note) : null);
 }
 

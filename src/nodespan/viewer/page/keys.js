@@ -7,7 +7,7 @@ export const HELP = [
   ["Everywhere", [["j k", "next, previous row"], ["Enter", "open the run; in a run: to the details"], ["/", "find or filter"], ["e", "next error"], ["?", "this help"], ["Esc", "leave a field, close this"]]],
   ["Runs", [["c", "group by conversation"], ["]", "older runs"], ["[", "back"]]],
   ["A run", [["w", "waterfall"], ["g", "graph"], ["c", "conversation"], ["s", "state"], ["[ ]", "previous, next execution of the same node"], ["u", "all runs"]]],
-  ["Waterfall", [["h l", "close or to the parent; open or to the first child"], ["a", "open everything, or what was open at first"], ["z", "zoom to the selection"], ["0", "the whole run"], ["n", "spans of frameworks"], ["x", "critical path"], ["Ctrl + wheel", "zoom"], ["drag in the strip", "choose a range"]]],
+  ["Waterfall", [["h l", "close or to the parent; open or to the first child"], ["a", "open everything, or what was open at first"], ["z", "zoom to the selection"], ["0", "the whole run"], ["n", "spans of frameworks"], ["x", "critical path"], ["Ctrl + wheel", "zoom"], ["drag", "in the strip: choose a range"]]],
   ["Graph", [["h l", "previous, next node"], ["Enter", "open a subgraph"], ["o", "out of a subgraph"]]],
 ];
 
@@ -35,6 +35,6 @@ export function helpDialog(close) {
   const dialog = el("dialog", { class: "help", "aria-label": "Keys", onclose: close },
     el("header", {}, el("h2", {}, "Keys"), button("×", () => dialog.close(), { class: "close", "aria-label": "Close the help" })),
     el("div", { class: "help-groups" }, ...HELP.map(([title, rows]) => el("section", {}, el("h3", {}, title),
-      el("dl", {}, ...rows.flatMap(([key, meaning]) => [el("dt", {}, ...key.split(" ").map((each) => el("kbd", {}, each))), el("dd", {}, meaning)]))))));
+      el("dl", {}, ...rows.flatMap(([key, meaning]) => [el("dt", {}, ...key.split(" ").map((each) => (each === "+" ? "+" : el("kbd", {}, each)))), el("dd", {}, meaning)]))))));
   return dialog;
 }

@@ -2,6 +2,7 @@
 
 import { el } from "dom";
 import { duration, integer, line, percent, rate, tokens } from "format";
+import { nodeAround } from "trace";
 import { DECODE, isPhase, KINDS, MODEL, PREFILL } from "kinds";
 
 /**
@@ -30,12 +31,12 @@ export function lens(tree, row, span) {
   const attributes = span?.attributes ?? {};
   const parts = timeByPhase(tree, row);
   const facts = [...speeds(tree, row, parts), ...context(tree, row, attributes)];
-  const prefix = prefixOf(attributes);
+  const prefix = prefixOf(tree, row, attributes);
   if (!parts.length && !facts.length && !prefix) return null;
   return el("section", { class: "lens", "aria-label": "Model call" },
     el("h3", {}, "Where its time went"),
     parts.length ? stack(parts) : el("p", { class: "dim" }, "The engine reported no phases of this call."),
-    facts.length ? el("dl", { class: "facts" }, ...facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])) : null,
+    facts.length ? definitions(facts) : null,
     prefix);
 }
 
@@ -70,17 +71,69 @@ function speeds(tree, row, parts) {
 
 /** @param {Tree} tree @param {number} row @param {Record<string, unknown>} attributes @returns {[string, string][]} */
 function context(tree, row, attributes) {
-  const size = Number(attributes["nodespan.context_size"] ?? attributes["nodespan.n_ctx"]);
+  const size = Number(attributes["nodespan.context_size"]);
   const used = Math.max(tree.trace.tokens_in[row] ?? 0, 0) + Math.max(tree.trace.tokens_out[row] ?? 0, 0);
   if (!(size > 0) || !used) return [];
   return [["Context", `${integer(used)} of ${integer(size)} tokens, ${percent(size - used, size)} free`]];
 }
 
-/** @param {Record<string, unknown>} attributes @returns {HTMLElement | null} What the prompt shared with the call before. */
-function prefixOf(attributes) {
-  const entries = Object.entries(attributes).filter(([name]) => name.startsWith("nodespan.prefix"));
-  if (!entries.length) return null;
-  return el("div", { class: "prefix" }, el("h3", {}, "Prompt prefix"),
-    el("dl", { class: "facts" }, ...entries.flatMap(([name, value]) => [
-      el("dt", {}, line(name.replace(/^nodespan\.prefix[._]/, "").replace(/[._]/g, " "))), el("dd", {}, line(String(value)))])));
+/**
+ * What the prompt shared with the call before, as `nodespan.prefix.*` has it.
+ * @param {Tree} tree @param {number} row @param {Record<string, unknown>} attributes @returns {HTMLElement | null}
+ */
+function prefixOf(tree, row, attributes) {
+  const number = (/** @type {string} */ name) => {
+    const value = attributes[`nodespan.prefix.${name}`];
+    return typeof value === "number" ? value : -1;
+  };
+  const shared = number("shared_tokens");
+  if (shared < 0) return null;
+  const [repeated, cost, input] = [number("repeated_tokens"), number("cost_s"), tree.trace.tokens_in[row] ?? -1];
+  const previous = attributes["nodespan.prefix.previous_node"];
+  /** @type {[string, string][]} */
+  const facts = [["Shared", `${integer(shared)}${input > 0 ? ` of ${integer(input)} tokens, ${percent(shared, input)}` : " tokens"}`]];
+  if (previous) facts.push(["With the call of", line(String(previous))]);
+  if (repeated >= 0) facts.push(["Discarded", `${integer(repeated)} tokens of the context`]);
+  if (cost >= 0) facts.push(["Prefill of the rest", duration(cost * 1e6)]);
+  return el("div", { class: "prefix" }, el("h3", {}, "Prompt prefix"), definitions(facts), matrixOf(tree));
+}
+
+/** @param {[string, string][]} facts */
+function definitions(facts) {
+  return el("dl", { class: "facts" }, ...facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
+}
+
+/**
+ * How much of its prompt each node found in the context, by the node that used the model before it.
+ * @param {Tree} tree @returns {Map<string, Map<string, { shared: number, input: number }>>} By node, then by previous node.
+ */
+export function prefixMatrix(tree) {
+  const { trace } = tree;
+  /** @type {Map<string, Map<string, { shared: number, input: number }>>} */
+  const matrix = new Map();
+  for (const [row, prefix] of trace.prefixes) {
+    const node = nodeAround(trace, row);
+    const cells = matrix.get(node) ?? new Map();
+    matrix.set(node, cells);
+    const cell = cells.get(prefix.previous_node ?? "") ?? { shared: 0, input: 0 };
+    cell.shared += prefix.shared;
+    cell.input += Math.max(trace.tokens_in[row] ?? 0, 0);
+    cells.set(prefix.previous_node ?? "", cell);
+  }
+  return matrix;
+}
+
+/** @param {Tree} tree @returns {HTMLElement | null} */
+function matrixOf(tree) {
+  const matrix = prefixMatrix(tree);
+  if (matrix.size < 2) return null;
+  const before = [...new Set([...matrix.values()].flatMap((cells) => [...cells.keys()]))];
+  const name = (/** @type {string} */ node) => line(node) || "–";
+  return el("details", { class: "matrix" }, el("summary", {}, "All nodes of the run"),
+    el("table", {}, el("caption", { class: "dim" }, "Part of the prompt that was in the context; a row for each node, a column for the node before it"),
+      el("thead", {}, el("tr", {}, el("td", {}), ...before.map((node) => el("th", { scope: "col" }, name(node))))),
+      el("tbody", {}, ...[...matrix].map(([node, cells]) => el("tr", {}, el("th", { scope: "row" }, name(node)), ...before.map((previous) => {
+        const cell = cells.get(previous);
+        return el("td", {}, cell ? percent(cell.shared, cell.input) : "");
+      }))))));
 }

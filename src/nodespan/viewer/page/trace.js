@@ -44,6 +44,8 @@ export class Trace {
     this.edges = byRow(document.edges);
     /** @type {Map<number, WriteRecord[]>} */
     this.writes = byRow(document.writes);
+    /** @type {Map<number, PrefixRecord>} */
+    this.prefixes = byRow(document.prefixes);
     this.graphs = document.graphs;
     this.runs = document.runs;
     this.conversations = document.conversations ?? {};
@@ -113,6 +115,7 @@ export class Trace {
     take(this.processes, delta.processes, rows, columns.n);
     take(this.edges, delta.edges, rows, columns.n);
     take(this.writes, delta.writes, rows, columns.n);
+    take(this.prefixes, delta.prefixes, rows, columns.n);
     if (delta.open) this.close(new Set(delta.open));
     if (delta.graphs) Object.assign(this.graphs, delta.graphs);
     for (const run of delta.runs ?? []) this.addRun({ ...run, row: rows[run.row] ?? -1 });
@@ -199,6 +202,15 @@ export class Trace {
       /** @type {any} */ (this)[name] = larger;
     }
   }
+}
+
+/** @param {Trace} trace @param {number} row @returns {string} The node in which a span is, or an empty text. */
+export function nodeAround(trace, row) {
+  for (let at = row, steps = 0; at >= 0 && steps < trace.n; at = trace.parent[at] ?? -1, steps++) {
+    const node = trace.text("node", at);
+    if (node) return node;
+  }
+  return "";
 }
 
 /** @template T @param {Record<string, T> | undefined} record @returns {Map<number, T>} */

@@ -10,6 +10,7 @@ interface PhaseRecord {
 interface ProcessRecord { id: string; pid: number; start_ns: number; heartbeat_ns: number; silent_s: number | null }
 interface EdgeRecord { target: string; kind: string; is_declared: boolean; count?: number }
 interface WriteRecord { channel: string; type: string; size_bytes: number | null; hmac: string | null; value: string | null }
+interface PrefixRecord { shared: number; repeated: number; previous_node: string | null; cost_s: number | null }
 interface EventRecord { name: string; time_ns: number; attributes: Record<string, unknown> }
 interface LinkRecord { trace_id: string; span_id: string; attributes: Record<string, unknown> }
 
@@ -56,6 +57,7 @@ interface TraceDocument {
   trace: TraceRecord; cursor: string; t0_ns: string; now_us: number; strings: string[]; spans: SpanColumns;
   phases: Record<string, PhaseRecord>; processes: Record<string, ProcessRecord>;
   edges: Record<string, EdgeRecord[]>; writes: Record<string, WriteRecord[]>;
+  prefixes?: Record<string, PrefixRecord>;
   graphs: Record<string, GraphDocument>; runs: RunEntry[];
   conversations: Record<string, TraceRecord[]>;
 }
@@ -63,6 +65,7 @@ interface TraceDelta {
   trace: TraceRecord; strings: string[]; spans: SpanColumns;
   phases: Record<string, PhaseRecord>; processes: Record<string, ProcessRecord>;
   edges: Record<string, EdgeRecord[]>; writes: Record<string, WriteRecord[]>;
+  prefixes?: Record<string, PrefixRecord>;
   open: string[] | null; is_reset: boolean; now_us?: number;
   graphs?: Record<string, GraphDocument>; runs?: RunEntry[]; conversations?: Record<string, TraceRecord[]>;
 }
