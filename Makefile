@@ -28,6 +28,7 @@ demo: $(READY) ## Run a LangGraph workflow on a real local model and show its tr
 	@$(BIN)/nodespan demo $(ARGS)
 
 test: $(READY) ## Run the tests on the real model: all but the extended ones and those of the stack (ARGS="-k name")
+	-@$(BIN)/python tools/page/chromium.py
 	NODESPAN_TEST_EXAMPLES=500 $(PYTEST) $(ONLY) -m "not extended" --dist loadfile $(ARGS)
 
 test-extended: $(READY) ## Run the tests that take long: benchmarks, programs of other libraries, many kills, 10,000 encoder programs

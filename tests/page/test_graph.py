@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 from viewer_process import ViewerProcess
 
 PROGRAM = Path(__file__).parents[1] / "random_graphs.py"
-COUNT = int(os.environ.get("NODESPAN_TEST_GRAPHS", "25"))
+COUNT = int(os.environ.get("NODESPAN_TEST_GRAPHS", "12"))
 SEED = 20261127
 ENDS = {"__start__", "__end__"}
 DRAWN = """() => ({

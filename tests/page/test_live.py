@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import BrowserContext, Page, expect
@@ -125,10 +126,34 @@ def test_a_killed_program_is_lost_not_running_for_ever(page: Page, start: Start)
     expect(page.locator(".detail")).to_contain_text("lost at")
 
 
-def test_a_viewer_that_was_restarted_is_found_again(page: Page, viewer: ViewerProcess) -> None:
-    del viewer
-    page.locator(".live.is-live").wait_for()
-    page.context.set_offline(True)
-    page.wait_for_timeout(300)
-    page.context.set_offline(False)
-    page.locator(".live.is-live").wait_for()
+def test_the_graph_of_a_running_run_shows_where_it_is(page: Page, start: Start) -> None:
+    process = start("6")
+    page.locator("tr.is-running").wait_for(timeout=60_000)
+    page.locator("tr.is-running a.title").click()
+    page.locator(".names .row").first.wait_for()
+    page.keyboard.press("g")
+    seen: set[str] = set()
+    while process.poll() is None:
+        seen |= set(page.locator(".gnode.is-running").evaluate_all("all => all.map(node => node.dataset.node)"))
+        page.wait_for_timeout(100)
+    assert {"plan", "search", "check", "write"} <= seen
+    expect(page.locator(".badge")).to_have_text("✓ ok")
+    expect(page.locator(".gnode.is-running")).to_have_count(0)
+
+
+def test_a_viewer_that_was_restarted_is_found_again(context: BrowserContext, store: Path, start: Start) -> None:
+    environment = {"NODESPAN_STORE": str(store)}
+    page = context.new_page()
+    with ViewerProcess("--port", "0", "--no-token", environment=environment) as first:
+        page.goto(first.base)
+        page.locator(".live.is-live").wait_for()
+    expect(page.locator(".live")).to_have_text("connecting …")
+    start("few").communicate(timeout=60)
+    port = first.base.rpartition(":")[2]
+    with ViewerProcess("--port", port, "--no-token", environment=environment) as second:
+        expected = [trace["trace_id"] for trace in second.client.get("/runs.json").json()["traces"]]
+        listed = "all => all.map(row => row.dataset.id)"
+        wait_until(lambda: page.locator("tr[data-id]").evaluate_all(listed) == expected, 30)
+        page.locator(".live.is-live").wait_for()
+    with ViewerProcess("--port", port, environment=environment):
+        expect(page.get_by_role("alert")).to_contain_text("token", timeout=30_000)

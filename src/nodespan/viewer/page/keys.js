@@ -5,7 +5,7 @@ import { button, el, isTyping } from "dom";
 /** @type {[string, [string, string][]][]} */
 export const HELP = [
   ["Everywhere", [["j k", "next, previous row"], ["Enter", "open the run; in a run: to the details"], ["/", "find or filter"], ["e", "next error"], ["?", "this help"], ["Esc", "leave a field, close this"]]],
-  ["Runs", [["c", "group by conversation"], ["]", "older runs"], ["[", "back"]]],
+  ["Runs", [["c", "group by conversation"], ["]", "older runs"], ["[", "newer runs"]]],
   ["A run", [["w", "waterfall"], ["g", "graph"], ["c", "conversation"], ["s", "state"], ["[ ]", "previous, next execution of the same node"], ["u", "all runs"]]],
   ["Waterfall", [["h l", "close or to the parent; open or to the first child"], ["a", "open everything, or what was open at first"], ["z", "zoom to the selection"], ["0", "the whole run"], ["n", "spans of frameworks"], ["x", "critical path"], ["Ctrl + wheel", "zoom"], ["drag", "in the strip: choose a range"]]],
   ["Graph", [["h l", "previous, next node"], ["Enter", "open a subgraph"], ["o", "out of a subgraph"]]],

@@ -1,12 +1,15 @@
 // Changes from the server, as they happen. The browser resumes a cut stream with the last id it has seen; a tab that
 // slept catches up when it wakes.
 
+export const AGAIN_MS = 2000;
+
 /**
  * @param {(cursor: string) => string | null} address Of the stream, from a cursor on.
  * @param {(data: any, cursor: string) => void} changed
  * @param {(state: "connecting" | "live" | "ended") => void} report
+ * @param {() => void} reread Called some time after the server has refused the stream.
  */
-export function follow(address, changed, report) {
+export function follow(address, changed, report, reread) {
   /** @type {EventSource | null} */
   let source = null;
   let cursor = "";
@@ -24,11 +27,12 @@ export function follow(address, changed, report) {
       changed(JSON.parse(event.data), cursor);
     });
     source.onerror = () => {
-      // EventSource tries again by itself after a cut, but not after an answer that is no stream.
+      // EventSource tries again by itself after a cut, but not after an answer that is no stream: the server may have
+      // been restarted with another token.
       report("connecting");
       if (source?.readyState === EventSource.CLOSED) {
         clearTimeout(timer);
-        timer = window.setTimeout(open, 2000);
+        timer = window.setTimeout(reread, AGAIN_MS);
       }
     };
   }

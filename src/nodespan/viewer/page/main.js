@@ -90,8 +90,9 @@ store.subscribe((state, changed) => {
   if (page !== viewPage) {
     view?.destroy?.();
     view = state.route.page === "trace" ? createRun(app) : createRuns(app);
-    viewPage = page;
     fill(stage, view.element);
+    if (viewPage) focusContent();
+    viewPage = page;
     changed = new Set([...changed, "route", "runs", "trace", "tree", "open", "span", "messages"]);
   }
   revealFromUrl(state);
@@ -112,10 +113,11 @@ store.subscribe((state, changed) => {
   document.title = trace ? `${trace.record.name.replace(/^invoke_workflow /, "")} · nodespan` : "nodespan";
 });
 
-function skip() {
+/** Another page begins at its content, for what reads it aloud. */
+function focusContent() {
   const content = document.getElementById("main");
   content?.setAttribute("tabindex", "-1");
-  content?.focus();
+  content?.focus({ preventScroll: true });
 }
 
 /** A span that the URL names is shown, however deep it is folded. @param {AppState} state */
@@ -199,7 +201,7 @@ window.addEventListener("hashchange", () => {
 });
 
 document.body.append(
-  button("Skip to the content", skip, { class: "skip" }),
+  button("Skip to the content", focusContent, { class: "skip" }),
   el("header", { class: "bar" }, el("a", { class: "brand", href: app.href(runsRoute()) }, "nodespan"),
     liveMark, el("span", { class: "gap" }), button("?", () => store.set({ help: true }), { class: "round", "aria-label": "Keys", title: "Keys (?)" })),
   api.notice ? el("p", { class: "notice", role: "note" }, api.notice) : "", errorBar, stage, toast, help);

@@ -45,7 +45,7 @@ export function createRuns(app) {
     }),
     c: () => app.patch({ group: value(app.store.get().route, "group") ? null : "conversation" }),
     "]": () => app.store.get().runs?.next && app.patch({ before: app.store.get().runs?.next ?? null }),
-    "[": () => history.back(),
+    "[": () => value(app.store.get().route, "before") && history.back(),
   };
 
   return {

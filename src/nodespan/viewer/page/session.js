@@ -3,7 +3,7 @@
 
 import { ApiError } from "api";
 import { oncePerFrame } from "dom";
-import { follow, upserted } from "live";
+import { AGAIN_MS, follow, upserted } from "live";
 import { filterOf, value } from "router";
 import { viewOf } from "run";
 import { Trace } from "trace";
@@ -21,13 +21,15 @@ export function createSession(store, api) {
   let spanAsked = "";
   let messagesAsked = "";
   let rebuildTimer = 0;
+  let againTimer = 0;
   let rebuildMs = 0;
 
-  /** @param {unknown} error */
-  function fail(error) {
+  /** @param {unknown} error @param {() => void} [again] What failed; done again after a while if the server may be back then. */
+  function fail(error, again) {
     if (error instanceof DOMException && error.name === "AbortError") return;
     store.set({ error: error instanceof ApiError ? error.message : `The page has a defect: ${String(error)}` });
     if (!(error instanceof ApiError)) console.error(error);
+    else if (again && (error.status === 0 || error.status === 503)) againTimer = window.setTimeout(again, AGAIN_MS);
   }
 
   function stop() {
@@ -36,7 +38,9 @@ export function createSession(store, api) {
     stream?.stop();
     stream = null;
     clearTimeout(rebuildTimer);
-    store.set({ live: "off", error: "" });
+    clearTimeout(againTimer);
+    rebuildTimer = 0;
+    store.set({ live: "off" });
   }
 
   async function readRuns() {
@@ -44,16 +48,16 @@ export function createSession(store, api) {
     const { route } = store.get();
     try {
       const runs = await api.runs(route, request.signal);
-      store.set({ runs, clockMs: runs.now_ns / 1e6 - Date.now() });
+      store.set({ runs, clockMs: runs.now_ns / 1e6 - Date.now(), error: "" });
       const takesNew = value(route, "before") === "";
       stream = follow((cursor) => {
         const parameters = filterOf(route);
         parameters.set("cursor", cursor);
         return api.events(parameters);
-      }, (data, cursor) => runsChanged(data, cursor, takesNew), (live) => store.set({ live }));
+      }, (data, cursor) => runsChanged(data, cursor, takesNew), (live) => store.set({ live }), readRuns);
       stream.start(runs.cursor);
     } catch (error) {
-      fail(error);
+      fail(error, readRuns);
     }
   }
 
@@ -73,11 +77,12 @@ export function createSession(store, api) {
     const { traceId } = store.get().route;
     try {
       const trace = new Trace(await api.trace(traceId, request.signal));
+      store.set({ error: "" });
       adopt(trace);
-      stream = follow((cursor) => api.events(new URLSearchParams({ cursor, trace: trace.record.trace_id, t0: trace.t0Ns })), traceChanged, (live) => store.set({ live }));
+      stream = follow((cursor) => api.events(new URLSearchParams({ cursor, trace: trace.record.trace_id, t0: trace.t0Ns })), traceChanged, (live) => store.set({ live }), readTrace);
       stream.start(trace.cursor);
     } catch (error) {
-      fail(error);
+      fail(error, readTrace);
     }
   }
 
@@ -154,7 +159,7 @@ export function createSession(store, api) {
         const key = `runs ${filterOf(route)} ${value(route, "before")}`;
         if (key !== listed) {
           listed = key;
-          store.set({ runs: null, trace: null, tree: null, span: null, messages: null });
+          store.set({ error: "", runs: null, trace: null, tree: null, span: null, messages: null });
           void readRuns();
         }
         return;
@@ -162,7 +167,7 @@ export function createSession(store, api) {
       const key = `trace ${route.traceId}`;
       if (key !== listed) {
         listed = key;
-        store.set({ trace: null, tree: null, span: null, messages: null, open: new Map() });
+        store.set({ error: "", trace: null, tree: null, span: null, messages: null, open: new Map() });
         void readTrace();
       } else if (trace && tree && tree.withNoise !== (value(route, "noise") === "1")) adopt(trace);
       else refresh();
