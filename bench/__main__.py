@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 THEMES = (
     "overhead", "langchain", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search",
     "outage", "servers",
+    "viewer",
 )  # fmt: skip
 
 
