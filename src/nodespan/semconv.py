@@ -213,6 +213,25 @@ RESPONSE_CACHED: Final = _ours(
 )
 CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
 
+# What of a prompt a model's context held from the call before
+_PREFIX: Final = "the conventions count cached tokens, and do not name the call that left them"
+PREFIX_SHARED: Final = _ours(
+    "nodespan.prefix.shared_tokens", "Tokens at the prompt's begin that the context held.", _PREFIX, "int", "{token}"
+)
+PREFIX_REPEATED: Final = _ours(
+    "nodespan.prefix.repeated_tokens",
+    "Tokens of the context that the prompt has others in place of; from 16 on the previous call is linked.",
+    _PREFIX,
+    "int",
+    "{token}",
+)
+PREFIX_PREVIOUS_NODE: Final = _ours(
+    "nodespan.prefix.previous_node", "Node of the previous call of the same model in this process.", _PREFIX
+)
+PREFIX_COST: Final = _ours(
+    "nodespan.prefix.cost_s", "Prefill of the prompt's tokens after the shared ones.", _PREFIX, "double", "s"
+)
+
 # Runs and attempts
 _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
@@ -227,7 +246,9 @@ METADATA: Final = _ours(
     "string, boolean, int or double",
 )
 LINK_KIND: Final = _ours(
-    "nodespan.link", "`resumed_from` on the link of a resumed run.", "links have no kind of their own"
+    "nodespan.link",
+    "`resumed_from` on the link of a resumed run, `previous_prompt` on that of a model call.",
+    "links have no kind of their own",
 )
 TRACEPARENT_KEY: Final = _ours(
     "nodespan.traceparent",
@@ -353,6 +374,11 @@ DECODE_TOKENS: Final = _metric(
 CACHED_TOKENS: Final = _metric(
     "nodespan.llama_cpp.cached.tokens", "counter", "{token}", (REQUEST_MODEL,),
     "Prompt tokens found in the KV cache: prefix reuse is their part of all input tokens.", _BELOW,
+)  # fmt: skip
+PREFIX_REUSE: Final = _metric(
+    "nodespan.prefix.reuse", "histogram", "1", (REQUEST_MODEL, NODE, PREFIX_PREVIOUS_NODE),
+    "Part of a prompt's tokens that was found in a cache, by the node and the one that used the model before.",
+    _PREFIX, RATIO,
 )  # fmt: skip
 CONTEXT_UTILIZATION: Final = _metric(
     "nodespan.llama_cpp.context.utilization", "histogram", "1", (REQUEST_MODEL,),
