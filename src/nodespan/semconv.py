@@ -91,6 +91,7 @@ INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"What was asked ({_C
 OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"What was answered ({_CONTENT}).")
 TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"What the tool was given ({_CONTENT}).")
 TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"What the tool returned ({_CONTENT}).")
+TOOL_DEFINITIONS: Final = _standard("gen_ai.tool.definitions", f"Tools that the model may call ({_CONTENT}).")
 RETRIEVAL_QUERY: Final = _standard("gen_ai.retrieval.query.text", "What was searched for (opt-in).")
 RETRIEVAL_DOCUMENTS: Final = _standard("gen_ai.retrieval.documents", f"What was found ({_CONTENT}).")
 INFERENCE_DETAILS_EVENT: Final = _standard(

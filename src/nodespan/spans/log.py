@@ -42,6 +42,7 @@ CODES: Final[Mapping[str, str]] = {
     "store.no_key": "The store's key cannot be used; a temporary one is.",
     "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
     "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
+    "workflow.close_failed": "The event stream of a failed or left workflow raised a further error when it was closed.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 
