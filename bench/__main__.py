@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bench.measure import Size
 
 THEMES = (
-    "overhead", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search", "outage",
-    "servers",
+    "overhead", "langchain", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search",
+    "outage", "servers",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def in_its_own_process(theme: str, size: Size) -> dict[str, Any] | None:
-    """The theme's figures, from a clean environment with a store of its own; ``None`` when it failed, and said why."""
+    """The theme's figures, from a clean environment with a store of its own; ``None`` if it failed."""
     with tempfile.TemporaryDirectory(prefix="nodespan-bench-") as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
         # A fault of ours that is swallowed would make it look cheap.

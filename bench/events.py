@@ -45,7 +45,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def figures(name: str, loop: asyncio.AbstractEventLoop, graph: Any, given: Any, runs: int, rounds: int) -> list[Figure]:
-    """All that is said of one graph."""
+    """The figures of one graph."""
 
     def measure(make_stream: Callable[[], Stream], *, instrumented: bool) -> Callable[[], float]:
         def once() -> float:

@@ -31,7 +31,7 @@ def asking(factory: PipelineFactory) -> Any:
 
 
 def echo(words: int) -> PipelineFactory:
-    """A model that says so many words at once."""
+    """A model that answers with so many words at once."""
     profile = ModelProfile(name="echo", provider="ECHO", options={"answer": "word " * words})
     return PipelineFactory({ModelProfileType.Primary: profile}, create=EchoPipeline)
 

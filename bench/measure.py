@@ -1,4 +1,4 @@
-"""How the benchmarks measure: interleaved rounds, medians, and what resampling the rounds says of their certainty."""
+"""How the benchmarks measure: interleaved rounds, medians, and intervals from resampled rounds."""
 
 from __future__ import annotations
 

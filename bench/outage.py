@@ -40,7 +40,7 @@ def run(size: Size) -> list[Figure]:
     with Receiver() as receiver:
         variants = {
             "up": application(receiver.endpoint, requests),
-            "down": application("http://127.0.0.1:9", requests),  # the discard port, where nobody listens
+            "down": application("http://127.0.0.1:9", requests),  # the discard port, where no server listens
         }
         columns = interleaved(variants, rounds, warmups=0)
     of = f"a new process with {requests} requests of {NODES} trivial nodes"

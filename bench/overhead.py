@@ -47,7 +47,7 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("a worker died; it said why above")
+            raise RuntimeError("a worker ended; the reason is above")
         return json.loads(line)
 
 
@@ -64,7 +64,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def figures(mode: str, ours: Process, theirs: dict[str, tuple[Process, Process]], rounds: int) -> list[Figure]:
-    """All that is said of one way to run the graph."""
+    """The figures of one way to run the graph."""
     variants = {
         "bare": ours.measure(mode, "bare", has_spans=False),
         "spans": ours.measure(mode, "spans", has_spans=True),

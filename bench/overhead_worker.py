@@ -1,6 +1,6 @@
 """A graph of ten trivial nodes, run in an environment of its own, with one instrumentation or none.
 
-Needs langgraph and the SDK alone, and whatever it is told to measure. Reads requests as lines of JSON, and answers each
+Needs langgraph, the SDK, and the library that it measures. Reads requests as lines of JSON, and answers each
 with one: ``{"mode": "sync", "variant": "spans"}`` gives the time of a node in µs and how many spans were made.
 nodespan is switched on for each request; the others stay on, as one of them cannot be switched off again.
 """
@@ -79,7 +79,7 @@ def chain(body: Callable[[State], Any]) -> Any:
 
 
 class ByHand:
-    """A node's span, with what is recorded in it, as somebody would write it who has the SDK alone."""
+    """A node's span, with what is recorded in it, written with the SDK alone."""
 
     def __init__(self, tracer: trace.Tracer, node: ReadableSpan, records: list[Callable[[], None]]) -> None:
         self._tracer = tracer
@@ -178,7 +178,7 @@ class Worker:
 
     @property
     def floors(self) -> list[str]:
-        """What ``measure`` knows beside the variants of nodespan."""
+        """Further variants of ``measure``."""
         return [*self._floors, *self._by_hand]
 
     def _switch(self, variant: str, *, on: bool) -> None:
@@ -301,7 +301,7 @@ def instrument(library: str, tracer_provider: TracerProvider) -> None:
 
 def main() -> None:
     worker = Worker(sys.argv[1])
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not an answer
     print(json.dumps({"floors": worker.floors}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(worker.measure(**json.loads(line))), file=answers, flush=True)

@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
             self._count()
 
     def do_GET(self) -> None:
-        """Says how many."""
+        """Returns the number of spans."""
         self._count()
         spans, Handler.counted = Handler.counted, 0
         self._answer(str(spans).encode(), "text/plain")
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ USAGE = {"input_tokens": 12, "output_tokens": WORDS, "total_tokens": 12 + WORDS}
 class Model(BaseChatModel):
     """Answers after a pause, as a remote model does."""
 
+    model: str = "fake-1"
+    temperature: float = 0.0
+    max_tokens: int = 100
+
     @property
     def _llm_type(self) -> str:
         return "fake"
@@ -122,7 +126,7 @@ async def serve(graph: Any, form: str) -> list[float]:
 
 def main() -> None:
     library, form, endpoint = sys.argv[1:]
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not an answer
     flush = switch_on(library, form, endpoint)
     graph = service()
     print("{}", file=answers, flush=True)

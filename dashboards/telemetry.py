@@ -1,4 +1,4 @@
-"""The board of the telemetry itself: what the others show is worth what this one says."""
+"""The board of the telemetry itself: whether the other boards can be trusted."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _numbers() -> list[Panel]:
         number(
             "How many spans wait to be sent?",
             "Spans in the store on the program's machine that the Collector has not taken yet. They are not lost; "
-            "`nodespan doctor` says why they wait.",
+            "`nodespan doctor` shows the reason.",
             COUNT,
             query(total(series(OUTBOX_SPANS))),
             limits=bad_above(1_000, 50_000),

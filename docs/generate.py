@@ -7,15 +7,18 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from nodespan.cli._app import app
-from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL, Kind, Name
+from nodespan.semconv import MIRROR_KEYS, NAMES, SCHEMA_URL
 from nodespan.spans.log import CODE_FIELD, CODES
 from nodespan.store import records
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata
+
+if TYPE_CHECKING:
+    from nodespan._name import Kind, Name
 
 NAMES_MD = Path(__file__).with_name("names.md")
 CLI_MD = Path(__file__).with_name("cli.md")

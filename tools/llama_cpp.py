@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-# pip's own cache knows nothing of processors, so a wheel in it may be another machine's.
+# pip's own cache ignores the processor, so a wheel in it may be another machine's.
 FROM_SOURCE = ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
 BUILD_OPTIONS = ["wheel", "--verbose", "--no-deps", *FROM_SOURCE, "--build-constraint", str(CONSTRAINTS)]
 COMPILERS = ("c++", "g++", "clang++")
@@ -40,7 +40,7 @@ AMX = "amx_int8"
 WITHOUT_AMX = ("-DGGML_NATIVE=OFF", *(f"-DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16")))
 # The library for images and sound, which nodespan does not use: a quarter of the build (140 steps instead of 193).
 WITHOUT_MULTIMODAL = ("-DLLAVA_BUILD=OFF",)
-PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a log
+PROGRESS_S = 20.0  # interval of progress lines, also in a log
 
 
 def pinned_version(constraints: str) -> str:
@@ -52,7 +52,7 @@ def pinned_version(constraints: str) -> str:
 
 
 def processor() -> str:
-    """What the compiler is allowed to use on this machine: its name and instruction sets, as far as they are told."""
+    """The processor's name and instruction sets, as far as the system reports them."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(
@@ -121,7 +121,7 @@ def install_from_cache(folder: Path) -> bool:
 
 
 def build(pinned: str, folder: Path, environment: Mapping[str, str]) -> Path:
-    """Compiles the wheel into ``folder``; says how far it is, and on failure why."""
+    """Compiles the wheel into ``folder``; prints the progress, and on failure the reason."""
     if not os.environ.get("CXX") and not any(map(shutil.which, COMPILERS)):
         sys.exit("llama-cpp-python has to be compiled and there is no C++ compiler. On Debian: apt install g++")
     print(f"llama-cpp-python {pinned}: compiling, 5 to 10 minutes on two cores; done once", flush=True)

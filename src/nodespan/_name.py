@@ -1,4 +1,4 @@
-"""One entry of the table of names in ``semconv.py``."""
+"""Entries of the table of names in ``semconv.py``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final, Literal
 Kind = Literal["attribute", "event", "metric", "operation"]
 Stability = Literal["stable", "development"]
 
+CORE: Final = "OpenTelemetry semantic conventions 1.41"
+GENAI: Final = "OpenTelemetry GenAI semantic conventions, semconv 1.41"
 _PROMETHEUS_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 
@@ -48,3 +50,35 @@ class Name:
         if self.type in {"counter", "observable counter"}:
             words.append("total")
         return "_".join(words)
+
+
+NAMES: Final[dict[str, Name]] = {}
+
+
+def standard(
+    name: str, meaning: str, type_: str = "string", unit: str = "", source: str = GENAI, kind: Kind = "attribute"
+) -> str:
+    """Enters a name of a convention; returns the name."""
+    stability: Stability = "stable" if source == CORE else "development"
+    NAMES[name] = Name(name, kind, meaning, type_, unit, stability, source)
+    return name
+
+
+def ours(name: str, meaning: str, why: str, type_: str = "string", unit: str = "", kind: Kind = "attribute") -> str:
+    """Enters a name of nodespan's own; returns the name."""
+    NAMES[name] = Name(name, kind, meaning, type_, unit, "development", why)
+    return name
+
+
+def metric(
+    name: str,
+    type_: str,
+    unit: str,
+    labels: tuple[str, ...],
+    meaning: str,
+    source: str,
+    buckets: tuple[float, ...] = (),
+) -> str:
+    """Enters a metric; returns its name."""
+    NAMES[name] = Name(name, "metric", meaning, type_, unit, "development", source, labels, buckets)
+    return name

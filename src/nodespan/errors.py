@@ -12,8 +12,8 @@
         ├── StoreBusyError        another process holds it; what was asked may be asked again
         └── StoreForeignError     the file is not a store of this version of nodespan
 
-Every message says what was given, what is allowed and what to type. What goes wrong inside nodespan's own telemetry is
-never raised (see ``nodespan.spans.guard``); the application's exceptions pass through unchanged.
+Every message states the given value, the allowed values and what to type. Errors of nodespan's own telemetry are never
+raised (see ``nodespan.spans.guard``); the application's exceptions pass through unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MissingDependencyError(NodespanError, ImportError):
 
 
 class ModelLoadError(NodespanError):
-    """A model file is missing, is no GGUF file, or was refused by llama.cpp."""
+    """A model file is missing, is not a GGUF file, or was rejected by llama.cpp."""
 
 
 class PipelineClosedError(NodespanError):

@@ -9,31 +9,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from nodespan._name import Kind, Name, Stability
+from nodespan._name import CORE as _CORE
+from nodespan._name import GENAI as _GENAI
+from nodespan._name import NAMES as _ENTERED
+from nodespan._name import metric as _metric
+from nodespan._name import ours as _ours
+from nodespan._name import standard as _standard
 
+NAMES: Final = _ENTERED
+"""What there is to say about each name."""
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE: Final = "nodespan"
 
-_CORE: Final = "OpenTelemetry semantic conventions 1.41"
-_GENAI: Final = "OpenTelemetry GenAI semantic conventions, semconv 1.41"
 _PROPOSED: Final = "proposed for the GenAI semantic conventions (issues 187 and 188)"
-
-
-NAMES: Final[dict[str, Name]] = {}
-
-
-def _standard(
-    name: str, meaning: str, type_: str = "string", unit: str = "", source: str = _GENAI, kind: Kind = "attribute"
-) -> str:
-    stability: Stability = "stable" if source == _CORE else "development"
-    NAMES[name] = Name(name, kind, meaning, type_, unit, stability, source)
-    return name
-
-
-def _ours(name: str, meaning: str, why: str, type_: str = "string", unit: str = "", kind: Kind = "attribute") -> str:
-    NAMES[name] = Name(name, kind, meaning, type_, unit, "development", why)
-    return name
-
 
 # Operations: the values of gen_ai.operation.name, and the first word of a span's name.
 CHAT: Final = _standard("chat", "A chat completion.", kind="operation")
@@ -85,8 +73,11 @@ SERVER_ADDRESS: Final = _standard("server.address", "Host of the model's server.
 SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")
-CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation that the run belongs to.")
-USER_ID: Final = _standard("user.id", "Who the run is for.", source="OpenTelemetry semantic conventions 1.41, user")
+CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation of the run; on every span of it.")
+AGENT_NAME: Final = _standard("gen_ai.agent.name", "The agent that runs: the name given to `create_agent`.")
+USER_ID: Final = _standard(
+    "user.id", "The user of the run; on every span of it.", source="OpenTelemetry semantic conventions 1.41, user"
+)
 ERROR_TYPE: Final = _standard("error.type", "Class of the error the work ended with.", source=_CORE)
 EXCEPTION_EVENT: Final = _standard("exception", "An exception, where it was raised.", source=_CORE, kind="event")
 EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
@@ -114,13 +105,45 @@ LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH
 LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_NS: Final = _ours("langgraph.checkpoint_ns", "Namespace of the task.", _LANGGRAPH)
 LANGGRAPH_TRIGGERS: Final = _ours("langgraph.triggers", "Channels that triggered the task.", _LANGGRAPH, "string[]")
-LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; tells `Send` branches apart.", _LANGGRAPH)
+LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; it differs between `Send` branches.", _LANGGRAPH)
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
 LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
 LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
-    "langgraph.checkpoint.left_id", "Checkpoint that an interrupted run left to be resumed from.", _LANGGRAPH
+    "langgraph.checkpoint.left_id",
+    "Checkpoint that an unfinished run left: interrupted, failed, cancelled.",
+    _LANGGRAPH,
 )
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
+LANGGRAPH_GRAPH_HASH: Final = _ours(
+    "langgraph.graph.hash", "sha256 of the declared graph: its nodes, edges, branches and subgraphs.", _LANGGRAPH
+)
+LANGGRAPH_GRAPH_TOPOLOGY: Final = _ours(
+    "langgraph.graph.topology",
+    "The declared graph as JSON, at most 32 KiB; on the first recorded run of a graph per process and day.",
+    _LANGGRAPH,
+)
+LANGGRAPH_EDGES: Final = _ours(
+    "langgraph.edges",
+    "Taken edges, each as its kind and its target (`edge plan`, `send*3 search`); of a run those from its start. "
+    "`undeclared` stands before an edge that the graph does not declare.",
+    _LANGGRAPH,
+    "string[]",
+)
+LANGGRAPH_WRITES: Final = _ours(
+    "langgraph.writes",
+    "Written channels, each as channel, type, size and HMAC-SHA256 (`plan str 24 3f7a90c1d2e40b17`); see privacy.md.",
+    _LANGGRAPH,
+    "string[]",
+)
+LANGGRAPH_WRITTEN_VALUES: Final = _ours(
+    "langgraph.written_values", "Their values as a JSON list; only where content is captured.", _LANGGRAPH
+)
+LANGGRAPH_ITERATION: Final = _ours(
+    "langgraph.iteration",
+    "Number of steps of the run that have executed the node, this one included; absent for 1.",
+    _LANGGRAPH,
+    "int",
+)
 
 # The mirror of NodeMetadata: `nodespan.K` for every key K but those of STATE_ONLY_KEYS
 MIRROR_PREFIX: Final = "nodespan."
@@ -135,8 +158,8 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("priority", "int", "", "PipelinePriority value."),
         ("streaming", "boolean", "", "The node streams its chunks."),
         ("execution_time", "string", "", "Start, ISO 8601, UTC."),
-        ("user_id", "string", "", "From the state; under Send from the run."),
-        ("conversation_id", "string or int", "", "From the state; under Send from the run."),
+        ("user_id", "string", "", "From the state, else the run's."),
+        ("conversation_id", "string or int", "", "From the state, else the run's."),
         ("pipeline_type", "string", "", "Class of the pipeline."),
         ("model_name", "string", "", "ModelProfile.name, or the file's stem."),
         ("model_provider", "string", "", "Such as `LLAMA_CPP`."),
@@ -196,13 +219,21 @@ _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
 ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
 ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
+TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions know no tags", "string[]")
+METADATA_PREFIX: Final = "nodespan.metadata."
+METADATA: Final = _ours(
+    f"{METADATA_PREFIX}<key>",
+    "Value of the run's metadata under the key; which keys: `NODESPAN_METADATA_KEYS`.",
+    "the conventions know no metadata of a run",
+    "string, boolean, int or double",
+)
 LINK_KIND: Final = _ours(
     "nodespan.link", "`resumed_from` on the link of a resumed run.", "links have no kind of their own"
 )
 TRACEPARENT_KEY: Final = _ours(
     "nodespan.traceparent",
     "Key of a run's checkpoint metadata: W3C traceparent of the run that wrote the checkpoint.",
-    "no convention says where a checkpoint keeps it",
+    "no convention defines its place in a checkpoint",
 )
 PRIORITY: Final = MIRROR_KEYS["priority"]
 
@@ -217,20 +248,6 @@ RATIO: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
 
 TOKEN_TYPE: Final = _standard("gen_ai.token.type", "`input` or `output`; label of the token usage.")
 FINISH_REASON: Final = MIRROR_KEYS["finish_reason"]
-
-
-def _metric(
-    name: str,
-    type_: str,
-    unit: str,
-    labels: tuple[str, ...],
-    meaning: str,
-    source: str,
-    buckets: tuple[float, ...] = (),
-) -> str:
-    NAMES[name] = Name(name, "metric", meaning, type_, unit, "development", source, labels, buckets)
-    return name
-
 
 _MODEL_CALL: Final = (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL)
 _NODE_LABELS: Final = (WORKFLOW_NAME, NODE)
@@ -296,7 +313,7 @@ WORKFLOW_INTERRUPTS: Final = _metric(
 _POOL: Final = "the conventions know no queue in front of a model and no loading of one"
 QUEUE_DURATION: Final = _metric(
     "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
-    "Waiting while the model served somebody else.", _POOL, SECONDS,
+    "Time queued behind other requests.", _POOL, SECONDS,
 )  # fmt: skip
 QUEUE_LENGTH: Final = _metric(
     "nodespan.pipeline.queue.length", "observable updowncounter", "{request}", (REQUEST_MODEL, PRIORITY),

@@ -69,7 +69,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"  {field}: no such field. Known: {', '.join(sorted(model.model_fields))}.")
         else:
-            given = problem["input"]  # a number may be shown; a text may be somebody's prompt
+            given = problem["input"]  # a number may be shown; a text may be a prompt
             where = f"{field}={given!r}" if isinstance(given, (int, float)) else f"{field} ({type(given).__name__})"
             lines.append(f"  {where}: {problem['msg']}.")
     return "\n".join(lines)
@@ -248,7 +248,8 @@ class GenerationRequest(_CheckedAtSetUp):
             )
         if self.prompt is not None and (self.tools or self.tool_choice or self.response_format):
             raise ConfigurationError(
-                "GenerationRequest(prompt=...) takes no tools, tool_choice or response_format. Give messages=[...]."
+                "GenerationRequest(prompt=...) does not accept tools, tool_choice or response_format. "
+                "Give messages=[...]."
             )
         return self
 

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def programs() -> dict[str, Path]:
     """The programs of the stack, built if they are not in the cache.
 
-    Skips where they cannot be had, and says so; in CI that is a failure.
+    Skips with the reason where they are unavailable; in CI that is a failure.
     """
     if not can_be_had():
         message = "NOTHING of the stack is tested: its programs come from go or docker, and neither is here."

@@ -1,4 +1,4 @@
-"""A program whose telemetry is known beforehand: python seeded_run.py model.gguf. Its OTLP goes where OTEL_* says.
+"""A program whose telemetry is known beforehand: python seeded_run.py model.gguf. It exports to the endpoint in OTEL_*.
 
 It runs five workflows on a real model: one that keeps the model busy while two priorities of another wait for it, one
 whose node fails once and is retried, one that fails, one that is interrupted and resumed. What it did is printed at the
@@ -111,7 +111,7 @@ class Seeded:
             telling = asyncio.create_task(self.run(story, state, "ok"))
             await self._until(lambda: self.factory.running(ModelProfileType.Primary) is not None, "nothing runs")
             asking = asyncio.create_task(self.run(chat, state, "ok"))
-            await self._until(lambda: waiting() == self.WAITING, "nobody waits")
+            await self._until(lambda: waiting() == self.WAITING, "no request waits")
             await asyncio.to_thread(_export_metrics)  # its readings are its first step, long before the story's end
             await asyncio.gather(telling, asking)
             self.nodes["story", "tell", "ok"] += 1
@@ -231,7 +231,7 @@ async def do_all(seeded: Seeded) -> None:
 
 
 def main(model: Path) -> None:
-    """Does everything, delivers it, and says what it was."""
+    """Runs everything, delivers it, and returns what it was."""
     started = time.time()
     with nodespan.configure(service_name=SERVICE) as telemetry:
         nodespan.instrument()

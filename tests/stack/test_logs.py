@@ -29,7 +29,7 @@ def test_nothing_was_refused_or_lost_on_the_way(
     eventually(
         lambda: prometheus.query('otelcol_exporter_sent_spans_total{exporter="otlp_grpc/jaeger"}'),
         lambda found: sum(value for _, value in found) >= ended,
-        "spans that the collector says it has sent to Jaeger",
+        "spans that the collector reports as sent to Jaeger",
     )
     for lost in ("otelcol_receiver_refused_spans_total", "otelcol_receiver_refused_metric_points_total"):
         assert [value for _, value in prometheus.query(lost) if value] == []

@@ -1,4 +1,4 @@
-"""Every metric of the table of names is in Prometheus, named and labelled as the table says, with the run's numbers."""
+"""Every metric of the table of names is in Prometheus, with the table's name and labels, and with the run's numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nodespan import semconv
-from nodespan.semconv import NAMES, Name
+from nodespan._name import Name
+from nodespan.semconv import NAMES
 from stack_backends import Jaeger, Prometheus, SeenSpan, eventually
 
 METRICS = [name for name in NAMES.values() if name.kind == "metric"]

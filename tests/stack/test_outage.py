@@ -1,6 +1,6 @@
 """Jaeger or the collector is killed in the middle of a load: what was delivered is in Jaeger, span by span.
 
-And when Jaeger stays away until the collector's queue is full, the collector says no, and Prometheus that it does.
+While Jaeger is down and the collector's queue is full, the collector refuses spans, and Prometheus shows that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DELIVERY_S = 120.0  # the sender's own pause after a failed try grows to 30 s
 
 
 class Load:
-    """Ends spans in a thread until it is told to stop, and remembers their ids."""
+    """Ends spans in a thread until it is stopped, and keeps their ids."""
 
     def __init__(self) -> None:
         self.ended: dict[str, set[str]] = {}
@@ -67,7 +67,7 @@ def pair(programs: dict[str, Path], tmp_path: Path) -> Iterator[LocalStack]:
 
 
 def wait_for_exported(telemetry: Telemetry, count: int) -> None:
-    """Until the SDK was told of so many spans that they are delivered."""
+    """Waits until so many spans are reported delivered."""
     # force_flush only reads and hurries here: nothing that it waits for is left out of the count.
     eventually(
         lambda: telemetry.force_flush(0).exported, lambda exported: exported >= count, f"{count} spans delivered"

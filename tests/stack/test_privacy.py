@@ -71,7 +71,7 @@ def written_to(path: Path) -> bytes:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # what it says when only a hole, or nothing, is left
+                if error.errno != errno.ENXIO:  # only a hole, or nothing, is left
                     raise
                 return b"".join(parts)
             end = os.lseek(file.fileno(), start, os.SEEK_HOLE)

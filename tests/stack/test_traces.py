@@ -45,7 +45,7 @@ def kind_of(span: SeenSpan) -> str:
 
 @pytest.fixture(scope="module")
 def seeded_spans(jaeger: Jaeger, seeded: dict[str, Any]) -> list[SeenSpan]:
-    """Every span that the seeded run says was delivered."""
+    """Every span that the seeded run reported delivered."""
     delivery = seeded["delivery"]
     assert delivery["exported"] == delivery["ended"] > 0
     traces = {run["trace_id"] for run in seeded["runs"]}

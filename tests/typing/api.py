@@ -77,7 +77,9 @@ async def run(factory: PipelineFactory) -> AsyncIterator[str]:
     graph = StateGraph(State)
     graph.add_node("analyse", PipelineNode(pipeline_factory=factory, profile_type=Mine.DRAFT, stream=True))
     graph.add_edge(START, "analyse")
-    events = ComposerService().execute_workflow(graph.compile(), State.from_prompt("Hello", user_id="u1"))
+    events = ComposerService().execute_workflow(
+        graph.compile(), State.from_prompt("Hello", user_id="u1"), durability="exit"
+    )
     async for event in events:
         assert_type(event, dict[str, Any])
         yield event["event"]

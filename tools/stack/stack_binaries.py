@@ -28,7 +28,7 @@ MANIFESTS = Path(__file__).resolve().parent
 GO_NEEDED = (1, 26)
 # No version control stamp and no C compiler; the toolchain is the one that is there, never one that go fetches.
 GO_ENVIRONMENT = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=mod"}
-PROGRESS_S = 20.0  # a line this often says that the build is alive, also in a log
+PROGRESS_S = 20.0  # interval of progress lines, also in a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def find(pattern: str, path: Path) -> str:
 
 
 def build_collector(folder: Path) -> None:
-    """Has ocb write the sources beside our go.mod, and compiles them; ocb's own `go mod tidy` wants too much."""
+    """Has ocb write the sources beside our go.mod, and compiles them; ocb's own `go mod tidy` adds unneeded modules."""
     version = find(r"^  version: (\S+)$", folder / "builder.yaml")
     go(folder, "install", "-mod=readonly", f"go.opentelemetry.io/collector/cmd/builder@v{version}")
     written = subprocess.run(
@@ -173,7 +173,7 @@ def cache_key(part: Part, manifests: Path, go_version: str) -> str:
 
 
 def installed_go() -> str:
-    """What `go env` says of version and platform.
+    """Version and platform as `go env` reports them.
 
     Raises:
         BuildError: There is no go, or one that is too old.
@@ -191,8 +191,8 @@ def installed_go() -> str:
     return facts
 
 
-def says_version(binary: Path, argument: str) -> str | None:
-    """The first line that a binary says of its version, or ``None`` if it does not run."""
+def reported_version(binary: Path, argument: str) -> str | None:
+    """The first line of a binary's version, or ``None`` if it does not run."""
     try:
         ran = subprocess.run([str(binary), argument], check=False, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -203,7 +203,7 @@ def says_version(binary: Path, argument: str) -> str | None:
 
 def works(part: Part, folder: Path) -> bool:
     """Whether every binary of the part is there and runs."""
-    return all(says_version(folder / name, argument) for name, argument in part.binaries.items())
+    return all(reported_version(folder / name, argument) for name, argument in part.binaries.items())
 
 
 def make(part: Part, cache: Path, folder: Path) -> None:
@@ -219,9 +219,9 @@ def make(part: Part, cache: Path, folder: Path) -> None:
         for name in (*part.kept, *part.binaries):
             (Path(scratch) / name).replace(result / name)
         for name, argument in part.binaries.items():
-            if (said := says_version(result / name, argument)) is None:
+            if (found := reported_version(result / name, argument)) is None:
                 raise BuildError(f"{name} was built but `{name} {argument}` does not work")
-            print(f"{part.name}: {said} ({time.monotonic() - start:.0f} s)", flush=True)
+            print(f"{part.name}: {found} ({time.monotonic() - start:.0f} s)", flush=True)
         shutil.rmtree(folder, ignore_errors=True)  # of one that does not work
         try:
             result.rename(folder)

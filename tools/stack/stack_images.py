@@ -34,7 +34,7 @@ def programs_from_images(cache: Path) -> dict[str, Path]:
     """Where each program is; those that are missing are copied out of their images, which docker fetches.
 
     Raises:
-        RuntimeError: Docker did not give one out; with what it said.
+        RuntimeError: Docker did not print one; with its output.
     """
     images = pins()
     found: dict[str, Path] = {}

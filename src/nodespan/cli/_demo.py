@@ -39,7 +39,7 @@ _FLUSH_S: Final = 10.0
 def show_demo(
     console: Console, prompt: str | None, model: Path | None, otlp: str | None, server: str | None = None
 ) -> None:
-    """Runs the demo, shows its trace, and says where else it can be seen."""
+    """Runs the demo, shows its trace, and prints where else it can be seen."""
     profile = server_profile(server) if server else local_profile(model or find_model())
     protocol = "grpc" if otlp and otlp.rstrip("/").endswith(GRPC_PORT) else None
     with configure(service_name="nodespan-demo", endpoint=otlp, protocol=protocol) as telemetry:

@@ -253,7 +253,7 @@ class RunningSpans:
         process_id = uuid.uuid4().hex
         if store.path != MEMORY:
             store.database.read(lambda connection: None)  # creates the folder
-            with suppress(OSError):  # without it, the heartbeat alone says that the process lives
+            with suppress(OSError):  # without it, the heartbeat alone shows that the process lives
                 self._lock = ProcessLock(lock_path(store.path, process_id))
             _remove_dead(store, store.path)
         self._process = Process(process_id, time.time_ns(), json_value(dict(span.resource.attributes)))

@@ -138,7 +138,7 @@ class NodespanTracerProvider(TracerProvider):
         tracer.span_processor = self._active_span_processor
         tracer._span_limits = self._span_limits
         tracer.sampler = self.sampler
-        # A sampler alone would still make ids for spans that nobody will find.
+        # With a sampler alone, ids of spans that are never recorded would be current.
         with _SWITCHING:
             tracer._set_tracer_config(sdk._TracerConfig(is_enabled=self._is_on))
         if isinstance(tracer, LeanTracer):

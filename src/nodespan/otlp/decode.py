@@ -1,4 +1,4 @@
-"""OTLP bytes as plain records, for whoever reads the store."""
+"""OTLP bytes as plain records, for readers of the store."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _root: Final = Struct("<2s16s2s8s3sQsQ").pack
 _TRACE_ID, _SPAN_ID, _PARENT_ID, _END_TIME = b"\x0a\x10", b"\x12\x08", b"\x22\x08", b"\x41"
 _KIND_AND_START: Final = tuple(b"\x30" + bytes((kind + 1,)) + b"\x39" for kind in range(5))
 _LOCAL: Final = b"\x85\x01\x00\x01\x00\x00"
-"""Field flags: the context says whether the parent is remote, and it is not."""
+"""Flags of a span whose parent is known not to be remote."""
 _REMOTE: Final = b"\x85\x01\x00\x03\x00\x00"
 _UNSET: Final = b"\x7a\x00"
 

@@ -195,7 +195,7 @@ class Lane:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model is there. Takes no lock."""
+        """Whether the model is loaded. Takes no lock."""
         return self._pipeline is not None
 
     def queue_lengths(self) -> dict[int, int]:

@@ -29,21 +29,12 @@ class RunDirectory:
             it, so that a long run does not grow it.
         runs: Span ids of models and tools by LangChain's run id; ``None`` likewise.
         streams: Whether nodes stream their chunks in this run; ``None`` leaves it to the node.
-        user_id: From the run's input, for tasks whose own input does not have it (``Send``).
     """
 
     streams: bool | None = None
-    user_id: str | None = None
-    conversation_id: str | int | None = None
     nodes: dict[str, NodeIds] | None = None
     runs: dict[str, str] | None = None
     _failed: tuple[BaseException, NodeIds] | None = field(default=None, repr=False)
-
-    def introduce(self, user_id: object, conversation_id: object) -> None:
-        """Keeps who the run is for, for tasks whose own input does not say it."""
-        self.user_id = None if user_id is None else str(user_id)
-        if conversation_id is not None:
-            self.conversation_id = conversation_id if isinstance(conversation_id, int) else str(conversation_id)
 
     def note_failure(self, error: BaseException, ids: NodeIds) -> None:
         """Remembers the innermost node that an error came from, until the run ends."""

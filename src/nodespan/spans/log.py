@@ -25,6 +25,7 @@ CODES: Final[Mapping[str, str]] = {
     "export.recovered": "A destination accepts data again after an outage.",
     "export.rejected": "A destination permanently rejected spans.",
     "export.unreachable": "A destination does not accept data; spans are kept and sent later.",
+    "graph.unreadable": "This LangGraph lacks a name that the declared graph or its taken edges are read from.",
     "instrumentation.import_failed": "A library cannot be imported, and so is not traced.",
     "instrumentation.missing": "A library lacks a name that nodespan wraps; what it gives is not recorded.",
     "internal.failed": "nodespan failed in a part of its own work; the application is not affected.",
@@ -41,6 +42,7 @@ CODES: Final[Mapping[str, str]] = {
     "store.no_key": "The store's key cannot be used; a temporary one is.",
     "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
     "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
+    "workflow.close_failed": "The event stream of a failed or left workflow raised a further error when it was closed.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 

@@ -142,6 +142,8 @@ class ModelCallSpan(SpanScope):
             start_time_ns=start_time_ns,
             instruments=instruments,
         )
+        if self.content is not None:
+            self.content.facts.update(self.identity.attributes)
 
     def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
         """Whether a call of an engine inside is this call, seen through a second library.

@@ -17,6 +17,7 @@ from nodespan._version import __version__
 from nodespan.spans.attributes import to_attributes
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
+from nodespan.spans.identity import NOBODY, Identity
 from nodespan.spans.instruments import get_instruments
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class SpanScope:
         start_time_ns: Unix time in ns, if the work began earlier than now.
         instruments: Where the work counts, and what is below it; those of the owner around, else those of the global
             meter provider, if not given.
+        identity: Of the run that begins here; that of the scope around if not given.
 
     Attributes:
         error_type: Class of the error it ended with, as ``error.type`` names it.
@@ -122,6 +124,7 @@ class SpanScope:
         "_step_base",
         "directory",
         "error_type",
+        "identity",
         "instruments",
         "parent",
         "span",
@@ -141,6 +144,7 @@ class SpanScope:
         start_time_ns: int | None = None,
         directory: RunDirectory | None = None,
         instruments: Instruments | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
@@ -154,6 +158,9 @@ class SpanScope:
             self.parent.instruments if self.parent is not None else get_instruments()
         )
         self.directory: RunDirectory | None = directory or (self.parent.directory if self.parent is not None else None)
+        self.identity: Identity = identity or (self.parent.identity if self.parent is not None else NOBODY)
+        if self.identity.attributes:
+            attributes = {**(attributes or {}), **self.identity.attributes}
         self.span: Span = trace.INVALID_SPAN
         with _STARTING:
             self.span = tracer.start_span(

@@ -7,7 +7,7 @@ from nodespan.store.location import open_store, store_path
 from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits, Waiting
 from nodespan.store.paths import default_path, index_path, old_stores
 from nodespan.store.records import TraceFilter
-from nodespan.store.secret import load_secret
+from nodespan.store.secret import hash_key, load_secret
 from nodespan.store.traces import StoreReader
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "TraceFilter",
     "Waiting",
     "default_path",
+    "hash_key",
     "index_path",
     "load_secret",
     "old_stores",

@@ -11,7 +11,7 @@ _NETWORK: Final = re.compile(r"nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse
 
 
 def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
-    """The kind of the file system that holds the path if it is one over a network; ``None`` where nobody can say."""
+    """The kind of the file system that holds the path if it is one over a network; ``None`` where it is unknown."""
     try:
         lines = table.read_text(errors="replace").splitlines()
     except OSError:  # no Linux

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from nodespan.store import running
+from nodespan.store import graphs, running
 from nodespan.store.database import MEMORY, Database
 from nodespan.store.paths import is_default
 from nodespan.store.schema import OUTBOX
@@ -33,7 +33,7 @@ _MEMORY_MAX_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """How much is kept. The oldest batches go first, those that nobody waits for before those that are to be sent.
+    """How much is kept. The oldest batches are deleted first, delivered and local ones before those that wait.
 
     Attributes:
         max_bytes: Of encoded spans; the file is a little larger. In memory never more than 64 MiB.
@@ -144,6 +144,7 @@ class SqliteStore:
                     (destination, label),
                 )
             running.remove(connection, ended)
+            graphs.keep(connection, batch.data)
             self._make_room(connection)
             return row.lastrowid or 0
 
@@ -276,6 +277,7 @@ class SqliteStore:
             self._next_age_check = time.monotonic() + _AGE_CHECK_S
             oldest_ns = time.time_ns() - round(self._max_age_s * 1e9)
             _drop(connection, f"created_ns < {oldest_ns}", "store_age")
+            graphs.remove_unused(connection, oldest_ns)
             connection.execute("DELETE FROM outcome WHERE writer <> ? AND changed_ns < ?", (_EVERYBODY, oldest_ns))
         excess = connection.execute("SELECT bytes FROM totals").fetchone()[0] - self._max_bytes
         if excess <= 0:

@@ -66,7 +66,7 @@ def lock_for_process(handle: int) -> bool:
 
 
 class ProcessLock:
-    """A locked file that says a process lives: the kernel releases the lock when it ends, however it ends.
+    """A locked file that marks a living process: the kernel releases the lock when the process ends in any way.
 
     The lock is a record lock, which no forked child has.
 

@@ -99,15 +99,21 @@ class LinkRecord(TypedDict):
 class EdgeRecord(TypedDict):
     """An edge of the graph that a node execution took.
 
+    The executions of its target are those below the same run with the next greater ``langgraph.step``. A ``join`` has
+    one when all of its sources have been executed; a deferred node, when no other node is left.
+
     Attributes:
         target: LangGraph's name of the target node, or ``__end__``.
-        kind: ``edge``, ``branch``, ``send``, ``join`` or ``implied`` (to END, which LangGraph does not record).
+        kind: ``edge``; ``branch`` (conditional edges, ``Command(goto)``, error handlers); ``send``; ``join`` (waits for
+            several nodes); ``implied`` (to END, which LangGraph does not record).
         is_declared: The graph declares the edge.
+        count: Number of executions that it asked for: of ``send`` one for each ``Send`` to the target, else 1.
     """
 
     target: str
     kind: str
     is_declared: bool
+    count: int
 
 
 class WriteRecord(TypedDict):
@@ -116,7 +122,8 @@ class WriteRecord(TypedDict):
     Attributes:
         channel: The channel's name.
         type: Name of the value's type.
-        size_bytes: Size of its canonical form; ``None`` where it has none.
+        size_bytes: Size of its canonical form (JSON with sorted keys); ``None`` where it has none, or is large.
+        is_large: It is longer than 64 KiB or has more than 1,000 elements, and has no hmac.
         hmac: The first 16 hex digits of its HMAC-SHA256 under the store's key; ``None`` where it has no canonical form.
         value: The value as JSON text, only where content is captured.
     """
@@ -124,6 +131,7 @@ class WriteRecord(TypedDict):
     channel: str
     type: str
     size_bytes: int | None
+    is_large: bool
     hmac: str | None
     value: str | None
 
@@ -150,7 +158,7 @@ class SpanRecord(TypedDict):
         links: In order.
         phase: What an open span does, or did last; ``None`` for an ended span and where no phase is known.
         process: The process of an open span; ``None`` for an ended one.
-        edges: Taken edges of a node execution, and the entries of a run.
+        edges: Taken edges of a node execution; of a run those from its start.
         writes: Channels that a node execution wrote.
     """
 
@@ -266,7 +274,7 @@ class StoreStatus(TypedDict):
         spans: Stored spans.
         size_bytes: Size of the stored batches.
         indexed_spans: Spans in the index; less than ``spans`` while it is being filled.
-        is_copy: The file is read as a copy that nobody writes (``immutable=1``): nothing in it is followed.
+        is_copy: The file is read as a copy without writers (``immutable=1``): ``follow`` finds no changes.
         untracked: Spans of living processes that got no row, because 10,000 of their process had one.
         is_index_temporary: The index is not kept, because the folder cannot be written or the file is a copy.
         sees_running: Running spans of other processes are visible (not with ``NODESPAN_STORE=memory``).

@@ -1,4 +1,4 @@
-"""Open spans: a row each while they last, and a row per process that says whether it lives."""
+"""Open spans: a row for each, and a row for each process with its heartbeat."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nodespan import semconv
+from nodespan.store.convert import edge_records
 from nodespan.store.posix import is_held
 
 if TYPE_CHECKING:
@@ -278,6 +280,7 @@ def _state(held: bool | None, silent_s: float | None) -> State:
 
 def _record(row: tuple[Any, ...], process: ProcessRecord, state: State, resource: dict[str, Any]) -> SpanRecord:
     trace_id, span_id, parent_span_id, name, kind, scope, start_ns, attributes, phase, _ = row
+    held = json.loads(attributes)
     until_ns = process["heartbeat_ns"] if state == "lost" else time.time_ns()
     return {
         "trace_id": trace_id,
@@ -291,13 +294,13 @@ def _record(row: tuple[Any, ...], process: ProcessRecord, state: State, resource
         "state": state,
         "status_code": "UNSET",
         "status_message": "",
-        "attributes": json.loads(attributes),
+        "attributes": held,
         "resource": resource,
         "scope": scope,
         "events": [],
         "links": [],
         "phase": None if phase is None else json.loads(phase),
         "process": process,
-        "edges": [],
+        "edges": edge_records(held.get(semconv.LANGGRAPH_EDGES)),
         "writes": [],
     }

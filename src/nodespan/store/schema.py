@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from nodespan.store.graphs import GRAPHS
 from nodespan.store.running import RUNNING
 from nodespan.store.sqlite_file import Schema
 
 _OUTBOX: Final = (
     """
     CREATE TABLE batch (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that a reader knows how far it has read
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that it can serve as a reader's cursor
         created_ns INTEGER NOT NULL,
         writer TEXT NOT NULL,                  -- the processor that wrote it
         spans INTEGER NOT NULL,
@@ -71,7 +72,7 @@ _IDENTITY: Final = (
 
 OUTBOX: Final = Schema(
     application_id=0x6E64736F,  # "ndso"
-    version=1,
-    statements=(*_OUTBOX, *_IDENTITY, *RUNNING),
+    version=2,
+    statements=(*_OUTBOX, *_IDENTITY, *RUNNING, *GRAPHS),
 )
 """The schema of the outbox."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 from pathlib import Path
 from typing import Final
 
+from nodespan.errors import ConfigurationError
 from nodespan.spans.log import warn
 from nodespan.store.database import MEMORY
 
+HASH_KEY: Final = "NODESPAN_HASH_KEY"
+_LEAST_CHARACTERS: Final = 16
 _BYTES: Final = 32
 _of_memory: Final = secrets.token_bytes(_BYTES)
 
@@ -38,6 +42,25 @@ def load_secret(path: Path) -> bytes:
         warn("store.no_key", "The store's key %s is damaged: a temporary key is used. Delete the file.", place)
         return _of_memory
     return found
+
+
+def hash_key(path: Path | None) -> bytes | None:
+    """The key of the hashes of written values: ``NODESPAN_HASH_KEY``, else one derived from the store's key.
+
+    Args:
+        path: The store; ``None`` where there is none, and so no key but the variable's.
+
+    Raises:
+        ConfigurationError: ``NODESPAN_HASH_KEY`` is too short to be a secret.
+    """
+    given = os.environ.get(HASH_KEY, "")
+    if given and len(given) < _LEAST_CHARACTERS:
+        raise ConfigurationError(
+            f"{HASH_KEY} has {len(given)} characters. Give at least {_LEAST_CHARACTERS} random ones. Type: "
+            "export NODESPAN_HASH_KEY=$(openssl rand -hex 32)"
+        )
+    secret = given.encode("utf-8", "surrogateescape") if given else None if path is None else load_secret(path)
+    return None if secret is None else hmac.digest(secret, b"nodespan written values", "sha256")
 
 
 def _create(place: Path) -> None:

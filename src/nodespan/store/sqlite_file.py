@@ -67,7 +67,7 @@ def content_of(path: Path, schema: Schema) -> Content:
     """Returns what a file is, by its header.
 
     Raises:
-        sqlite3.Error: It is no SQLite file, or cannot be read.
+        sqlite3.Error: It is not an SQLite file, or cannot be read.
     """
     # Without locks, log and shared memory, so that nothing of a foreign database is touched, not even at closing.
     connection = connect(path, "immutable=1")
@@ -99,7 +99,7 @@ def number(connection: sqlite3.Connection, pragma: str) -> int:
 
 def error_code(error: sqlite3.Error) -> int:
     """The primary result code of SQLite."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more exactly which
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the high bits are the extended code
 
 
 def identity(path: Path) -> tuple[int, int] | None:

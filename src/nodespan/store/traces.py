@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.spans.log import warn
-from nodespan.store import merge, search
+from nodespan.store import graphs, merge, search
 from nodespan.store.convert import span_records
 from nodespan.store.database import MEMORY, Database, DatabaseReader
 from nodespan.store.index import INDEX, Index, indexed_spans
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from nodespan.store.outbox import SqliteStore
-    from nodespan.store.records import Changes, StoreStatus, TraceContent, TraceFilter, TraceRecord
+    from nodespan.store.records import Changes, GraphRecord, StoreStatus, TraceContent, TraceFilter, TraceRecord
 
 _POLL_S: Final = 0.05
 _STATES_S: Final = 0.5
@@ -125,7 +125,24 @@ class StoreReader:
             if data is not None:  # it may have been deleted meanwhile
                 spans.update((span["span_id"], span) for span in span_records(data, found["trace_id"]))
         ordered = sorted(spans.values(), key=lambda span: (span["start_ns"], -span["duration_s"]))
-        return {"trace": found, "spans": ordered, "graphs": {}}
+        hashes = found["labels"].get("graph", ())
+        declared = self._outbox.read(lambda connection: graphs.by_hashes(connection, hashes))
+        return {"trace": found, "spans": ordered, "graphs": declared}
+
+    def get_graph(self, graph_hash: str) -> GraphRecord:
+        """Get a declared graph.
+
+        Args:
+            graph_hash: Its hash, or a unique prefix of it.
+
+        Raises:
+            StoreError: No graph or more than one matches, or the store cannot be read.
+        """
+        found = self._outbox.read(lambda connection: graphs.by_prefix(connection, graph_hash))
+        if len(found) != 1:
+            what = "More than one graph" if found else "No graph"
+            raise StoreError(f"{what} in {self._path} has a hash that begins with {graph_hash!r}.")
+        return found[0]
 
     def cursor(self) -> str:
         """Return the cursor of now: ``follow`` then gives what changes from now on.

@@ -1,4 +1,4 @@
-"""Set-up, providers and delivery: what knows the OpenTelemetry SDK."""
+"""Set-up and providers of the OpenTelemetry SDK."""
 
 from __future__ import annotations
 

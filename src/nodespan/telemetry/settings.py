@@ -103,7 +103,7 @@ class Settings:
             value = ""
         if value or self.endpoint is not None:
             return value or self.endpoint
-        # Selected by name and without an endpoint, it is sent where the OpenTelemetry specification says.
+        # Selected by name and without an endpoint, it is sent to the OpenTelemetry specification's default endpoint.
         is_selected = "otlp" in env.text_of(f"OTEL_{signal.upper()}_EXPORTER")[1].lower().split(",")
         return _DEFAULT_ENDPOINTS[self.protocol_of(signal)] if is_selected else None
 

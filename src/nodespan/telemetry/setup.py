@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from nodespan.delivery.ledger import DeliveryReport
 from nodespan.errors import ConfigurationError
+from nodespan.spans import announced
 from nodespan.spans.exits import end_running_work
+from nodespan.spans.fingerprint import set_hash_key
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
 from nodespan.spans.redaction import Redact, set_redaction
+from nodespan.store import hash_key
 from nodespan.telemetry.pipelines import Pipelines
 from nodespan.telemetry.settings import Settings
 
@@ -50,6 +53,8 @@ class Telemetry:
         self.settings = settings
         self.redact = redact
         self._pipelines = Pipelines(settings)
+        announced.forget()
+        set_hash_key(hash_key(self.store.path if self.store is not None else None))
         set_redaction(redact)
 
     @classmethod

@@ -11,7 +11,7 @@ from nodespan.telemetry.setup import Telemetry
 
 
 class NodespanDistro(BaseDistro):
-    """Says that nodespan is the distribution in charge. It changes no variable: ``configure()`` knows the defaults."""
+    """Declares nodespan as the distribution. It changes no variable: ``configure()`` has the defaults."""
 
     def _configure(self, **kwargs: Any) -> None:
         """Nothing to do."""

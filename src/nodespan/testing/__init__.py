@@ -219,6 +219,8 @@ def reset() -> None:
     Telemetry shuts down (a later ``configure()`` starts anew), the libraries are restored, and warnings that are logged
     once are logged again. OpenTelemetry's global providers stay: they can be set only once.
     """
+    from nodespan.spans import announced
+    from nodespan.spans.fingerprint import set_hash_key
     from nodespan.spans.guard import forget_reported
     from nodespan.spans.redaction import set_redaction
 
@@ -230,4 +232,6 @@ def reset() -> None:
     if instrumentation is not None:
         instrumentation.uninstrument()
     set_redaction(None)
+    set_hash_key(None)
+    announced.forget()
     forget_reported()

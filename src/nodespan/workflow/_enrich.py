@@ -88,7 +88,9 @@ class EventEnricher:
         self._sequence += 1
         with _ENRICHING:
             run_id = event["run_id"]
-            self._run_id = self._run_id or run_id
+            if not self._run_id:  # the run's own first event may be filtered out
+                parents = event.get("parent_ids")
+                self._run_id = parents[0] if parents else run_id
             data = dict(event["data"])
             metadata = dict(event["metadata"])
             node = self._node_of(metadata.get("langgraph_checkpoint_ns") or "")
@@ -161,6 +163,8 @@ def _node_metadata_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _entries(value: object, *, per_node: bool) -> dict[str, Any] | None:
+    if per_node and isinstance(value, tuple):  # (mode, data), where the run streams in several modes
+        value = cast("tuple[object, ...]", value)[-1]
     if isinstance(value, Command):
         value = cast("object", value.update)
     found = field_of(value, "node_metadata")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.trace import INVALID_SPAN
 
 from nodespan import semconv
-from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, field_of, new_node_id, section, told_owner
+from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, id_of, new_node_id, section, told_owner
 from nodespan.spans.attributes import to_attribute
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
+from nodespan.spans.identity import NOBODY
 from nodespan.spans.scope import Attached, current_scope
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
 
@@ -128,9 +129,7 @@ def start_facts(
     owner: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
 ) -> dict[str, Any]:
     """What is known of an execution when it starts; without an owner it has a node id of its own and no span."""
-    directory = owner.directory if owner is not None else None
-    user_id = directory.user_id if directory is not None else None
-    conversation_id = directory.conversation_id if directory is not None else None
+    known = owner.identity if owner is not None else NOBODY
     span = owner.span if owner is not None else INVALID_SPAN
     return {
         **facts,
@@ -138,8 +137,8 @@ def start_facts(
         "node_id": owner.node_id if owner is not None else new_node_id(),
         "streaming": streams,
         "execution_time": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "user_id": _held_text(field_of(state, "user_id", user_id)),
-        "conversation_id": _held_id(field_of(state, "conversation_id", conversation_id)),
+        "user_id": _held_text(id_of(state, "user_id", known.user_id)),
+        "conversation_id": _held_id(id_of(state, "conversation_id", known.conversation_id)),
         "trace_id": trace_id_of(span),
         "span_id": span_id_of(span),
         "traceparent": traceparent_of(span),

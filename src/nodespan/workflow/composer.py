@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,17 @@ from opentelemetry import context as context_api
 
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
-from nodespan.instrumentation.langgraph import WorkflowSpan, install_seams, section
-from nodespan.spans.directory import RunDirectory, traceparent_of
+from nodespan.instrumentation.langgraph import OptIn, WorkflowSpan, install_seams, run_facts, section
+from nodespan.spans.directory import RunDirectory
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import get_tracer
+from nodespan.spans.log import warn
+from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.workflow._enrich import Event, EventEnricher, is_token_event
-from nodespan.workflow._resume import remember, resume_links
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
+    from langgraph.types import All, Durability, StreamMode
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -44,6 +46,18 @@ class ComposerService:
         initial_state: Any,
         stream: bool = True,
         config: Mapping[str, Any] | None = None,
+        *,
+        context: Any = None,
+        durability: Durability | None = None,
+        interrupt_before: All | Sequence[str] | None = None,
+        interrupt_after: All | Sequence[str] | None = None,
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        include_names: Sequence[str] | None = None,
+        include_types: Sequence[str] | None = None,
+        include_tags: Sequence[str] | None = None,
+        exclude_names: Sequence[str] | None = None,
+        exclude_types: Sequence[str] | None = None,
+        exclude_tags: Sequence[str] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Runs a compiled graph and yields LangGraph's ``astream_events`` (v2), in their order and with their content.
 
@@ -61,12 +75,38 @@ class ComposerService:
             initial_state: A state, a dict, a ``Command`` or ``None`` to resume.
             stream: ``False`` keeps nodes from streaming and leaves token events out.
             config: LangGraph's config: ``configurable``, ``callbacks``, ``metadata`` and so on. It is not changed.
+            context: The run's static context, ``runtime.context`` in nodes.
+            durability: When checkpoints are written: ``"sync"``, ``"async"`` or ``"exit"``.
+            interrupt_before: Nodes before which the run stops.
+            interrupt_after: Nodes after which the run stops.
+            stream_mode: What the chunks of the run's ``on_chain_stream`` events hold; with a sequence each chunk is
+                ``(mode, data)``.
+            include_names: Only events of runnables with these names.
+            include_types: Only events of these types, such as ``"chat_model"``.
+            include_tags: Only events of runnables with these tags.
+            exclude_names: No events of runnables with these names.
+            exclude_types: No events of these types.
+            exclude_tags: No events of runnables with these tags.
 
         Raises:
             ConfigurationError: An argument cannot work. Raised at the call.
         """
         _check(workflow, initial_state, config)
-        return self._run(workflow, initial_state, stream, config or {}, context_api.get_current())
+        options = {
+            "context": context,
+            "durability": durability,
+            "interrupt_before": interrupt_before,
+            "interrupt_after": interrupt_after,
+            "stream_mode": stream_mode,
+            "include_names": include_names,
+            "include_types": include_types,
+            "include_tags": include_tags,
+            "exclude_names": exclude_names,
+            "exclude_types": exclude_types,
+            "exclude_tags": exclude_tags,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        return self._run(workflow, initial_state, stream, config or {}, given, context_api.get_current())
 
     async def _run(
         self,
@@ -74,41 +114,67 @@ class ComposerService:
         initial_state: Any,
         stream: bool,
         config: Mapping[str, Any],
+        options: Mapping[str, Any],
         context: Context,
     ) -> AsyncGenerator[Event, None]:
-        owner = WorkflowSpan(
+        run = WorkflowSpan(
             get_tracer(self._tracer_provider),
-            config.get("run_name") or workflow.get_name(),
-            config,
-            initial_state,
+            run_facts(workflow, config, initial_state, options.get("context"), current_scope(context)),
             get_instruments(self._meter_provider),
             parent=context,
-            links=await resume_links(workflow, initial_state, config),
             directory=RunDirectory(streams=stream, nodes={}, runs={}),
             offered=True,
         )
-        run = EventEnricher(owner, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
+        enricher = EventEnricher(run, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
         if getattr(workflow, "checkpointer", None):
-            config = remember(config, traceparent_of(owner.span))
-        events = workflow.astream_events(initial_state, config, version="v2")
+            opt_in = OptIn(config)
+            opt_in.fill(run.span)
+            config = opt_in.config
+        events: Any = None
         try:
+            events = workflow.astream_events(initial_state, config, version="v2", **options)
+            if not hasattr(events, "__aiter__"):
+                raise _no_event_stream(workflow)
             # LangGraph makes the run's task in the first step, which copies the context that is current there.
-            with owner.attached(context):
+            with run.attached(context):
                 event = await anext(events, None)
             while event is not None:
                 if stream or not is_token_event(event):
-                    yield run.enrich(event)
+                    yield enricher.enrich(event)
                 event = await anext(events, None)
         except BaseException as error:
             try:
-                await events.aclose()  # stops the run when the consumer left; nothing to do when the run failed
+                await _close(events, run.workflow_name)
             finally:
-                failed_in = owner.directory.take_failure(error) if owner.directory is not None else None
-                owner.leave(error)
+                failed_in = run.directory.take_failure(error) if run.directory is not None else None
+                run.leave(error)
             if isinstance(error, Exception):
-                yield run.error_event(error, failed_in)
+                yield enricher.error_event(error, failed_in)
             raise
-        owner.leave()
+        run.leave()
+
+
+async def _close(events: Any, workflow_name: str) -> None:
+    """Stops the run when the consumer has left. An error of closing is logged: the first error is the one to raise."""
+    try:
+        if inspect.iscoroutine(events):
+            events.close()
+        elif hasattr(events, "aclose"):
+            await events.aclose()
+    except Exception:  # noqa: BLE001 the workflow's own code
+        warn(
+            "workflow.close_failed",
+            "Closing the event stream of workflow %r failed. The error that ended the workflow is raised instead.",
+            workflow_name,
+            exc_info=True,
+        )
+
+
+def _no_event_stream(workflow: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"execute_workflow(workflow=...) got a {type(workflow).__name__}, whose astream_events(version='v2') is not an "
+        "async iterator. Add it as a node to a graph: graph.add_node('name', workflow), and execute that graph."
+    )
 
 
 def _check(workflow: Any, initial_state: object, config: object) -> None:
@@ -117,6 +183,8 @@ def _check(workflow: Any, initial_state: object, config: object) -> None:
             "Give it graph.compile()." if hasattr(workflow, "compile") else "Give it what StateGraph.compile() returns."
         )
         raise ConfigurationError(f"execute_workflow(workflow=...) got a {type(workflow).__name__}. {fix}")
+    if inspect.iscoroutinefunction(workflow.astream_events):
+        raise _no_event_stream(workflow)
     if isinstance(initial_state, (str, bytes, type)) and hasattr(workflow, "builder"):
         raise ConfigurationError(
             f"execute_workflow(initial_state=...) got a {type(initial_state).__name__}. Give it a state "

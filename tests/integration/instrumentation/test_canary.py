@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import logging
 
 import pytest
@@ -15,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 import nodespan
 from nodespan.runner import PipelineFactory
+from nodespan.store import hash_key, store_path
 from nodespan.testing import EchoPipeline
 from nodespan.types import ModelProfile, ModelProfileType
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
@@ -37,13 +41,18 @@ CANARIES = (SYSTEM, PROMPT, COMPLETION, CHAT_PROMPT, ARGUMENT, RESULT, INTERRUPT
 ON_SPANS = {
     SYSTEM: {"span chat echo: gen_ai.system_instructions"},
     PROMPT: {"span chat echo: gen_ai.input.messages"},
-    COMPLETION: {"span chat echo: gen_ai.output.messages"},
+    COMPLETION: {"span chat echo: gen_ai.output.messages", "span invoke_node pipeline: langgraph.written_values"},
     CHAT_PROMPT: {"span chat talker-1: gen_ai.input.messages"},
     ARGUMENT: {
         "span chat talker-1: gen_ai.output.messages",
         "span execute_tool look_up: gen_ai.tool.call.arguments",
+        "span invoke_node chats: langgraph.written_values",
     },
-    RESULT: {"span execute_tool look_up: gen_ai.tool.call.result"},
+    RESULT: {
+        "span execute_tool look_up: gen_ai.tool.call.result",
+        "span invoke_node tools: langgraph.written_values",
+    },
+    RESUME: {"span invoke_node asks: langgraph.written_values"},
 }
 IN_EVENTS = {
     SYSTEM: {"log: gen_ai.system_instructions"},
@@ -58,6 +67,8 @@ NOWHERE: dict[str, set[str]] = {}
 class State(WorkflowState):
     answer: str = ""
     note: str = STATE
+    flag: bool = False
+    count: int = 0
 
 
 class Strict(BaseModel):
@@ -77,7 +88,7 @@ def chats(state):
 
 
 def asks(state):
-    return {"note": interrupt(INTERRUPT)}
+    return {"note": interrupt(INTERRUPT), "flag": True, "count": 7}
 
 
 def breaks(state):
@@ -168,3 +179,25 @@ async def test_what_the_hook_takes_out_is_nowhere(monkeypatch):
     shown = str([receiver.spans, receiver.log_records])
     for canary in {**ON_SPANS, **IN_EVENTS}:
         assert canary.replace("canary", "[redacted]") in shown
+
+
+def guesses(keys=()):
+    """Hashes of small values, as they would be found by trying: of their texts and their JSON, plain and with a key."""
+    small = [True, False, None, *range(1000), "", "yes", "no", "ok", RESUME, COMPLETION]
+    for value in small:
+        for text in {str(value), repr(value), json.dumps(value)}:
+            data = text.encode()
+            for name in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s"):
+                yield hashlib.new(name, data).hexdigest()[:16]
+            for key in keys:
+                yield hmac.new(key, data, "sha256").hexdigest()[:16]
+
+
+async def test_written_values_cannot_be_found_by_trying_small_ones():
+    receiver = await traced()
+    exported = str([receiver.spans, receiver.log_records, receiver.metrics])
+    assert "flag bool 4 " in exported
+    keys = (b"", b"key", b"nodespan", b"nodespan written values", b"\0" * 32)
+    assert [guess for guess in guesses(keys) if guess in exported] == []
+    known = hash_key(store_path())  # whoever has the store's key can: the test would see a hash of them
+    assert {hmac.new(known, value, "sha256").hexdigest()[:16] in exported for value in (b"true", b"7")} == {True}

@@ -98,11 +98,11 @@ def test_a_new_input_on_an_interrupted_thread_is_no_resume(exporter):
 
 
 def test_the_table_of_interrupted_runs_is_bounded(exporter, monkeypatch):
-    monkeypatch.setattr(_resume, "MAX_INTERRUPTED", 3)
+    monkeypatch.setattr(_resume, "MAX_UNFINISHED", 3)
     graph = chain(asks, checkpointer=InMemorySaver())
     for n in range(10):
         graph.invoke({"seen": []}, thread(f"t{n}"))
-    assert len(_resume._interrupted) == 3
+    assert len(_resume._unfinished) == 3
     graph.invoke(Command(resume=1), thread("t9"))
     graph.invoke(Command(resume=1), thread("t0"))
     *_, kept, forgotten = workflows(exporter)

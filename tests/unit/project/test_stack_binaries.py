@@ -128,7 +128,7 @@ def test_without_go_the_programs_come_out_of_the_pinned_images(tmp_path: Path, m
     pins = stack_images.pins()
 
     found = stack_binaries.binaries()
-    said = {name: stack_binaries.says_version(path, "--version") for name, path in found.items()}
+    said = {name: stack_binaries.reported_version(path, "--version") for name, path in found.items()}
     assert said == {
         "otelcol": f"container-of-{pins['COLLECTOR_IMAGE']}:/the/entry-point",
         "jaeger": f"container-of-{pins['JAEGER_IMAGE']}:/the/entry-point",

@@ -67,10 +67,10 @@ def identify_embeddings(model: object) -> Identity:
 
 def _model_name(model: object, name: str | None) -> str | None:
     """The name it was asked for by; of a model in a file, as everywhere in nodespan, the file's stem."""
+    if name is not None:
+        return name
     path = getattr(model, "model_path", None)
-    if name is None and isinstance(path, (str, PurePath)) and str(path):
-        return PurePath(path).stem
-    return name
+    return PurePath(path).stem if isinstance(path, (str, PurePath)) and str(path) else None
 
 
 def kind_of(client: object) -> SpanKind:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from nodespan.instrumentation.langgraph._convert import field_of, section
+from nodespan.instrumentation.langgraph._convert import field_of, id_of, section
 from nodespan.instrumentation.langgraph._fallback import told_owner
+from nodespan.instrumentation.langgraph._identity import run_facts
+from nodespan.instrumentation.langgraph._resume import OptIn
 from nodespan.instrumentation.langgraph._run import STATE
 from nodespan.instrumentation.langgraph._seam import SEAMS, install
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, new_node_id
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
 __all__ = [
     "LangGraphInstrumentor",
     "NodeSpan",
+    "OptIn",
     "WorkflowSpan",
     "field_of",
+    "id_of",
     "install_seams",
     "new_node_id",
+    "run_facts",
     "section",
     "told_owner",
 ]

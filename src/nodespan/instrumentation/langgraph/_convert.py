@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from uuid import UUID
 
 from langgraph.constants import TAG_HIDDEN
 
 from nodespan import semconv
+
+if TYPE_CHECKING:
+    from nodespan.instrumentation.langgraph._identity import RunFacts
 
 DISPLAY_NAME = "nodespan_display_name"
 """Attribute by which a node's runnable (a PipelineNode) says the name it wants to be shown with."""
@@ -31,6 +34,8 @@ class Task(Protocol):
     def triggers(self) -> Sequence[str]: ...
     @property
     def path(self) -> tuple[object, ...]: ...
+    @property
+    def writes(self) -> Sequence[tuple[str, object]]: ...
 
 
 class Graph(Protocol):
@@ -38,6 +43,8 @@ class Graph(Protocol):
 
     @property
     def channels(self) -> Mapping[str, object]: ...
+    @property
+    def nodes(self) -> Mapping[str, object]: ...
     @property
     def config(self) -> Mapping[str, Any] | None: ...
     def get_name(self) -> str: ...
@@ -96,31 +103,28 @@ def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
     return next(reversed(steps.values())) if steps else None
 
 
-def workflow_attributes(name: str, configurable: Mapping[str, Any], run_input: object) -> dict[str, Any]:
-    """What a run's span says from its start: who it is for and where its checkpoints are."""
-    thread_id = configurable.get("thread_id")
+def workflow_attributes(facts: RunFacts) -> dict[str, Any]:
+    """Attributes of a run's span from its start, for a sampler to look at. The identity is the scope's."""
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_WORKFLOW,
-        semconv.WORKFLOW_NAME: name,
-        semconv.CONVERSATION_ID: text_or_none(id_of(run_input, "conversation_id", thread_id)),
-        semconv.USER_ID: text_or_none(id_of(run_input, "user_id")),
-        semconv.LANGGRAPH_THREAD_ID: text_or_none(thread_id),
-        semconv.LANGGRAPH_CHECKPOINT_ID: configurable.get("checkpoint_id"),
-        semconv.LANGGRAPH_CHECKPOINT_NS: configurable.get("checkpoint_ns") or None,
+        semconv.WORKFLOW_NAME: facts.name,
+        semconv.LANGGRAPH_THREAD_ID: facts.thread_id,
+        semconv.LANGGRAPH_CHECKPOINT_ID: facts.checkpoint_id,
+        semconv.LANGGRAPH_CHECKPOINT_NS: facts.checkpoint_ns,
     }
 
 
 def field_of(state: object, name: str, default: object = None) -> object:
     """A field of a state that may be a dict, a pydantic model, a dataclass, or none of them (under ``Send``)."""
-    if isinstance(state, dict):
-        value = cast("dict[str, object]", state).get(name)
+    if isinstance(state, Mapping):
+        value = cast("Mapping[str, object]", state).get(name)
     else:
         value = cast("object", getattr(state, name, None))
     return default if value is None else value
 
 
 def id_of(state: object, name: str, default: object = None) -> object:
-    """A scalar field of a state.
+    """A scalar field of a state, a context or a section of a config.
 
     A property that raises, or a value that is not a scalar (a column of a table, say), counts as absent: an optional
     fact must not cost the span.
@@ -136,8 +140,3 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A mapping inside of LangGraph's config (``metadata``, ``configurable``), empty where it is not given."""
     found: Mapping[str, Any] | None = config.get(name)
     return found or {}
-
-
-def text_or_none(value: object) -> str | None:
-    """An id as the conventions want it: a string."""
-    return None if value is None else str(value)

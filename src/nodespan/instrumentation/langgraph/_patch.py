@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphInterrupt
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
-from nodespan.instrumentation.langgraph._resume import Loop, link_of, remember_interrupt, resumes
-from nodespan.instrumentation.langgraph._run import STATE, opening
+from nodespan.instrumentation.langgraph._edges import run_entered, task_failed, task_returned
+from nodespan.instrumentation.langgraph._resume import (
+    Loop,
+    is_unfinished,
+    link_resumed,
+    remember_unfinished,
+    resumes,
+)
+from nodespan.instrumentation.langgraph._run import STATE, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._convert import Graph, Task
 
 _OPENING = Guard("open a LangGraph span")
+_IDENTIFYING = Guard("read the identity of a LangGraph run")
 _LINKING = Guard("link a resumed run to the run it resumes")
 _RESUMING = "__pregel_resuming"
 """LangGraph sets this key for the attempt that follows a failed one, right after it has waited the back-off."""
@@ -39,7 +47,7 @@ def stream(original: Callable[..., Steps]) -> Callable[..., Steps]:
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> Steps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = opening(self, args, kwargs)
+        run, args, kwargs = defer_run(self, args, kwargs)
         return in_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
@@ -52,7 +60,7 @@ def astream(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> AsyncSteps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = opening(self, args, kwargs)
+        run, args, kwargs = defer_run(self, args, kwargs)
         return in_async_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
@@ -66,13 +74,17 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
         context = own_context()
         owner = _open_node(task, context)
         if owner is None:
-            return original(task, *args, **kwargs)
+            result = original(task, *args, **kwargs)
+            run_entered(task, context)
+            return result
         try:
             with owner.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
+            task_failed(owner, task, error)
             owner.leave(error)
             raise
+        task_returned(owner, task)
         owner.leave()
         return result
 
@@ -87,13 +99,17 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
         context = own_context()
         owner = _open_node(task, context)
         if owner is None:
-            return await original(task, *args, **kwargs)
+            result = await original(task, *args, **kwargs)
+            run_entered(task, context)
+            return result
         try:
             with owner.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
+            task_failed(owner, task, error)
             owner.leave(error)
             raise
+        task_returned(owner, task)
         owner.leave()
         return result
 
@@ -137,30 +153,38 @@ def patch_configurable(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def first(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``PregelLoop._first``: where a run knows the checkpoint that it goes on from."""
+    """Wraps ``PregelLoop._first``: the checkpoint is loaded before, the input is applied to the state after."""
 
     @functools.wraps(original)
     def wrapper(self: Loop, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(owner := current_scope(), WorkflowSpan):
-            with _LINKING:
-                if resumes(self):
-                    owner.resumes(self.checkpoint["id"], link_of(self))
-        return original(self, *args, **kwargs)
+        run = current_scope()
+        if not isinstance(run, WorkflowSpan):
+            return original(self, *args, **kwargs)
+        with _LINKING:
+            if resumes(self):
+                run.resumes(self.checkpoint["id"])
+                link_resumed(self, run.link)
+        result = original(self, *args, **kwargs)
+        with _IDENTIFYING:
+            run.loaded(self.channels)
+        return result
 
     return wrapper
 
 
 def suppress_interrupt(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``PregelLoop._suppress_interrupt``: where a run's interrupt, dynamic or static, becomes a normal end."""
+    """Wraps ``PregelLoop._suppress_interrupt``, where each run ends, and an interrupt becomes a normal end."""
 
     @functools.wraps(original)
     def wrapper(self: Loop, kind: Any, error: BaseException | None, traceback: Any) -> Any:
         suppressed = original(self, kind, error, traceback)
-        if isinstance(error, GraphInterrupt) and isinstance(owner := current_scope(), WorkflowSpan):
+        if isinstance(run := current_scope(), WorkflowSpan):
             with _LINKING:
-                owner.interrupted(self.checkpoint["id"])
-                if not self.is_nested:
-                    remember_interrupt(self.checkpoint["id"], owner.span)
+                if isinstance(error, GraphInterrupt):
+                    run.interrupted()
+                if is_unfinished(self, error):
+                    run.leaves(self.checkpoint["id"])
+                    remember_unfinished(self.checkpoint["id"], run.span)
         return suppressed
 
     return wrapper

@@ -1,9 +1,10 @@
-"""Links a resumed run to the run that wrote the checkpoint it resumes from.
+"""Links a run to the run that it goes on from.
 
-In one process a bounded table serves: the ids of checkpoints are unique, so whatever saver, graph or thread they
-belong to, a link is never wrong. From another process the link is read from the checkpoint's own metadata, where it
-lies if the user has asked for it: ``config={"metadata": {"nodespan.traceparent": ""}}`` in the run that may be
-interrupted. ComposerService does that for its runs.
+In one process a bounded table has the checkpoints that unfinished runs left: interrupted, failed, cancelled or stopped
+ones. The ids of checkpoints are unique, so whatever saver, graph or thread they belong to, a link is never wrong. From
+another process the link is read from the checkpoint's own metadata, where it is if the user has asked for it:
+``config={"metadata": {"nodespan.traceparent": ""}}`` in the run that may be resumed. ComposerService does that for its
+runs. Checkpoints that ``update_state`` has written are followed to their parents.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from nodespan import semconv
 from nodespan.instrumentation.langgraph._convert import section
 from nodespan.spans.directory import traceparent_of
+from nodespan.spans.guard import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Span
 
     from nodespan.instrumentation.langgraph._convert import Graph
 
-MAX_INTERRUPTED: Final = 1024
-"""Interrupted runs that are remembered. About 0.5 KB each; the oldest is forgotten first."""
+MAX_UNFINISHED: Final = 1024
+"""Unfinished runs that are remembered. About 0.5 KB each; the oldest is forgotten first."""
 
 RESUMED_FROM: Final = "resumed_from"
 
+_UPDATES_MAX: Final = 8
+"""Successive updates of a state that are followed to the run before them."""
+
+_FOLLOWING: Final = Guard("follow an updated checkpoint to its run")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_interrupted: OrderedDict[str, SpanContext] = OrderedDict()
+_unfinished: OrderedDict[str, SpanContext] = OrderedDict()
 
 
 class Loop(Protocol):
@@ -41,30 +47,104 @@ class Loop(Protocol):
 
     is_nested: bool
     input: object
+    status: str
     checkpoint: Mapping[str, Any]
+    checkpoint_config: Mapping[str, Any]
     checkpoint_metadata: Mapping[str, Any]
+    prev_checkpoint_config: Mapping[str, Any] | None
+    checkpointer: Any
+    channels: Mapping[str, Any]
+    submit: Callable[..., Any]
 
 
-def remember_interrupt(checkpoint_id: str, span: Span) -> None:
-    """Keeps which run left this checkpoint. A run that is interrupted there again did not write it."""
+def is_unfinished(loop: Loop, error: BaseException | None) -> bool:
+    """Whether a run of its own leaves a checkpoint from which a later run may go on."""
+    ended_early = error is not None or loop.status in ("out_of_steps", "draining")
+    return ended_early and not loop.is_nested and bool(loop.checkpointer)
+
+
+def remember_unfinished(checkpoint_id: str, span: Span) -> None:
+    """Keeps which run left this checkpoint. A run that ends there again did not write it."""
     context = span.get_span_context()
     if context.is_valid:
-        _interrupted.setdefault(checkpoint_id, context)
-        while len(_interrupted) > MAX_INTERRUPTED:
-            _interrupted.popitem(last=False)
+        _unfinished.setdefault(checkpoint_id, context)
+        while len(_unfinished) > MAX_UNFINISHED:
+            _unfinished.popitem(last=False)
 
 
 def resumes(loop: Loop) -> bool:
-    """Whether the run goes on from a checkpoint. Said of runs of their own; a subgraph's run follows its parent's."""
+    """Whether a run of its own goes on from a checkpoint; a subgraph's run follows its parent's."""
     goes_on = loop.input is None or isinstance(loop.input, Command)
     return goes_on and not loop.is_nested and bool(loop.checkpoint["channel_versions"])
 
 
-def link_of(loop: Loop) -> Link | None:
-    """The link of a run that resumes: what the checkpoint itself says, else what this process remembers."""
-    context = _parsed(loop.checkpoint_metadata.get(semconv.TRACEPARENT_KEY))
-    context = context or _interrupted.get(loop.checkpoint["id"])
-    return Link(context, {semconv.LINK_KIND: RESUMED_FROM}) if context is not None else None
+def link_resumed(loop: Loop, add: Callable[[Link], None]) -> None:
+    """Links the run that the checkpoint of a resumed run leads to, at once or while the run goes on.
+
+    To be called where the loop has loaded its checkpoint. Reading further checkpoints does not delay the run: the
+    loop waits for what it has submitted before it ends.
+    """
+    context = _written_by(loop.checkpoint["id"], loop.checkpoint_metadata)
+    if context is not None:
+        add(_link(context))
+    elif _is_update(loop.checkpoint_metadata) and loop.prev_checkpoint_config is not None:
+        line = _Line(loop, add)
+        loop.submit(line.afollow if hasattr(loop, "__aenter__") else line.follow)
+
+
+class _Line:
+    """The checkpoints of a thread before an updated one, newest first, as far as each is the parent of the last.
+
+    Where the newest one is not the parent, the update has forked an older checkpoint.
+    """
+
+    def __init__(self, loop: Loop, add: Callable[[Link], None]) -> None:
+        assert loop.prev_checkpoint_config is not None
+        self._saver = loop.checkpointer
+        self._add = add
+        self._expected: str | None = section(loop.prev_checkpoint_config, "configurable").get("checkpoint_id")
+        thread = section(loop.checkpoint_config, "configurable")
+        address = {"thread_id": thread.get("thread_id"), "checkpoint_ns": thread.get("checkpoint_ns") or ""}
+        self._arguments: dict[str, Any] = {
+            "config": {"configurable": address},
+            "before": {"configurable": {**address, "checkpoint_id": loop.checkpoint["id"]}},
+            "limit": _UPDATES_MAX,
+        }
+
+    def follow(self) -> None:
+        with _FOLLOWING:
+            for saved in self._saver.list(**self._arguments):
+                if self._ends_at(saved):
+                    return
+
+    async def afollow(self) -> None:
+        with _FOLLOWING:
+            async for saved in self._saver.alist(**self._arguments):
+                if self._ends_at(saved):
+                    return
+
+    def _ends_at(self, saved: Any) -> bool:
+        checkpoint_id = saved.checkpoint["id"]
+        if checkpoint_id != self._expected:
+            return True
+        if (context := _written_by(checkpoint_id, saved.metadata)) is not None:
+            self._add(_link(context))
+            return True
+        self._expected = section(saved.parent_config or {}, "configurable").get("checkpoint_id")
+        return not _is_update(saved.metadata)
+
+
+def _written_by(checkpoint_id: str, metadata: Mapping[str, Any]) -> SpanContext | None:
+    """The run that wrote a checkpoint: as its metadata have it, else as this process remembers it."""
+    return _parsed(metadata.get(semconv.TRACEPARENT_KEY)) or _unfinished.get(checkpoint_id)
+
+
+def _is_update(metadata: Mapping[str, Any]) -> bool:
+    return metadata.get("source") in ("update", "fork")
+
+
+def _link(context: SpanContext) -> Link:
+    return Link(context, {semconv.LINK_KIND: RESUMED_FROM})
 
 
 def _parsed(traceparent: object) -> SpanContext | None:
@@ -75,7 +155,7 @@ def _parsed(traceparent: object) -> SpanContext | None:
 
 
 class OptIn:
-    """A run whose user wants its checkpoints to say which run wrote them.
+    """A run whose checkpoints name it in their metadata.
 
     Attributes:
         config: The user's config with metadata of our own, to be given to LangGraph instead; the user's is left as it
@@ -89,12 +169,18 @@ class OptIn:
         self.config = {**config, "metadata": self._metadata}
 
     def fill(self, span: Span) -> None:
-        """Writes down the run's span."""
-        self._metadata[semconv.TRACEPARENT_KEY] = traceparent_of(span) or ""
+        """Writes the traceparent of the run's span, if it has one."""
+        if (traceparent := traceparent_of(span)) is not None:
+            self._metadata[semconv.TRACEPARENT_KEY] = traceparent
 
 
-def opts_in(graph: Graph, config: Mapping[str, Any]) -> bool:
-    """Whether the key stands in the metadata of the run's config, or of the graph's own (``with_config``)."""
-    return semconv.TRACEPARENT_KEY in section(config, "metadata") or (
-        graph.config is not None and semconv.TRACEPARENT_KEY in section(graph.config, "metadata")
-    )
+def opts_in(graph: Graph, config: Mapping[str, Any], *, is_outermost: bool) -> bool:
+    """Whether the key is in the metadata of the run's config, or of the graph's own (``with_config``).
+
+    Inside another run an empty value alone opts in: any other is inherited from the run around.
+    """
+    own: Mapping[str, Any] = section(graph.config or {}, "metadata")
+    metadata = section(config, "metadata")
+    if semconv.TRACEPARENT_KEY not in metadata and semconv.TRACEPARENT_KEY not in own:
+        return False
+    return is_outermost or not metadata.get(semconv.TRACEPARENT_KEY)

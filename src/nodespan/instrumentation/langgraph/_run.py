@@ -8,8 +8,11 @@ from opentelemetry import trace
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._state import InstrumentationState
+from nodespan.instrumentation.langgraph._identity import run_facts
+from nodespan.instrumentation.langgraph._labels import label
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowSpan
+from nodespan.instrumentation.langgraph._topology import declare
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.scope import SpanScope, current_scope, own_context
@@ -41,37 +44,43 @@ class LangGraphState(InstrumentationState):
 STATE: Final = LangGraphState()
 
 
-def opening(
+def defer_run(
     graph: _convert.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Opening, tuple[Any, ...], dict[str, Any]]:
-    """What to open at the first step of a call of ``stream`` or ``astream``, and the arguments to call it with.
+) -> tuple[DeferredRun, tuple[Any, ...], dict[str, Any]]:
+    """The run that begins at the first step of a call of ``stream`` or ``astream``, and the arguments of that call.
 
     The arguments are the caller's own, except where the caller has opted into the checkpoint metadata key.
     """
     run_input, config = call_arguments(args, kwargs)
     with _OPENING:
-        if current_scope() is None and opts_in(graph, config):
+        if opts_in(graph, config, is_outermost=current_scope() is None):
             opt_in = OptIn(config)
             args, kwargs = with_config(args, kwargs, opt_in.config)
-            return Opening(graph, run_input, config, opt_in), args, kwargs
-    return Opening(graph, run_input, config), args, kwargs
+            return DeferredRun(graph, run_input, config, kwargs.get("context"), opt_in), args, kwargs
+    return DeferredRun(graph, run_input, config, kwargs.get("context")), args, kwargs
 
 
-class Opening:
-    """What is known of a graph run at the call, for its span to be opened at the first step."""
+class DeferredRun:
+    """A call of a graph, whose span is opened at its first step."""
 
-    __slots__ = ("_config", "_context", "_graph", "_input", "_opt_in")
+    __slots__ = ("_config", "_context", "_graph", "_input", "_opt_in", "_run_context")
 
     def __init__(
-        self, graph: _convert.Graph, run_input: object, config: Mapping[str, Any], opt_in: OptIn | None = None
+        self,
+        graph: _convert.Graph,
+        run_input: object,
+        config: Mapping[str, Any],
+        run_context: object,
+        opt_in: OptIn | None = None,
     ) -> None:
         self._graph = graph
         self._input = run_input
         self._config = config
+        self._run_context = run_context
         self._opt_in = opt_in
         self._context = own_context()
 
-    def open(self) -> Run | None:
+    def open(self) -> InstrumentedRun | None:
         """The run's span: one that was offered for it, or a new one under the caller's."""
         with _OPENING:
             outer = current_scope(self._context)
@@ -82,19 +91,21 @@ class Opening:
                 return self._started(owner, adopted=False)
         return None
 
-    def _started(self, owner: WorkflowSpan, *, adopted: bool) -> Run:
+    def _started(self, owner: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
         owner.channels = frozenset(self._graph.channels)
+        declare(owner, self._graph)
+        label(owner, self._graph, self._config)
         if self._opt_in is not None:
             self._opt_in.fill(owner.span)
-        return Run(owner, adopted=adopted)
+        return InstrumentedRun(owner, adopted=adopted)
 
     def _own(self, outer: SpanScope | None) -> WorkflowSpan | None:
         tracer = outer.tracer if outer is not None else STATE.tracer
         if tracer is None:  # uninstrumented between the call and the first step
             return None
-        name = self._config.get("run_name") or self._graph.get_name()
+        facts = run_facts(self._graph, self._config, self._input, self._run_context, outer)
         instruments = outer.instruments if outer is not None else get_instruments(STATE.meter_provider)
-        return WorkflowSpan(tracer, name, self._config, self._input, instruments, parent=self._context)
+        return WorkflowSpan(tracer, facts, instruments, parent=self._context)
 
 
 def _is_real(owner: WorkflowSpan, context: Context) -> bool:
@@ -103,7 +114,7 @@ def _is_real(owner: WorkflowSpan, context: Context) -> bool:
     return made.is_valid and made.span_id != trace.get_current_span(context).get_span_context().span_id
 
 
-class Run:
+class InstrumentedRun:
     """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
 
     __slots__ = ("_adopted", "_owner", "step")

@@ -28,8 +28,14 @@ SEAMS: Final = Seams(
         *NODES,
         Seam(_RETRY, "", "_should_retry_on", _patch.should_retry_on, "events of failed attempts"),
         Seam(_RETRY, "", "patch_configurable", _patch.patch_configurable, "durations of attempts after the first"),
-        Seam(_LOOP, "PregelLoop", "_suppress_interrupt", _patch.suppress_interrupt, "interrupts on the run's span"),
-        Seam(_LOOP, "PregelLoop", "_first", _patch.first, "links from resumed runs"),
+        Seam(
+            _LOOP,
+            "PregelLoop",
+            "_suppress_interrupt",
+            _patch.suppress_interrupt,
+            "interrupts on the run's span, and links to it",
+        ),
+        Seam(_LOOP, "PregelLoop", "_first", _patch.first, "links from resumed runs, and ids from checkpoints"),
     ),
 )
 

@@ -12,20 +12,23 @@ from typing_extensions import override
 from nodespan import semconv
 from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import _convert
+from nodespan.instrumentation.langgraph._identity import identity_in
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
-from nodespan.spans.exceptions import error_type
+from nodespan.spans.exceptions import error_type, exception_attributes
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import exemplar_context
 from nodespan.spans.phases import Phase, publish
 from nodespan.spans.scope import SpanScope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from uuid import UUID
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Link, Tracer
+    from opentelemetry.trace import Tracer
 
+    from nodespan.instrumentation.langgraph._identity import RunFacts
+    from nodespan.instrumentation.langgraph._topology import DeclaredGraph
     from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
 
@@ -40,44 +43,56 @@ class WorkflowSpan(SpanScope):
 
     Attributes:
         channels: Of the graph.
+        graph: What it declares; ``None`` where that cannot be read.
+        labels: What users find it by; its nodes have them too.
+        captures_values: Its nodes record the values that they write.
         told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
 
-    __slots__ = ("_adoptable", "_interrupted", "_offered", "channels", "told", "workflow_name")
+    __slots__ = (
+        "_adoptable",
+        "_interrupted",
+        "_iterations",
+        "captures_values",
+        "channels",
+        "graph",
+        "labels",
+        "told",
+        "workflow_name",
+    )
 
     def __init__(
         self,
         tracer: Tracer,
-        name: str,
-        config: Mapping[str, Any],
-        run_input: object,
+        facts: RunFacts,
         instruments: Instruments,
         *,
         parent: Context | None = None,
-        links: Sequence[Link] = (),
         directory: RunDirectory | None = None,
         offered: bool = False,
     ) -> None:
-        self._offered = self._adoptable = offered
-        self.workflow_name = name
+        self._adoptable = offered
+        self.workflow_name = facts.name
         self.channels: frozenset[str] = frozenset()
+        self.graph: DeclaredGraph | None = None
+        self.captures_values = False
+        self.labels: Mapping[str, Any] = {}
+        self._iterations: dict[str, tuple[object, int]] = {}
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
-        attributes = _convert.workflow_attributes(name, _convert.section(config, "configurable"), run_input)
         super().__init__(
             tracer,
-            f"{semconv.INVOKE_WORKFLOW} {name}",
-            attributes,
+            f"{semconv.INVOKE_WORKFLOW} {facts.name}",
+            _convert.workflow_attributes(facts),
             parent=parent,
-            links=links,
             directory=directory,
             instruments=instruments,
+            identity=facts.identity,
         )
         # Counted when the scope exists, which counts its end: a failure above leaves the gauge as it was.
-        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: name})
-        if directory is not None or self.directory is None:
-            self.directory = directory or RunDirectory()
-            self.directory.introduce(_convert.id_of(run_input, "user_id"), _convert.id_of(run_input, "conversation_id"))
+        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: facts.name})
+        if self.directory is None:
+            self.directory = RunDirectory()
 
     def adopt(self) -> bool:
         """Hands the span to the graph that asks first; afterwards says no."""
@@ -89,19 +104,33 @@ class WorkflowSpan(SpanScope):
         """Whether the run matters even without a real span: it is measured, or somebody reads the run directory."""
         return self.instruments.are_live or (self.directory is not None and self.directory.nodes is not None)
 
-    def resumes(self, checkpoint_id: str, link: Link | None) -> None:
-        """Says which checkpoint the run goes on from, and links the run that wrote it.
+    def loaded(self, channels: Mapping[str, Any]) -> None:
+        """Completes the identity from the state that the run has loaded, before its first node begins."""
+        identity = identity_in(channels, self.identity)
+        if identity is not self.identity:
+            self.identity = identity
+            self.set(identity.attributes)
 
-        Whoever offers a span makes its links itself, before it starts.
-        """
+    def resumes(self, checkpoint_id: str) -> None:
+        """Records the checkpoint that the run goes on from."""
         self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
-        if link is not None and not self._offered:
-            self.link(link)
 
-    def interrupted(self, checkpoint_id: str) -> None:
-        """Says that the run stops at an interrupt, and which checkpoint it leaves."""
-        self._interrupted = True
+    def leaves(self, checkpoint_id: str) -> None:
+        """Records the checkpoint from which a later run may go on."""
         self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
+
+    def interrupted(self) -> None:
+        """Records that the run stops at an interrupt."""
+        self._interrupted = True
+
+    def iteration(self, node: str, step: object) -> int:
+        """Number of steps of the run so far that have executed the node, this one included."""
+        last_step, count = self._iterations.get(node, (None, 0))
+        if step != last_step:
+            # Executions of one step, under ``Send``, may come here at once from several threads: they count the same.
+            count += 1
+            self._iterations[node] = step, count
+        return count
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the run ended."""
@@ -215,6 +244,7 @@ class NodeSpan(SpanScope):
                 semconv.ATTEMPT: self.attempt,
                 semconv.ATTEMPT_DURATION: (time.perf_counter_ns() - self._attempt_started_ns) / 1e9,
                 semconv.ERROR_TYPE: error_type(error),
+                **exception_attributes(error),
             },
         )
 
@@ -274,20 +304,15 @@ def open_node(
     """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
-    return NodeSpan(
-        tracer,
-        task.name,
-        _convert.display_name(task),
-        _convert.node_attributes(task, _workflow_name(parent)),
-        instruments,
-        parent=context,
-    )
+    run = run_around(parent)
+    attributes = _convert.node_attributes(task, None if run is None else run.workflow_name)
+    if run is not None and run.labels:
+        attributes.update(run.labels)
+    return NodeSpan(tracer, task.name, _convert.display_name(task), attributes, instruments, parent=context)
 
 
-def _workflow_name(owner: SpanScope | None) -> str | None:
-    """Name of the run around: a task of the functional API runs under the node of its entrypoint."""
-    while owner is not None:
-        if isinstance(owner, WorkflowSpan):
-            return owner.workflow_name
+def run_around(owner: SpanScope | None) -> WorkflowSpan | None:
+    """The run around: a task of the functional API runs under the node of its entrypoint."""
+    while owner is not None and not isinstance(owner, WorkflowSpan):
         owner = owner.parent
-    return None
+    return owner

@@ -1,0 +1,160 @@
+"""Name and identity of a run: from the effective config, the context of the call, and the state that the run has.
+
+The config alone is known before the run's first step, so that a sampler sees what it gives. The state, which may come
+from a checkpoint or a ``Command``, is known when LangGraph has loaded it; its ids replace those of the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.constants import START
+from langgraph.types import Command
+
+from nodespan.instrumentation.langgraph._convert import id_of, section
+from nodespan.spans.identity import NOBODY, Identity
+
+if TYPE_CHECKING:
+    from nodespan.spans.scope import SpanScope
+
+_ROOT: Final = "__root__"
+"""Channel of a state that is one value instead of fields."""
+
+_COORDINATES: Final = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
+"""Keys of ``configurable`` that address a thread: LangGraph then ignores the inherited ``configurable``."""
+
+_BOUND_MAX: Final = 8
+"""Nested bindings (``with_retry``, ``with_fallbacks``) that are searched for configs."""
+
+
+class RunFacts(NamedTuple):
+    """What the effective config of a run gives."""
+
+    name: str
+    thread_id: str | None
+    checkpoint_id: str | None
+    checkpoint_ns: str | None
+    identity: Identity
+
+
+class _EffectiveConfig:
+    """The config of the call, over the graph's own (``with_config``), over the one inherited from what runs around."""
+
+    def __init__(self, graph: object, config: Mapping[str, Any]) -> None:
+        self._explicit = (config, *own_configs(graph))
+        self._inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
+        self._resets = any(not _COORDINATES.isdisjoint(section(one, "configurable")) for one in self._explicit)
+
+    def run_name(self) -> str | None:
+        """As LangChain, without inheritance."""
+        return next((name for one in self._explicit if (name := one.get("run_name"))), None)
+
+    def explicit(self, name: str) -> Any:
+        """A value of ``configurable`` that the call or the graph gives."""
+        return next((value for one in self._explicit if (value := section(one, "configurable").get(name))), None)
+
+    def id(self, name: str) -> object:
+        """An id of ``configurable`` or ``metadata``."""
+        for part in ("configurable", "metadata"):
+            inherits = part == "metadata" or not self._resets
+            for one in (*self._explicit, self._inherited) if inherits else self._explicit:
+                if (value := id_of(section(one, part), name)) is not None:
+                    return value
+        return None
+
+    def inherited_thread_id(self) -> object:
+        """Thread of the run around."""
+        return id_of(section(self._inherited, "configurable"), "thread_id")
+
+    def agent_name(self) -> str | None:
+        """As ``create_agent`` gives it; not inherited, since a graph inside an agent is not that agent."""
+        for one in self._explicit:
+            if isinstance(name := section(one, "metadata").get("lc_agent_name"), str):
+                return name
+        return None
+
+
+def own_configs(graph: object) -> Iterator[Mapping[str, Any]]:
+    """The configs that a runnable was given by ``with_config``, the outermost first."""
+    for _ in range(_BOUND_MAX):
+        config = getattr(graph, "config", None)
+        if isinstance(config, Mapping):
+            yield cast("Mapping[str, Any]", config)
+        graph = getattr(graph, "bound", None)
+        if graph is None:
+            return
+
+
+def run_facts(
+    graph: Any, config: Mapping[str, Any], run_input: object, context: object, outer: SpanScope | None
+) -> RunFacts:
+    """Name, thread and identity of a run before its first step.
+
+    Args:
+        graph: A compiled graph, or a runnable that contains one.
+        config: Of the call.
+        run_input: Of the call; its ids take precedence over the context's, and these over the config's.
+        context: Of the call (``context=``).
+        outer: The scope around; a run in a thread of its own does not inherit its conversation.
+    """
+    if isinstance(run_input, Command):
+        run_input = cast("object", run_input.update)
+    effective = _EffectiveConfig(graph, config)
+    around = outer.identity if outer is not None else NOBODY
+    thread_id = effective.id("thread_id")
+    inherits = outer is None or thread_id is None or thread_id == effective.inherited_thread_id()
+
+    def known(name: str) -> object:
+        for source in (run_input, context):
+            if (value := id_of(source, name)) is not None:
+                return value
+        return effective.id(name)
+
+    user_id, conversation_id = known("user_id"), known("conversation_id")
+    if conversation_id is None:
+        conversation_id = around.conversation_id if inherits and around.conversation_id is not None else thread_id
+    identity = Identity(
+        around.user_id if user_id is None else str(user_id),
+        _conversation(conversation_id),
+        effective.agent_name() or around.agent_name,
+    )
+    return RunFacts(
+        effective.run_name() or graph.get_name(),
+        None if thread_id is None else str(thread_id),
+        effective.explicit("checkpoint_id"),
+        effective.explicit("checkpoint_ns"),
+        identity,
+    )
+
+
+def _conversation(value: object) -> str | int | None:
+    return value if value is None or isinstance(value, int) else str(value)
+
+
+def identity_in(channels: Mapping[str, Any], known: Identity) -> Identity:
+    """The identity with the ids of the state that the run has loaded, its input and its command applied.
+
+    The input of a graph is in a channel of its own until the first node begins.
+    """
+    user_id, conversation_id = _id_in(channels, "user_id"), _id_in(channels, "conversation_id")
+    user_id = known.user_id if user_id is None else str(user_id)
+    conversation_id = known.conversation_id if conversation_id is None else _conversation(conversation_id)
+    if user_id == known.user_id and conversation_id == known.conversation_id:
+        return known
+    return Identity(user_id, conversation_id, known.agent_name)
+
+
+def _id_in(channels: Mapping[str, Any], name: str) -> object:
+    for source in (START, _ROOT):
+        if (value := id_of(_value_of(channels.get(source)), name)) is not None:
+            return value
+    return id_of({name: _value_of(channels.get(name))}, name)
+
+
+def _value_of(channel: Any) -> object:
+    try:
+        return None if channel is None else channel.get()
+    except Exception:  # noqa: BLE001 an empty channel, or a reducer of the program's own
+        return None
