@@ -69,6 +69,7 @@ class Viewer:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def list(self, **query: str) -> Any:
+        """The runs that match."""
         answer = self.client.get("/runs.json", params={"limit": str(LIMIT), **query})
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -120,6 +121,7 @@ class Program:
         self._process.communicate(timeout=60)
 
     def ask(self, command: str) -> Any:
+        """The worker's answer to the command."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{command}\n")
