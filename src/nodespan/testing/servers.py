@@ -22,7 +22,7 @@ _PATHS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "llama-cpp-python": ("/openapi.json", {"info": {"title": "\N{LLAMA} llama.cpp Python API"}}),
     "ollama": ("/api/version", {"version": "0.12.0"}),
     "vllm": ("/version", {"version": "0.11.0"}),
-    "sglang": ("/get_model_info", {"model_path": "model"}),
+    "sglang": ("/model_info", {"model_path": "model"}),
 }
 
 

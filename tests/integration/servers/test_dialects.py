@@ -15,11 +15,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from nodespan.errors import ConfigurationError, MissingDependencyError, ServerError
 from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory, PipelineStream, Runner
-from nodespan.testing import FakeServer
+from nodespan.testing import FakeServer, servers
 from nodespan.types import ChatMessage, GenerationRequest, ModelProfile, ModelProfileType, Sampling
 from pipelines import chat, raw, wait_for
 
 KINDS = ["llama-server", "llama-cpp-python", "ollama", "vllm", "sglang", "openai"]
+PROBED = ["/props", "/api/version", "/model_info", "/get_model_info", "/version", "/openapi.json"]
 SECRET = "sk-canary-0123456789"
 Ask = Callable[..., PipelineStream]
 
@@ -80,6 +81,17 @@ def test_a_kind_is_found_out_and_tells_what_it_tells(
     assert ("nodespan.server.other_s" in the_span(exporter).attributes) == (kind in told)
 
 
+def test_an_sglang_before_its_model_info_was_renamed_is_found(
+    run: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(servers._PATHS, "sglang", ("/get_model_info", {"model_path": "model"}))  # type: ignore[index]
+    with FakeServer("sglang") as server:
+        stream = run(server)(chat("a"))
+        text_of(stream)
+    assert stream.metadata is not None
+    assert stream.metadata.model_provider == "SGLANG"
+
+
 def test_a_named_kind_is_not_looked_for(run: Callable[..., Ask]) -> None:
     with FakeServer("openai") as server:
         text_of(run(server, dialect="vllm")(chat("a")))
@@ -92,7 +104,7 @@ def test_a_kind_is_asked_once_and_without_credentials(run: Callable[..., Ask]) -
         ask = run(server, api_key=SECRET, headers={"X-Tenant": "t1"})
         for _ in range(3):
             assert text_of(ask(chat("a")))
-    assert len(server.asked) == 5
+    assert [one.path for one in server.asked] == PROBED
     assert not any("authorization" in one.headers or "x-tenant" in one.headers for one in server.asked)
     assert {one.headers["authorization"] for one in server.received} == {f"Bearer {SECRET}"}
     assert {one.headers["x-tenant"] for one in server.received} == {"t1"}

@@ -78,7 +78,8 @@ def _ask(client: httpx.Client, root_url: str, named: Dialect | None) -> Found:
 def _by_paths(client: httpx.Client, root_url: str) -> Dialect:
     for path, key, dialect in (
         ("/api/version", "version", OLLAMA),
-        ("/get_model_info", "model_path", SGLANG),
+        ("/model_info", "model_path", SGLANG),
+        ("/get_model_info", "model_path", SGLANG),  # its name before 2026
         ("/version", "version", VLLM),
     ):
         if key in _get(client, root_url + path)[0]:
