@@ -36,7 +36,10 @@ def streamed(url: str, path: str, body: dict[str, Any]) -> list[Any]:
     return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
 
 
-@pytest.mark.parametrize(("ask", "path"), [(chat, "chat/completions"), (raw, "completions")])
+WAYS = pytest.mark.parametrize(("ask", "path"), [(chat, "chat/completions"), (raw, "completions")])
+
+
+@WAYS
 def test_each_field_of_its_stream_is_in_that_of_a_real_llama_server(
     llama_server: LlamaServer, ask: Any, path: str
 ) -> None:
@@ -52,3 +55,19 @@ def test_what_it_reports_of_itself_is_reported_by_a_real_llama_server(llama_serv
     with FakeServer("llama-server") as fake:
         props = httpx.get(f"{fake.url[:-3]}/props", trust_env=False).json()
     assert set(fields(props)) - real == set()
+
+
+@WAYS
+def test_each_field_of_its_whole_answer_is_in_that_of_a_real_llama_server(
+    llama_server: LlamaServer, ask: Any, path: str
+) -> None:
+    llama_server.erase()
+    body = {**body_of(PROFILE, ask("The sea is wide and", max_tokens=4, seed=1), LLAMA_SERVER), "stream": False}
+    with FakeServer("llama-server") as fake:
+        real, ours = (
+            httpx.post(f"{url}/{path}", json=body, timeout=60, trust_env=False).raise_for_status().json()
+            for url in (llama_server.url, fake.url)
+        )
+    assert set(fields(ours)) - set(fields(real)) == set()
+    assert "timings" in ours
+    assert ours["usage"]["completion_tokens"] == len(fake.words)
