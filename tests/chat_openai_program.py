@@ -1,4 +1,4 @@
-"""Calls of LangChain's ChatOpenAI: ``python chat_openai_program.py ours``; prints results, requests and spans as JSON."""
+"""Calls of LangChain's ChatOpenAI: ``chat_openai_program.py ours`` prints results, requests and spans as JSON."""
 
 from __future__ import annotations
 
