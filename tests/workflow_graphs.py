@@ -36,9 +36,11 @@ def spans_by_id(exporter: Any) -> dict[str, Any]:
 
 
 def mirror_of(span: Any) -> dict[str, Any]:
-    """The entry as the node's span tells it."""
+    """The entry as the node's span has it; tags and metadata of the run are no part of the entry."""
     return {
-        key.removeprefix("nodespan."): value for key, value in span.attributes.items() if key.startswith("nodespan.")
+        key.removeprefix("nodespan."): value
+        for key, value in span.attributes.items()
+        if key.startswith("nodespan.") and key != "nodespan.tags" and not key.startswith("nodespan.metadata.")
     }
 
 

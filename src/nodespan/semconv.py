@@ -91,6 +91,7 @@ INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"What was asked ({_C
 OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"What was answered ({_CONTENT}).")
 TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"What the tool was given ({_CONTENT}).")
 TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"What the tool returned ({_CONTENT}).")
+TOOL_DEFINITIONS: Final = _standard("gen_ai.tool.definitions", f"Tools that the model may call ({_CONTENT}).")
 RETRIEVAL_QUERY: Final = _standard("gen_ai.retrieval.query.text", "What was searched for (opt-in).")
 RETRIEVAL_DOCUMENTS: Final = _standard("gen_ai.retrieval.documents", f"What was found ({_CONTENT}).")
 INFERENCE_DETAILS_EVENT: Final = _standard(
@@ -218,6 +219,14 @@ _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
 ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
 ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
+TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions know no tags", "string[]")
+METADATA_PREFIX: Final = "nodespan.metadata."
+METADATA: Final = _ours(
+    f"{METADATA_PREFIX}<key>",
+    "Value of the run's metadata under the key; which keys: `NODESPAN_METADATA_KEYS`.",
+    "the conventions know no metadata of a run",
+    "string, boolean, int or double",
+)
 LINK_KIND: Final = _ours(
     "nodespan.link", "`resumed_from` on the link of a resumed run.", "links have no kind of their own"
 )

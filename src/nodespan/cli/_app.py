@@ -112,6 +112,14 @@ def traces(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Only with this model.")] = None,
     conversation: Annotated[str | None, typer.Option(metavar="ID", help="Only of this conversation.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Only of this user.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Only with this tag of a run's config; repeatable.")
+    ] = None,
+    meta: Annotated[
+        list[str] | None,
+        typer.Option("--meta", metavar="KEY=VALUE", help="Only with this metadata of a run's config; repeatable."),
+    ] = None,
     min_duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only those that took longer.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only newer ones: 15m, 2h, 7d, or an ISO 8601 time.")
@@ -126,7 +134,7 @@ def traces(
     as_json: AsJson = False,
 ) -> None:
     """List the traces in the local store."""
-    from nodespan.cli._traces import list_traces, parse_since
+    from nodespan.cli._traces import list_traces, parse_metadata, parse_since
     from nodespan.store import TraceFilter
 
     wanted = TraceFilter(
@@ -135,6 +143,9 @@ def traces(
         node=node,
         model=model,
         conversation=conversation,
+        user=user,
+        tags=tuple(tag or ()),
+        metadata=parse_metadata(meta or ()),
         min_duration_s=min_duration,
         is_error=error,
         since_ns=parse_since(since),
@@ -151,12 +162,15 @@ def trace(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show it while it runs; without an ID, the trace that runs next.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="With attributes, events, links, and messages where captured.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one trace as a tree."""
     from nodespan.cli._traces import show_trace
 
-    show_trace(Console(), trace_id, follow=follow, as_json=as_json)
+    show_trace(Console(), trace_id, follow=follow, verbose=verbose, as_json=as_json)
 
 
 @app.command()

@@ -101,8 +101,8 @@ def _table(traces: Sequence[TraceRecord]) -> Table:
     return table
 
 
-def show_trace(console: Console, prefix: str | None, *, follow: bool, as_json: bool) -> None:
-    """Prints one trace as a tree; with ``follow`` while it lasts."""
+def show_trace(console: Console, prefix: str | None, *, follow: bool, verbose: bool, as_json: bool) -> None:
+    """Prints one trace as a tree; with ``follow`` while it lasts, with ``verbose`` all that its spans hold."""
     with open_reader() as reader:
         if follow:
             follow_trace(console, reader, prefix, as_json=as_json)
@@ -114,8 +114,20 @@ def show_trace(console: Console, prefix: str | None, *, follow: bool, as_json: b
         print_json(content["spans"])
         return
     console.print(f"trace {content['trace']['trace_id']}", style="dim")
-    for tree in render_tree(content["spans"], console.width):
+    for tree in render_tree(content["spans"], console.width, verbose=verbose):
         console.print(tree)
+
+
+def parse_metadata(pairs: Sequence[str]) -> tuple[str, ...]:
+    """Checks pairs such as ``plan=free``.
+
+    Raises:
+        ConfigurationError: One of them has no ``=``, or no key before it.
+    """
+    for pair in pairs:
+        if "=" not in pair[1:]:
+            raise ConfigurationError(f"--meta {pair} is no pair. Give KEY=VALUE, such as --meta plan=free.")
+    return tuple(pairs)
 
 
 def parse_since(text: str | None) -> int | None:

@@ -8,6 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from nodespan import semconv
+from nodespan.cli._details import details
 from nodespan.cli._output import safe
 from nodespan.cli._words import STYLES, lost_text, phase_text, state_text
 
@@ -20,10 +21,11 @@ _MS_PER_NS = 1e-6
 _GUIDE_WIDTH = 4
 
 
-def render_tree(spans: Sequence[SpanRecord], width: int) -> list[Tree]:
+def render_tree(spans: Sequence[SpanRecord], width: int, *, verbose: bool = False) -> list[Tree]:
     """One tree per span whose parent is not among the spans (of another process, or lost).
 
-    Facts that do not fit beside a span's name, in lines of the given width, stand below it.
+    Facts that do not fit beside a span's name, in lines of the given width, stand below it; with ``verbose`` all that a
+    span holds.
     """
     known = {span["span_id"] for span in spans}
     children: dict[str, list[SpanRecord]] = {}
@@ -34,7 +36,10 @@ def render_tree(spans: Sequence[SpanRecord], width: int) -> list[Tree]:
     left = [(span, trees.append, width) for span in reversed(children.get("", []))]
     while left:
         span, attach, room = left.pop()
-        tree = Tree(_label(span, room))
+        label = _label(span, room)
+        if verbose:
+            label.append_text(details(span))
+        tree = Tree(label)
         attach(tree)
         below = children.pop(span["span_id"], [])
         left += [(child, tree.children.append, room - _GUIDE_WIDTH) for child in reversed(below)]

@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from nodespan import semconv
 from nodespan.engine.tool_calls import ToolCallPieces
-from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
 from nodespan.spans.guard import Guard
+from nodespan.spans.message_parts import content_parts, message, text_part, tool_call_part, tool_response_part
 from nodespan.spans.model_call import ModelCallSpan, request_attributes
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.engine.contract import Server
-    from nodespan.spans.content import Message, Part
     from nodespan.spans.instruments import Instruments
+    from nodespan.spans.message_parts import Message, Part
     from nodespan.types import ChatMessage, GenerationRequest, ModelProfile
 
 _DESCRIBING: Final = Guard("describe a generation request")
@@ -58,7 +58,12 @@ class GenerationSpan(ModelCallSpan):
             with _DESCRIBING:
                 self.set(request_attributes(request.sampling.over(profile.sampling), streams=True))
         if self.content is not None:
-            self.content.set_input(_input_of(request))
+            with _DESCRIBING:
+                if request.prompt is not None:
+                    self.content.set_input([request.prompt], _prompt)
+                else:
+                    self.content.set_input(request.messages, _message)
+                self.content.set_tools(request.tools)
 
     @override
     def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
@@ -71,17 +76,19 @@ def server_attributes(server: Server | None) -> dict[str, str | int]:
     return {} if server is None else {semconv.SERVER_ADDRESS: server.address, semconv.SERVER_PORT: server.port}
 
 
-def _input_of(request: GenerationRequest) -> list[Message]:
-    if request.prompt is not None:
-        return [message("user", [text_part(request.prompt)])]
-    return [message(one.role, list(_parts(one))) for one in request.messages]
+def _prompt(prompt: str) -> Message:
+    return message("user", [text_part(prompt)])
+
+
+def _message(one: ChatMessage) -> Message:
+    return message(one.role, list(_parts(one)))
 
 
 def _parts(one: ChatMessage) -> Iterator[Part]:
     if one.tool_call_id is not None:
         yield tool_response_part(one.tool_call_id, one.content)
     elif one.content or not one.tool_calls:
-        yield text_part(one.content)
+        yield from content_parts(one.content) or [text_part("")]
     pieces = ToolCallPieces()
     pieces.add(one.tool_calls)
     yield from (tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from nodespan import semconv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
@@ -27,7 +27,9 @@ WORD_KINDS: Final = {
     semconv.USER_ID: "user",
     semconv.LANGGRAPH_GRAPH_HASH: "graph",
 }
-"""Attributes whose values a trace can be found by, and the kinds of these words."""
+"""Attributes whose values a trace can be found by, and the kinds of these words; tags and metadata are such too."""
+MAX_WORDS: Final = 64
+"""Tags and metadata of one span; nodespan writes at most 32 of each."""
 ERROR: Final = ("error", "")
 """The word of a trace in which a span failed."""
 
@@ -95,10 +97,39 @@ def _slice(span: Span, service: str) -> TraceSlice:
     )
 
 
+def words_of(attributes: Mapping[str, object]) -> Iterator[Word]:
+    """What a span with these attributes can be found by."""
+    left = MAX_WORDS
+    for key, value in attributes.items():
+        if (kind := WORD_KINDS.get(key)) is not None:
+            yield kind, str(value)
+        elif key == semconv.TAGS and left:
+            several = cast("Sequence[object]", value) if isinstance(value, list | tuple) else ()
+            tags = [tag for tag in several[:left] if isinstance(tag, str)]
+            left -= len(tags)
+            yield from (("tag", tag) for tag in tags)
+        elif key.startswith(semconv.METADATA_PREFIX) and left:
+            left -= 1
+            yield "metadata", f"{key.removeprefix(semconv.METADATA_PREFIX)}={_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    """A value as it is typed after ``key=``: booleans as in JSON."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_word(key: str) -> bool:
+    return key in WORD_KINDS or key == semconv.TAGS or key.startswith(semconv.METADATA_PREFIX)
+
+
 def _words(attributes: Iterable[KeyValue]) -> Iterable[Word]:
-    for attribute in attributes:
-        if (kind := WORD_KINDS.get(attribute.key)) is not None:
-            yield kind, _text(attribute.value)
+    return words_of({one.key: _value(one.value) for one in attributes if _is_word(one.key)})
+
+
+def _value(value: AnyValue) -> object:
+    if value.HasField("array_value"):
+        return [_text(one) for one in value.array_value.values]
+    return value.bool_value if value.HasField("bool_value") else _text(value)
 
 
 def _text(value: AnyValue) -> str:

@@ -12,10 +12,10 @@ from nodespan.engine.measurement import Phase, describe, engine_phases, record_g
 from nodespan.engine.phase import engine_phase
 from nodespan.errors import ServerError
 from nodespan.spans import phases
-from nodespan.spans.content import message, text_part, tool_call_part
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.instruments import exemplar_context
 from nodespan.spans.log import warn
+from nodespan.spans.message_parts import message, text_part, tool_call_part
 from nodespan.types import PipelineExecutionMetadata
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.engine.contract import GenerationResult, Server
-    from nodespan.spans.content import Part
     from nodespan.spans.instruments import Instruments
+    from nodespan.spans.message_parts import Part
     from nodespan.types import CacheStatus, FinishReason, GenerationRequest, ModelProfile
 
 _READING: Final = "read a pipeline's measurements"

@@ -1,7 +1,6 @@
-"""Values that an attribute can hold: checked before setting, because the SDK takes what its encoder then refuses.
+"""Conversion of values to attributes. The SDK accepts some that its encoder then rejects, with a traceback in the log.
 
-Tried on OpenTelemetry 1.45: lone surrogates and integers of 64 bits and more are held by the SDK and lost in the
-encoder, with a traceback in the log for each.
+Tried on OpenTelemetry 1.45: lone surrogates, and integers of 64 bits and more.
 """
 
 from __future__ import annotations
@@ -14,32 +13,36 @@ from nodespan.spans.guard import report
 from nodespan.spans.redaction import MAX_TEXT_BYTES, truncate
 
 _INT64: Final = 2**63
+_MAX_DECIMAL_BITS: Final = 14_000
+"""Python refuses to write integers of more than 4,300 decimal digits, as it takes long."""
 _SCALARS: Final = frozenset({str, bool, int, float})
-_HARD: Final = "hold a metadata value as it was given"
+_CHANGING: Final = "hold a metadata value as it was given"
 
 Scalar = str | bool | int | float
 AttributeValue = Scalar | list[str] | list[int] | list[float] | list[bool]
 
 
-def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny] whatever somebody put into a state
-    """The value as an attribute can hold it, or ``None`` to leave it out. What had to change is counted. Never raises.
+def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny] any value of a state
+    """The value as an attribute, or ``None`` to leave it out. A changed value is counted. Never raises.
 
-    Texts are cut at 16 KiB and made encodable, integers beyond 64 bits become texts, bytes become hex, and what is
-    nested becomes JSON.
+    Texts are cut at 16 KiB and made encodable, integers beyond 64 bits become texts, bytes become hexadecimal, and
+    nested values become JSON.
     """
     if type(value) is str:
         return value if value.isascii() and len(value) <= MAX_TEXT_BYTES else _text(value)
-    if type(value) is list or type(value) is tuple:
-        return _sequence(value)  # pyright: ignore[reportUnknownArgumentType] cast() would be a call
     if value is None or type(value) is bool or type(value) is float:
         return value
     if type(value) is int:
-        return value if -_INT64 <= value < _INT64 else _changed(str(value))
-    return _other(value)
+        return value if -_INT64 <= value < _INT64 else _changed(decimal(value))
+    try:
+        return _other(value)
+    except Exception as error:  # noqa: BLE001 methods of a user's object may raise anything
+        report(_CHANGING, error)
+        return None
 
 
 def to_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:  # pyright: ignore[reportExplicitAny]
-    """The attributes that have a value which can be held."""
+    """The attributes that have a value, converted."""
     held: dict[str, AttributeValue] = {}
     for key, value in attributes.items():
         # Most are short texts; a call for each of them would be the larger part of the time.
@@ -50,34 +53,43 @@ def to_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:  
     return held
 
 
+def decimal(value: int) -> str:
+    """The integer as a text: decimal, or hexadecimal if it is very long."""
+    return str(value) if value.bit_length() < _MAX_DECIMAL_BITS else hex(value)
+
+
 def _text(value: str) -> str:
     kept = truncate(value, MAX_TEXT_BYTES)
     return kept if kept == value else _changed(kept)
 
 
 def _changed(value: str) -> str:
-    report(_HARD, "changed")
+    report(_CHANGING, "changed")
     return value
 
 
-def _other(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny]
-    try:
-        if isinstance(value, str):  # a subclass, such as a StrEnum
-            return _text(str.__str__(value))
-        if isinstance(value, int):
-            return to_attribute(int(value))
-        if isinstance(value, (list, tuple)):
-            return _sequence(cast("list[object] | tuple[object, ...]", value))
-        if isinstance(value, (bytes, bytearray)):
-            return _changed(truncate(bytes(value).hex(), MAX_TEXT_BYTES))
-        return _changed(_text(json.dumps(value, default=repr, ensure_ascii=False)))
-    except Exception as error:  # noqa: BLE001 a repr or int of somebody's object may do anything
-        report(_HARD, error)
-        return None
+def _other(value: object) -> AttributeValue | None:
+    if isinstance(value, str):  # a subclass, such as a StrEnum
+        return _text(str.__str__(value))
+    if isinstance(value, int):
+        return to_attribute(int(value))
+    if isinstance(value, (list, tuple)):
+        return _sequence(cast("list[object] | tuple[object, ...]", value))
+    if isinstance(value, (bytes, bytearray)):
+        return _changed(truncate(bytes(value).hex(), MAX_TEXT_BYTES))
+    return _json(value)
 
 
 def _sequence(values: list[object] | tuple[object, ...]) -> AttributeValue:
+    """A list of one kind of scalars, as attributes are; any other list becomes JSON."""
     kinds = set(map(type, values))
     if not kinds or (len(kinds) == 1 and kinds <= _SCALARS):
-        return [to_attribute(value) for value in values]  # pyright: ignore[reportReturnType] all of one kind
-    return _changed(_text(json.dumps(values, default=repr, ensure_ascii=False)))
+        held = [to_attribute(value) for value in values]
+        if len(set(map(type, held))) <= 1:
+            return held  # pyright: ignore[reportReturnType] all of one kind
+        return [str(value) for value in held]  # an integer among them was too long
+    return _json(values)
+
+
+def _json(value: object) -> str:
+    return _changed(_text(json.dumps(value, default=repr, ensure_ascii=False)))

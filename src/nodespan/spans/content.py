@@ -1,25 +1,26 @@
-"""What was asked and answered, on spans and as events: only where the user has switched it on.
+"""Captured content: input and output of models, tools and retrievers, on spans and as events, if the user enables it.
 
-``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says where: ``NO_CONTENT`` (the default), ``SPAN_ONLY``,
-``EVENT_ONLY`` or ``SPAN_AND_EVENT``. Messages are written as the conventions have them, ``[{role, parts}]`` in JSON.
+``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``NO_CONTENT`` (the default), ``SPAN_ONLY``, ``EVENT_ONLY`` or
+``SPAN_AND_EVENT``. Messages have the form of the conventions, ``[{role, parts}]`` in JSON.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
 
 from nodespan import semconv
 from nodespan._version import __version__
-from nodespan.spans.content_json import UserValue, encode_json, fit_json
+from nodespan.spans.content_json import LEAST_MESSAGE_BYTES, UserValue, encode_json, fit_json
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import exemplar_context
+from nodespan.spans.log import warn
+from nodespan.spans.message_parts import Message, tool_definitions
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -28,22 +29,20 @@ if TYPE_CHECKING:
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 MAX_BYTES: Final = "NODESPAN_CONTENT_MAX_BYTES"
 DEFAULT_MAX_BYTES: Final = 32 * 1024
-"""Cap of one attribute with content: about what a context of 8,192 tokens holds."""
+"""Limit of one attribute with content, about a context of 8,192 tokens."""
 LEAST_MAX_BYTES: Final = 512
-"""Room for a message that says what is missing."""
+"""Room for the message that replaces omitted ones."""
 
 _CUT_BY_THE_SDK: Final = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
-"""Where these are lower, the SDK would cut the JSON in its midst."""
+"""With a lower limit the SDK would cut the JSON."""
 
 _WRITING: Final = Guard("capture content")
-_logger: Final = logging.getLogger("nodespan")
 
-Part = Mapping[str, object]
-Message = Mapping[str, object]
+_T = TypeVar("_T")
 
 
 class Capture(NamedTuple):
-    """Where content goes."""
+    """Where captured content is written."""
 
     on_spans: bool
     on_events: bool
@@ -59,90 +58,91 @@ _OFF: Final = _MODES["NO_CONTENT"]
 
 
 def capture() -> Capture:
-    """What the user has switched on. Any other value is said once, and is ``NO_CONTENT``."""
+    """The user's setting. Any other value is logged once, and counts as ``NO_CONTENT``."""
     given = os.environ.get(CAPTURE)
     return _mode(given) if given else _OFF
 
 
-def text_part(text: object, kind: str = "text") -> Part:
-    """A piece of a message: text, or another kind with a content."""
-    return {"type": kind, "content": UserValue(text)}
-
-
-def tool_call_part(call_id: str | None, name: str, arguments: object) -> Part:
-    """A model's wish to have a tool called."""
-    return {"type": "tool_call", "id": call_id, "name": name, "arguments": UserValue(arguments)}
-
-
-def tool_response_part(call_id: str | None, response: object) -> Part:
-    """What the tool gave back."""
-    return {"type": "tool_call_response", "id": call_id, "response": UserValue(response)}
-
-
-def message(role: str, parts: Sequence[Part], finish_reason: str | None = None) -> Message:
-    """One message; an answer also says why it ended."""
-    made: dict[str, object] = {"role": role, "parts": list(parts)}
-    return made if finish_reason is None else {**made, "finish_reason": finish_reason}
-
-
 def set_content(span: Span, values: Mapping[str, object]) -> None:
-    """Writes values of the user's on a span, redacted and cut, if content goes there. What is no text becomes JSON."""
+    """Sets user values on a span, redacted and cut, if content is enabled for spans. All but texts become JSON."""
     if capture().on_spans and span.is_recording():
         with _WRITING:
             for name, value in values.items():
-                made = fit_json(UserValue(value), _max_bytes())
+                made = fit_json(UserValue(value), max_bytes())
                 span.set_attribute(name, made if isinstance(value, str) else encode_json(made).decode())
 
 
 class ModelContent:
-    """What one model call was asked and answered, until the call ends.
+    """Input, output and tools of one model call, until the call ends.
 
     Attributes:
-        facts: What the span says of the call; the event says the same.
+        facts: Attributes of the span, which the event has as well.
     """
 
-    __slots__ = ("_capture", "_input", "_logger_provider", "_output", "facts")
+    __slots__ = ("_capture", "_input", "_instructions", "_logger_provider", "_omitted", "_output", "_tools", "facts")
 
     def __init__(self, where: Capture, logger_provider: LoggerProvider | None) -> None:
         self._capture = where
         self._logger_provider = logger_provider
+        self._instructions: list[Message] = []
         self._input: list[Message] = []
+        self._omitted = 0
         self._output: list[Message] = []
+        self._tools: list[dict[str, object]] = []
         self.facts: dict[str, Any] = {}
 
     @staticmethod
     def begin(logger_provider: LoggerProvider | None = None) -> ModelContent | None:
-        """For a call that begins now; ``None`` unless the user has switched content on."""
+        """For a call that begins now; ``None`` unless the user has enabled content."""
         where = capture()
         return None if where is _OFF else ModelContent(where, logger_provider)
 
-    def set_input(self, messages: Sequence[Message]) -> None:
-        """Keeps the messages that the model receives."""
-        self._input = list(messages)
+    def set_input(self, messages: Sequence[_T], convert: Callable[[_T], Message]) -> None:
+        """Keeps the messages that the model receives: the system messages at the beginning, and the newest.
+
+        Not more of them are converted than an attribute can hold.
+
+        Args:
+            messages: In the library's own form, oldest first.
+            convert: Converts one of them.
+        """
+        at_most = max_bytes() // LEAST_MESSAGE_BYTES
+        first = 0
+        while first < min(len(messages), at_most) and (one := convert(messages[first]))["role"] == "system":
+            self._instructions.append(one)
+            first += 1
+        self._omitted = max(len(messages) - first - at_most, 0)
+        self._input = [convert(one) for one in messages[first + self._omitted :]]
 
     def set_output(self, messages: Sequence[Message]) -> None:
         """Keeps the answer, which may be incomplete."""
         self._output = list(messages)
 
+    def set_tools(self, tools: object) -> None:
+        """Keeps the definitions of the tools that the model may call, in the form of OpenAI or Anthropic."""
+        self._tools = tool_definitions(tools)
+
     def write(self, span: Span) -> None:
-        """Puts it where it goes. Called once, just before the span ends."""
+        """Writes the content to the span and emits the event. Called once, just before the span ends."""
         with _WRITING:
-            content = {name: fit_json(value, _max_bytes()) for name, value in self._by_name().items() if value}
+            content = self._by_name()
             if self._capture.on_spans and span.is_recording():
                 for name, value in content.items():
                     span.set_attribute(name, encode_json(value).decode())
             if self._capture.on_events:
                 self._emit(span, content)
 
-    def _by_name(self) -> dict[str, list[Any]]:
-        """System messages at the beginning are instructions; in the midst of a conversation they are part of it."""
-        first = next((i for i, one in enumerate(self._input) if one["role"] != "system"), len(self._input))
-        instructions: list[Any] = [one["parts"] for one in self._input[:first]]
-        return {
-            semconv.SYSTEM_INSTRUCTIONS: [part for parts in instructions for part in parts],
-            semconv.INPUT_MESSAGES: self._input[first:],
-            semconv.OUTPUT_MESSAGES: self._output,
+    def _by_name(self) -> dict[str, Any]:
+        """System messages at the beginning are instructions; further on they are part of the conversation."""
+        limit = max_bytes()
+        parts = [part for one in self._instructions for part in cast("Sequence[object]", one["parts"])]
+        content = {
+            semconv.SYSTEM_INSTRUCTIONS: parts and fit_json(parts, limit),
+            semconv.INPUT_MESSAGES: self._input and fit_json(self._input, limit, omitted=self._omitted),
+            semconv.OUTPUT_MESSAGES: self._output and fit_json(self._output, limit),
+            semconv.TOOL_DEFINITIONS: self._tools and fit_json(self._tools, limit),
         }
+        return {name: value for name, value in content.items() if value}
 
     def _emit(self, span: Span, content: Mapping[str, Any]) -> None:
         logger = get_logger(semconv.SCOPE, __version__, self._logger_provider, semconv.SCHEMA_URL)
@@ -161,11 +161,18 @@ class ModelContent:
 def _mode(given: str) -> Capture:
     mode = _MODES.get(given.strip().upper())
     if mode is None:
-        _logger.warning("%s is %r: no content is captured. It can be %s.", CAPTURE, given, ", ".join(_MODES))
+        warn(
+            "configure.invalid_variable",
+            "%s is %r: no content is captured. Allowed: %s.",
+            CAPTURE,
+            given,
+            ", ".join(_MODES),
+        )
     return mode or _OFF
 
 
-def _max_bytes() -> int:
+def max_bytes() -> int:
+    """The limit of one attribute with content."""
     limits = [_limit(os.environ.get(MAX_BYTES), DEFAULT_MAX_BYTES)]
     limits += [_limit(os.environ.get(name), limits[0]) for name in _CUT_BY_THE_SDK]
     return min(limits)
@@ -177,5 +184,11 @@ def _limit(given: str | None, default: int) -> int:
         return default
     if given.strip().isdecimal():
         return max(int(given), LEAST_MAX_BYTES)
-    _logger.warning("%r is no number of bytes: content is cut at %d. Give a whole number.", given, default)
+    warn(
+        "configure.invalid_variable",
+        "%r is not a number of bytes: content is cut at %d bytes. Set %s to an integer.",
+        given,
+        default,
+        MAX_BYTES,
+    )
     return default

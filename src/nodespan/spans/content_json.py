@@ -1,22 +1,38 @@
-"""Somebody's own words and values as JSON that may leave: redacted, and cut so that it fits and can still be parsed."""
+"""User values as JSON that may leave the process: redacted, bounded in size, and always valid."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from nodespan.spans.attributes import decimal
+from nodespan.spans.media import describe_data_url, media_stub, without_data_urls
 from nodespan.spans.redaction import redacted, truncate
 
 _LEAST_BYTES: Final = 128
-"""No text is cut shorter: what says how long it was, with its sha256, takes about 110 bytes."""
+"""No text is cut shorter: the mark with its length and sha256 takes about 110 bytes."""
 
 _DEEPEST: Final = 16
-"""Nesting beyond which a value is written as one text; also ends values that hold themselves."""
+"""Nesting beyond which a value becomes one text; also ends values that contain themselves."""
 
+_READ_BYTES: Final = 512 * 1024
+"""Bytes of text that are read of one structure, newest message first. Redacting and hashing them takes a few ms."""
+
+_MARGIN: Final = 4096
+"""Characters that are dropped at the end of a text that is not read to its end: the redaction hook may need to see the
+whole of a secret to recognise it."""
+
+_ITEM_BYTES: Final = 64
+"""Bytes that a value which is not a text counts as read."""
+
+LEAST_MESSAGE_BYTES: Final = 48
+"""Size of a message without content."""
+
+_INT64: Final = 2**63
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 
 _WHOLE: Final = 2**31
 """A limit that no text reaches."""
@@ -24,7 +40,7 @@ _WHOLE: Final = 2**31
 
 @dataclass(frozen=True, slots=True)
 class UserValue:
-    """A value of the user's inside of a structure of ours: every text in it is redacted, and may be cut."""
+    """A value of the user's inside a structure of nodespan's: each text in it is redacted and may be cut."""
 
     value: object
 
@@ -36,59 +52,165 @@ class _Text:
     text: str
 
 
-def fit_json(structure: object, max_bytes: int) -> Any:  # pyright: ignore[reportExplicitAny] JSON
-    """The structure as JSON values whose encoding takes at most ``max_bytes``, which is 512 or more.
+def fit_json(structure: object, max_bytes: int, *, omitted: int = 0) -> Any:  # pyright: ignore[reportExplicitAny] JSON
+    """The structure as JSON values whose encoding has at most ``max_bytes`` bytes, 512 or more.
 
-    Texts share the room: the long ones are cut, each with its size and sha256. A list of messages that is still too
-    long loses its oldest; what cannot be shortened in any such way becomes one text, cut.
+    Texts share the room: long ones are cut, each with its size and sha256. A list of messages that is still too long
+    loses the oldest. Anything else that cannot be shortened becomes one text, cut. The time is bounded, whatever the
+    size of the structure.
+
+    Args:
+        structure: Values of JSON and ``UserValue``.
+        max_bytes: Limit of the encoding.
+        omitted: Older messages that are not in the structure.
     """
-    ready = _ready(structure, 0)
+    reader = _Reader(max(4 * max_bytes, _READ_BYTES))
+    messages = _messages(structure)
+    if messages is not None:
+        return _fit_messages(messages, reader, max_bytes, omitted)
+    plain = reader.plain(structure, 0)
+    fitted = _cut_to_fit(plain, max_bytes)
+    return _as_one_text(plain, max_bytes) if fitted is None else fitted
+
+
+def encode_json(value: object) -> bytes:
+    """JSON in UTF-8. Characters that UTF-8 cannot represent are replaced."""
+    return _ENCODER.encode(value).encode("utf-8", "replace")
+
+
+class _Reader:
+    """Reads user values as plain ones, redacted, up to a number of bytes.
+
+    Attributes:
+        left: Bytes that may still be read.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.left = max_bytes
+
+    def plain(self, value: object, depth: int) -> object:
+        """Values of nodespan's unchanged; the user's as plain values with every text marked as ``_Text``."""
+        if isinstance(value, UserValue):
+            return self._of_user(value.value, depth)
+        if isinstance(value, Mapping):
+            return {key: self.plain(inner, depth + 1) for key, inner in cast("Mapping[str, object]", value).items()}
+        if isinstance(value, list):
+            return [self.plain(inner, depth + 1) for inner in cast("list[object]", value)]
+        return value
+
+    def _of_user(self, value: object, depth: int) -> object:
+        self.left -= _ITEM_BYTES
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            return value if -_INT64 <= value < _INT64 else self._text(decimal(value))
+        if isinstance(value, float):
+            return value if math.isfinite(value) else str(value)
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, (bytes, bytearray)):
+            return f"[{len(value)} bytes]"
+        try:
+            return self._text(_str(value)) if depth > _DEEPEST else self._of_object(value, depth)
+        except Exception as error:  # noqa: BLE001 a user's object may raise anything
+            return f"[{type(value).__name__} raised {type(error).__name__}]"
+
+    def _of_object(self, value: object, depth: int) -> object:
+        if hasattr(type(value), "model_dump"):
+            value = cast("Any", value).model_dump()
+        if isinstance(value, Mapping):
+            return self._of_mapping(cast("Mapping[object, object]", value), depth)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return self._of_sequence(cast("Sequence[object]", value), depth)
+        return self._text(_str(value))
+
+    def _of_mapping(self, value: Mapping[object, object], depth: int) -> object:
+        if (stub := media_stub(value)) is not None:
+            marked = ("uri", "file_id")
+            return {key: self._text(inner) if key in marked else inner for key, inner in stub.items()}
+        made: dict[str, object] = {}
+        for key, inner in value.items():
+            if self.left <= 0:
+                made["..."] = f"[cut: {len(value) - len(made)} more]"
+                break
+            name = truncate(self._text(_str(key)).text, _LEAST_BYTES)
+            made[name] = self._of_user(inner, depth + 1)
+        return made
+
+    def _of_sequence(self, value: Sequence[object], depth: int) -> object:
+        made: list[object] = []
+        for inner in value:
+            if self.left <= 0:
+                made.append(f"[cut: {len(value) - len(made)} more]")
+                break
+            made.append(self._of_user(inner, depth + 1))
+        return made
+
+    def _text(self, text: str) -> _Text:
+        room = max(self.left, _LEAST_BYTES) + _MARGIN
+        if len(text) > room and (described := describe_data_url(text)):
+            text = described
+        self.left -= min(len(text), room)
+        if len(text) <= room:
+            return _Text(redacted(without_data_urls(text)))
+        read = redacted(without_data_urls(text[:room]))[:-_MARGIN]
+        return _Text(f"{read}... [cut: {len(text)} characters in all]")
+
+
+def _str(value: object) -> str:
+    return decimal(value) if isinstance(value, int) else str(value)
+
+
+def _messages(structure: object) -> list[object] | None:
+    """The structure if it is a list of messages."""
+    several = cast("list[object]", structure) if isinstance(structure, list) else []
+    return several if several and all(isinstance(one, dict) and "role" in one for one in several) else None
+
+
+def _fit_messages(messages: list[object], reader: _Reader, max_bytes: int, omitted: int) -> object:
+    """The newest messages, as many as fit; in place of the others one message with their number."""
+    newest: list[object] = []
+    for message in reversed(messages[-max_bytes // LEAST_MESSAGE_BYTES :]):
+        if newest and reader.left <= 0:
+            break
+        newest.append(reader.plain(message, 1))
+    omitted += len(messages) - len(newest)
+    if not omitted and (fitted := _cut_to_fit(newest[::-1], max_bytes)) is not None:
+        return fitted
+    room = max_bytes - len(encode_json(_missing(omitted + len(newest)))) - 2
+    kept: list[object] = []
+    for message in newest:
+        room -= len(encode_json(_made(message, _LEAST_BYTES))) + 2
+        if kept and room < 0:
+            break
+        kept.append(message)
+    missing = _missing(omitted + len(newest) - len(kept))
+    fitted = _cut_to_fit(kept[::-1], max_bytes - len(encode_json(missing)) - 2)
+    return _as_one_text(kept, max_bytes) if fitted is None else [missing, *fitted]
+
+
+def _missing(count: int) -> dict[str, object]:
+    return {"role": "system", "parts": [{"type": "text", "content": f"[cut: {count} messages]"}]}
+
+
+def _cut_to_fit(plain: object, max_bytes: int) -> Any | None:
+    """JSON values with texts cut so that they fit; ``None`` if cutting texts is not enough."""
     sizes: list[int] = []
-    _measure(ready, sizes)
-    limit = _share(sizes, max_bytes - len(encode_json(_made(ready, 0))))
+    _measure(plain, sizes)
+    limit = _share(sizes, max_bytes - len(encode_json(_made(plain, 0))))
     while True:
-        made = _made(ready, limit)
+        made = _made(plain, limit)
         size = len(encode_json(made))
         if size <= max_bytes:
             return made
         if limit <= _LEAST_BYTES:
-            return _shortened(ready, max_bytes)
+            return None
         limit = max(min(limit * max_bytes // size, limit - 1), _LEAST_BYTES)
 
 
-def encode_json(value: object) -> bytes:
-    """JSON in UTF-8, with what UTF-8 cannot hold replaced."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _ready(value: object, depth: int) -> object:
-    """Ours as it is; the user's as plain values in which every text is redacted and marked."""
-    if isinstance(value, UserValue):
-        return _plain(value.value, depth)
-    if isinstance(value, Mapping):
-        return {key: _ready(inner, depth + 1) for key, inner in cast("Mapping[str, object]", value).items()}
-    if isinstance(value, list):
-        return [_ready(inner, depth + 1) for inner in cast("list[object]", value)]
-    return value
-
-
-def _plain(value: object, depth: int) -> object:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, (int, float)):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, str) or depth > _DEEPEST:
-        return _Text(redacted(str(value)))
-    if isinstance(value, (bytes, bytearray)):
-        return f"[{len(value)} bytes]"
-    if hasattr(type(value), "model_dump"):
-        value = cast("Any", value).model_dump()
-    if isinstance(value, Mapping):
-        items = cast("Mapping[object, object]", value).items()
-        return {truncate(redacted(str(key)), _LEAST_BYTES): _plain(inner, depth + 1) for key, inner in items}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(inner, depth + 1) for inner in cast("Sequence[object]", value)]
-    return _Text(redacted(str(value)))
+def _as_one_text(plain: object, max_bytes: int) -> str:
+    text = encode_json(_made(plain, _WHOLE)).decode()
+    return truncate(text, max(max_bytes // 2, _LEAST_BYTES))  # a quotation mark in a text takes two bytes
 
 
 def _measure(value: object, sizes: list[int]) -> None:
@@ -103,7 +225,7 @@ def _measure(value: object, sizes: list[int]) -> None:
 
 
 def _share(sizes: Sequence[int], room: int) -> int:
-    """The length at which to cut, so that texts of these sizes take up the room: short ones stay whole."""
+    """The length at which to cut texts of these sizes so that they use up the room. Short ones stay whole."""
     for index, size in enumerate(sorted(sizes)):
         left = len(sizes) - index
         if size * left > room:
@@ -113,7 +235,7 @@ def _share(sizes: Sequence[int], room: int) -> int:
 
 
 def _made(value: object, limit: int) -> object:
-    """JSON values with every text cut at the limit; 0 leaves only what is around them."""
+    """JSON values with every text cut at the limit; with 0 texts are empty."""
     if isinstance(value, _Text):
         return truncate(value.text, limit) if limit else ""
     if isinstance(value, dict):
@@ -121,27 +243,3 @@ def _made(value: object, limit: int) -> object:
     if isinstance(value, list):
         return [_made(inner, limit) for inner in cast("list[object]", value)]
     return value
-
-
-def _messages(ready: object) -> list[object]:
-    """The structure if it is a list of messages, else nothing."""
-    several = cast("list[object]", ready) if isinstance(ready, list) else []
-    return several if all(isinstance(one, dict) and "role" in one for one in several) else []
-
-
-def _shortened(ready: object, max_bytes: int) -> object:
-    """Without the oldest messages, as many as it takes; in their place one that says what is missing."""
-    messages = _messages(ready)
-    for index in range(1, len(messages)):
-        if index & (index - 1) and index < len(messages) - 1:
-            continue  # 1, 2, 4, 8 ... and all but the last: each try costs an encoding
-        whole = encode_json(_made(messages[:index], _WHOLE))
-        missing = f"[cut: {index} messages, {len(whole)} bytes in all, sha256 {hashlib.sha256(whole).hexdigest()}]"
-        made = [
-            {"role": "system", "parts": [{"type": "text", "content": missing}]},
-            *(_made(one, _LEAST_BYTES) for one in messages[index:]),
-        ]
-        if len(encode_json(made)) <= max_bytes:
-            return made
-    text = encode_json(_made(ready, _WHOLE)).decode()
-    return truncate(text, max(max_bytes // 2, _LEAST_BYTES))  # a quotation mark in a text takes two bytes

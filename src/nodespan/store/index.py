@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INDEX: Final = Schema(
     application_id=0x6E647369,  # "ndsi"
-    version=1,
+    version=2,
     is_derived=True,
     statements=(
         """

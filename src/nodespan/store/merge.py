@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nodespan.otlp import WORD_KINDS
+from nodespan.otlp import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -84,7 +84,6 @@ def _labels(known: dict[str, list[str]], spans: Iterable[SpanRecord]) -> dict[st
     labels = {kind: set(words) for kind, words in known.items()}
     for span in spans:
         labels.setdefault("service", set()).add(_service(span))
-        for key, kind in WORD_KINDS.items():
-            if key in span["attributes"]:
-                labels.setdefault(kind, set()).add(str(span["attributes"][key]))
+        for kind, word in words_of(span["attributes"]):
+            labels.setdefault(kind, set()).add(word)
     return {kind: sorted(labels[kind]) for kind in sorted(labels)}

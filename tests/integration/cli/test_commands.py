@@ -26,7 +26,13 @@ def make_run(name: str, service: str = "app", *, failed: bool = False, seconds: 
         tracer = trace.get_tracer("test")
         run = tracer.start_span(
             f"invoke_workflow {name}",
-            attributes={semconv.WORKFLOW_NAME: name, semconv.CONVERSATION_ID: f"about {name}"},
+            attributes={
+                semconv.WORKFLOW_NAME: name,
+                semconv.CONVERSATION_ID: f"about {name}",
+                semconv.USER_ID: f"{name} user",
+                semconv.TAGS: ["all", name],
+                f"{semconv.METADATA_PREFIX}plan": f"{name}=plan",
+            },
             start_time=start,
         )
         inside = trace.set_span_in_context(run)
@@ -68,6 +74,12 @@ def test_each_filter_finds_the_traces_that_it_names(cli):
     assert found(cli, "--node", "old shown") == [old]
     assert found(cli, "--model", "new-model") == [new]
     assert found(cli, "--conversation", "about old") == [old]
+    assert found(cli, "--user", "new user") == [new]
+    assert found(cli, "--tag", "all") == [new, old]
+    assert found(cli, "--tag", "all", "--tag", "old") == [old]
+    assert found(cli, "--meta", "plan=new=plan") == [new]
+    assert cli("traces", "--meta", "plan").code == 1
+    assert "KEY=VALUE" in cli.err
     assert found(cli, "--min-duration", "4") == [old]
     assert found(cli, "--error") == [new]
     assert found(cli, "--since", "1h") == [new]
@@ -242,3 +254,30 @@ def test_doctor_runs_the_self_test(cli, monkeypatch):
     assert cli("doctor", "--json").code == 1
     (problem,) = cli.json["problems"]
     assert problem.startswith("The result of a two-node graph: 1 instead of 2. An installed library")
+
+
+def test_verbose_shows_all_that_a_span_holds(cli):
+    with configure(service_name="app") as telemetry:
+        tracer = trace.get_tracer("test")
+        with tracer.start_as_current_span("invoke_node a") as span:
+            span.set_attribute(semconv.TAGS, ["x", "y"])
+            messages = [{"role": "user", "parts": [{"type": "text", "content": "Hello\x1b[31m"}]}]
+            span.set_attribute(semconv.INPUT_MESSAGES, json.dumps(messages))
+            span.set_attribute(semconv.OUTPUT_MESSAGES, "cut off [")
+            span.add_event("exception", {"exception.stacktrace": "Traceback\n  line 1"})
+            span.add_link(span.get_span_context(), {"nodespan.link": "resumed_from"})
+        assert telemetry.force_flush()
+    trace_id = format(span.get_span_context().trace_id, "032x")
+    assert cli("trace", trace_id).code == 0
+    assert "tags" not in cli.out
+    assert cli("trace", trace_id, "-v").code == 0, cli.err
+    lines = [line.rstrip() for line in cli.out.splitlines()[2:]]
+    assert lines[:3] == ['  nodespan.tags: ["x", "y"]', "  input user: Hello\\x1b[31m", "  output: cut off ["]
+    assert lines[3].startswith("  event exception after ")
+    assert lines[4:] == [
+        "    exception.stacktrace:",
+        "      Traceback",
+        "        line 1",
+        f"  link to span {span.get_span_context().span_id:016x} of trace {trace_id}",
+        "    nodespan.link: resumed_from",
+    ]

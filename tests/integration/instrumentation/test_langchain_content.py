@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from typing import Annotated
 
@@ -99,7 +100,14 @@ def test_every_kind_of_message_has_its_role_and_parts(exporter):
             "role": "user",
             "parts": [
                 {"type": "text", "content": "What is it?"},
-                {"type": "image_url", "content": {"image_url": {"url": "data:image/png;base64,AAAA"}}},
+                {
+                    "type": "blob",
+                    "modality": "image",
+                    "mime_type": "image/png",
+                    "content": "",
+                    "size_bytes": 3,
+                    "sha256": hashlib.sha256(bytes(3)).hexdigest(),
+                },
             ],
         },
         {

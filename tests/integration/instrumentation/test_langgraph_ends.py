@@ -286,7 +286,7 @@ async def test_a_thousand_cancelled_runs_leave_nothing_behind(exporter, open_spa
     del runs, run
     gc.collect()
     assert len(owners) == 0
-    assert len(_resume._interrupted) <= _resume.MAX_INTERRUPTED
+    assert len(_resume._unfinished) <= _resume.MAX_UNFINISHED
 
 
 def test_a_generator_that_is_left_from_another_thread_ends_its_span(exporter):

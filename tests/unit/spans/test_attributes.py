@@ -97,6 +97,30 @@ def test_an_object_that_cannot_even_be_shown_is_left_out_and_counted(changed):
     assert changed
 
 
+def test_a_list_with_an_integer_that_is_too_long_is_a_list_of_texts():
+    assert to_attribute([1, 2**63]) == ["1", str(2**63)]
+
+
+def test_an_integer_of_any_length_becomes_a_text():
+    assert to_attribute(10**5000) == hex(10**5000)
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("detached")
+
+
+def _loop():
+    loop: list[object] = [1]
+    loop.append(loop)
+    return loop
+
+
+@pytest.mark.parametrize("value", [[Unprintable(), 1], {"a": Unprintable()}, _loop(), [10**5000, "a"]])
+def test_a_value_that_cannot_be_written_is_left_out(value):
+    assert to_attribute(value) is None
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
     lambda inner: (

@@ -9,13 +9,18 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
 from nodespan.spans import content
-from nodespan.spans.content import capture, message, set_content, text_part, tool_call_part, tool_response_part
+from nodespan.spans.content import capture, set_content
+from nodespan.spans.message_parts import message, text_part, tool_call_part, tool_response_part
 from nodespan.spans.model_call import ModelCallSpan
 from nodespan.spans.scope import SpanScope, get_tracer
 
 VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 ASKED = [message("system", [text_part("Be short.")]), message("user", [text_part("Hello?")])]
 SAID = [message("assistant", [tool_call_part("call_1", "look_up", {"word": "hello"})], "tool_calls")]
+
+
+def as_it_is(one):
+    return one
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def call(tracer_provider, logger_provider):
         tracer = get_tracer(tracer_provider)
         owner = ModelCallSpan(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
         if owner.content is not None:
-            owner.content.set_input(ASKED)
+            owner.content.set_input(ASKED, as_it_is)
             owner.content.set_output(SAID)
         owner.set({"gen_ai.usage.input_tokens": 3})
         owner.fail(TimeoutError())
@@ -73,14 +78,13 @@ def test_the_variable_says_where_content_goes(monkeypatch, call, exporter, logs,
     assert len(logs.get_finished_logs()) == on_events
 
 
-def test_any_other_value_is_said_once_and_captures_nothing(monkeypatch, caplog):
+def test_any_other_value_is_logged_once_and_captures_nothing(monkeypatch, caplog):
     monkeypatch.setenv(VARIABLE, "true")
     content._mode.cache_clear()
     assert [capture(), capture()] == [(False, False)] * 2
-    [said] = [record.getMessage() for record in caplog.records]
-    assert said == (
-        f"{VARIABLE} is 'true': no content is captured. It can be NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT."
-    )
+    [record] = caplog.records
+    assert record.__dict__["nodespan.code"] == "configure.invalid_variable"
+    assert f"{VARIABLE} is 'true'" in record.getMessage()
 
 
 def test_messages_on_a_span_are_json_of_roles_and_parts(monkeypatch, call, exporter):
@@ -118,7 +122,7 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
 def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.set_input([ASKED[1], ASKED[0]])
+    owner.content.set_input([ASKED[1], ASKED[0]], as_it_is)
     owner.finish()
     assert [one["role"] for one in messages_of(exporter)["gen_ai.input.messages"]] == ["user", "system"]
 
@@ -128,7 +132,7 @@ def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     monkeypatch.setenv(variable, "600")
     owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.set_input([message("user", [tool_response_part("call_1", "x" * 5000)])])
+    owner.content.set_input([message("user", [tool_response_part("call_1", "x" * 5000)])], as_it_is)
     owner.finish()
     [span] = exporter.get_finished_spans()
     text = span.attributes["gen_ai.input.messages"]
@@ -137,11 +141,51 @@ def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter
     assert "5000 bytes in all, sha256" in part["response"]
 
 
-def test_a_cap_that_is_no_number_is_said_and_the_default_holds(monkeypatch, caplog):
+def test_a_limit_that_is_not_a_number_is_logged_and_the_default_holds(monkeypatch, caplog):
     monkeypatch.setenv("NODESPAN_CONTENT_MAX_BYTES", "much")
     content._limit.cache_clear()
-    assert content._max_bytes() == content.DEFAULT_MAX_BYTES
-    assert "'much' is no number of bytes" in caplog.text
+    assert content.max_bytes() == content.DEFAULT_MAX_BYTES
+    [record] = caplog.records
+    assert record.__dict__["nodespan.code"] == "configure.invalid_variable"
+    assert "'much'" in record.getMessage()
+
+
+def test_only_the_messages_that_can_be_captured_are_converted(monkeypatch, tracer_provider, exporter):
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    converted = []
+
+    def convert(number):
+        converted.append(number)
+        return message("system" if number == 0 else "user", [text_part(f"message {number}")])
+
+    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    owner.content.set_input(range(100_000), convert)
+    owner.finish()
+    assert len(converted) < 1000
+    found = messages_of(exporter)
+    assert found["gen_ai.system_instructions"][0]["content"] == "message 0"
+    first, *others = found["gen_ai.input.messages"]
+    assert others[-1]["parts"][0]["content"] == "message 99999"
+    assert first["parts"][0]["content"] == f"[cut: {99_999 - len(others)} messages]"
+
+
+TOOLS = {
+    "openai": {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}},
+    "responses": {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}},
+    "anthropic": {"name": "f", "description": "d", "input_schema": {"type": "object"}},
+}
+
+
+@pytest.mark.parametrize("form", TOOLS)
+def test_tool_definitions_have_one_form(monkeypatch, tracer_provider, exporter, form):
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    owner.content.set_tools([TOOLS[form], "not a tool", {"type": "web_search"}])
+    owner.finish()
+    [span] = exporter.get_finished_spans()
+    function = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}}
+    search = {"type": "web_search", "name": "web_search", "definition": {"type": "web_search"}}
+    assert json.loads(span.attributes["gen_ai.tool.definitions"]) == [function, search]
 
 
 def test_a_text_stays_a_text_and_anything_else_is_json(monkeypatch, exporter, tracer_provider):

@@ -8,7 +8,7 @@ from nodespan import semconv
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._steps import Suppressed
 from nodespan.instrumentation.langchain import _convert
-from nodespan.instrumentation.langchain._messages import questions
+from nodespan.instrumentation.langchain._messages import definitions, to_message
 from nodespan.instrumentation.langchain._peers import makes_model_spans
 from nodespan.instrumentation.langchain._spans import (
     STATE,
@@ -20,6 +20,7 @@ from nodespan.instrumentation.langchain._spans import (
     choose_run_ids,
     new_run_id,
 )
+from nodespan.instrumentation.langchain._stores import caller_context
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import current_model_call
@@ -72,7 +73,8 @@ def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
 def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
     """``embed_documents(texts)``, ``embed_query(text)`` and their async forms."""
     del args, kwargs
-    return _model_call(semconv.EMBEDDINGS, model, {}, Entry.EMBED)
+    parent = caller_context() if current_model_call() is None else None
+    return _model_call(semconv.EMBEDDINGS, model, {}, Entry.EMBED, parent)
 
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
@@ -176,12 +178,15 @@ def _model_call(
     identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
     if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
         return None
-    return ModelCall(providers, operation, model, identity, asked, entry, parent=parent)
+    call = ModelCall(providers, operation, model, identity, asked, entry, parent=parent)
+    if call.content is not None:
+        call.content.set_tools(definitions(asked.get("tools") or asked.get("functions")))
+    return call
 
 
 def _ask(call: ModelCall | None, messages: Any) -> None:
     if call is not None and call.content is not None:
-        call.content.set_input(questions(messages))
+        call.content.set_input(messages, to_message)
 
 
 def _with_stop(args: Arguments, kwargs: Keywords) -> Mapping[str, Any]:

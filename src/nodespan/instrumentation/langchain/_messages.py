@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from nodespan.instrumentation.langchain import _convert
-from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
+from nodespan.spans.guard import Guard
+from nodespan.spans.message_parts import content_parts, message, text_part, tool_call_part, tool_response_part
 
 if TYPE_CHECKING:
-    from nodespan.spans.content import Message, Part
+    from nodespan.spans.message_parts import Message, Part
 
+_CONVERTING: Final = Guard("convert the definition of a LangChain tool")
 _ROLES: Final = {"human": "user", "ai": "assistant", "function": "tool"}
-_THOUGHTS: Final = ("reasoning", "thinking")
 
 
-def questions(asked: Iterable[BaseMessage | str]) -> list[Message]:
-    """What goes to a model: a conversation, or an LLM's prompts."""
-    return [
-        message("user", [text_part(one)]) if isinstance(one, str) else message(_role(one), _parts(one)) for one in asked
-    ]
+def to_message(given: BaseMessage | str) -> Message:
+    """A message of a conversation, or a prompt of an LLM."""
+    if isinstance(given, str):
+        return message("user", [text_part(given)])
+    return message(_role(given), _parts(given))
+
+
+def definitions(tools: object) -> list[Mapping[str, Any]]:
+    """Tools that a model was bound to, in OpenAI's form; those that cannot be converted are left out."""
+    given = cast("Iterable[Any]", tools) if isinstance(tools, (list, tuple)) else ()
+    converted: list[Mapping[str, Any]] = []
+    for tool in given:
+        with _CONVERTING:
+            converted.append(tool if isinstance(tool, Mapping) else convert_to_openai_tool(tool))  # pyright: ignore[reportUnknownArgumentType]
+    return converted
 
 
 def answers(generations: Sequence[_convert.Generation]) -> list[Message]:
-    """What came back, each answer with why it ended."""
+    """The answers, each with its finish reason."""
     made: list[Message] = []
     for generation in generations:
         said = _convert.message_of(generation)
@@ -43,24 +55,7 @@ def _role(said: BaseMessage) -> str:
 def _parts(said: BaseMessage) -> list[Part]:
     if isinstance(said, ToolMessage):
         return [tool_response_part(said.tool_call_id, said.content)]
-    parts: list[Part] = [
-        part for block in ([said.content] if isinstance(said.content, str) else said.content) for part in _block(block)
-    ]
+    parts = content_parts(said.content)
     if isinstance(said, AIMessage):
         parts += [tool_call_part(call["id"], call["name"], call["args"]) for call in said.tool_calls]
     return parts
-
-
-def _block(block: str | Mapping[str, Any]) -> Iterable[Part]:
-    """A block of a message's content. A tool call is left out: it stands among the message's tool calls as well."""
-    if isinstance(block, str):
-        return [text_part(block)] if block else []
-    kind = str(block.get("type", "text"))
-    if kind == "text":
-        return [text_part(block.get("text", ""))]
-    if kind in _THOUGHTS:
-        return [text_part(block.get(kind, ""), "reasoning")]
-    if "tool" in kind:
-        return []
-    rest = {key: value for key, value in block.items() if key not in {"type", "index"}}
-    return [text_part(rest, kind)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nodespan import semconv
 from nodespan.instrumentation._seams import Seam, Seams
-from nodespan.instrumentation.langchain import _calls, _patch
+from nodespan.instrumentation.langchain import _calls, _patch, _stores
 
 if TYPE_CHECKING:
     from nodespan.instrumentation._seams import Wrap
@@ -17,6 +17,7 @@ _CHAT: Final = ("langchain_core.language_models.chat_models", "BaseChatModel")
 _LLM: Final = ("langchain_core.language_models.llms", "BaseLLM")
 _TOOL: Final = ("langchain_core.tools.base", "BaseTool")
 _RETRIEVER: Final = ("langchain_core.retrievers", "BaseRetriever")
+_STORE: Final = ("langgraph.store.base.batch", "AsyncBatchedBaseStore")
 _MANAGERS: Final = "langchain_core.callbacks.manager"
 
 
@@ -48,6 +49,14 @@ SEAMS: Final = Seams(
         Seam(*_RETRIEVER, "ainvoke", _async(_calls.retrieval), "spans of retrievers in async programs"),
         Seam(_MANAGERS, "CallbackManagerForLLMRun", "on_llm_new_token", _patch.piece, "times to a first chunk"),
         Seam(_MANAGERS, "AsyncCallbackManagerForLLMRun", "on_llm_new_token", _patch.piece, "times to a first chunk"),
+    ),
+)
+STORES: Final = Seams(
+    "LangGraph 0.6 and newer",
+    (
+        Seam(*_STORE, "__init__", _stores.makes_task, "the run of embeddings in stores that work in batches"),
+        Seam(*_STORE, "asearch", _stores.waits, "the run of embeddings in stores that work in batches"),
+        Seam(*_STORE, "aput", _stores.waits, "the run of embeddings in stores that work in batches"),
     ),
 )
 EVENT_STREAMS: Final = Seams(

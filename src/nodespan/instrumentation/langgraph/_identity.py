@@ -43,7 +43,7 @@ class _EffectiveConfig:
     """The config of the call, over the graph's own (``with_config``), over the one inherited from what runs around."""
 
     def __init__(self, graph: object, config: Mapping[str, Any]) -> None:
-        self._explicit = (config, *_own_configs(graph))
+        self._explicit = (config, *own_configs(graph))
         self._inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
         self._resets = any(not _COORDINATES.isdisjoint(section(one, "configurable")) for one in self._explicit)
 
@@ -76,7 +76,8 @@ class _EffectiveConfig:
         return None
 
 
-def _own_configs(graph: object) -> Iterator[Mapping[str, Any]]:
+def own_configs(graph: object) -> Iterator[Mapping[str, Any]]:
+    """The configs that a runnable was given by ``with_config``, the outermost first."""
     for _ in range(_BOUND_MAX):
         config = getattr(graph, "config", None)
         if isinstance(config, Mapping):

@@ -10,6 +10,7 @@ from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation._steps import Suppressed
 from nodespan.instrumentation.langgraph._identity import run_facts
+from nodespan.instrumentation.langgraph._labels import label
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import declare
@@ -96,6 +97,7 @@ class DeferredRun:
     def _started(self, owner: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
         owner.channels = frozenset(self._graph.channels)
         declare(owner, self._graph)
+        label(owner, self._graph, self._config)
         if self._opt_in is not None:
             self._opt_in.fill(owner.span)
         return InstrumentedRun(owner, adopted=adopted)

@@ -14,7 +14,7 @@ from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.instrumentation.langgraph._identity import identity_in
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
-from nodespan.spans.exceptions import error_type
+from nodespan.spans.exceptions import error_type, exception_attributes
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import exemplar_context
 from nodespan.spans.phases import Phase, publish
@@ -44,6 +44,7 @@ class WorkflowSpan(SpanScope):
     Attributes:
         channels: Of the graph.
         graph: What it declares; ``None`` where that cannot be read.
+        labels: What users find it by; its nodes have them too.
         captures_values: Its nodes record the values that they write.
         told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
     """
@@ -55,6 +56,7 @@ class WorkflowSpan(SpanScope):
         "captures_values",
         "channels",
         "graph",
+        "labels",
         "told",
         "workflow_name",
     )
@@ -74,6 +76,7 @@ class WorkflowSpan(SpanScope):
         self.channels: frozenset[str] = frozenset()
         self.graph: DeclaredGraph | None = None
         self.captures_values = False
+        self.labels: Mapping[str, Any] = {}
         self._iterations: dict[str, tuple[object, int]] = {}
         self.told: dict[UUID, NodeSpan] = {}
         self._interrupted = False
@@ -241,6 +244,7 @@ class NodeSpan(SpanScope):
                 semconv.ATTEMPT: self.attempt,
                 semconv.ATTEMPT_DURATION: (time.perf_counter_ns() - self._attempt_started_ns) / 1e9,
                 semconv.ERROR_TYPE: error_type(error),
+                **exception_attributes(error),
             },
         )
 
@@ -300,20 +304,15 @@ def open_node(
     """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
-    return NodeSpan(
-        tracer,
-        task.name,
-        _convert.display_name(task),
-        _convert.node_attributes(task, _workflow_name(parent)),
-        instruments,
-        parent=context,
-    )
+    run = run_around(parent)
+    attributes = _convert.node_attributes(task, None if run is None else run.workflow_name)
+    if run is not None and run.labels:
+        attributes.update(run.labels)
+    return NodeSpan(tracer, task.name, _convert.display_name(task), attributes, instruments, parent=context)
 
 
-def _workflow_name(owner: SpanScope | None) -> str | None:
-    """Name of the run around: a task of the functional API runs under the node of its entrypoint."""
-    while owner is not None:
-        if isinstance(owner, WorkflowSpan):
-            return owner.workflow_name
+def run_around(owner: SpanScope | None) -> WorkflowSpan | None:
+    """The run around: a task of the functional API runs under the node of its entrypoint."""
+    while owner is not None and not isinstance(owner, WorkflowSpan):
         owner = owner.parent
-    return None
+    return owner

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     import llama_cpp
-    from nodespan.spans.content import Message
+    from nodespan.spans.content import ModelContent
     from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
 
@@ -52,7 +52,7 @@ def open_call(
     llama: llama_cpp.Llama,
     operation: str,
     request: Callable[[], Mapping[str, Any]],
-    questions: Callable[[], list[Message]] | None = None,
+    set_input: Callable[[ModelContent], None] | None = None,
 ) -> LlamaCall | None:
     """The call to enclose a method in; ``None`` inside another method of the model, or where nothing is recorded.
 
@@ -64,15 +64,15 @@ def open_call(
         llama: The model.
         operation: One of the operations in ``semconv``.
         request: Returns the attributes of the request.
-        questions: Returns the model's input; ``None`` where that is not text.
+        set_input: Writes the model's input; ``None`` where that is not text.
     """
     if (providers := STATE.providers()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
         call = LlamaCall(llama, *providers, operation, request(), outer)
-        if questions is not None:
-            call.set_input(questions)
+        if set_input is not None:
+            call.set_input(set_input)
         return call
     return None
 
@@ -142,12 +142,12 @@ class LlamaCall:
         self._results.append(result)
         return result
 
-    def set_input(self, questions: Callable[[], list[Message]]) -> None:
-        """Keeps what is asked and answered, if the user has switched content on and the span is this call's own."""
+    def set_input(self, write: Callable[[ModelContent], None]) -> None:
+        """Keeps input and output, if the user has enabled content and the span is this call's own."""
         if self._is_own and self._owner.content is not None:
             self._answer = Answer()
             with _READING:
-                self._owner.content.set_input(questions())
+                write(self._owner.content)
 
     def read_answer(self, answer: object) -> None:
         """Looks at a whole answer, or at a piece of one."""

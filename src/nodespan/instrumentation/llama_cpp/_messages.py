@@ -5,34 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
+from nodespan.spans.message_parts import content_parts, message, text_part, tool_call_part, tool_response_part
 
 if TYPE_CHECKING:
     import llama_cpp
-    from nodespan.spans.content import Message, Part
+    from nodespan.spans.content import ModelContent
+    from nodespan.spans.message_parts import Message, Part
 
 _Object = Mapping[str, Any]
 
 
-def questions(llama: llama_cpp.Llama, given: _Object) -> list[Message]:
-    """What goes to the model: a conversation, or a prompt, which may be given as its tokens."""
-    if (conversation := given.get("messages")) is not None:
-        return [message(str(one["role"]), _parts(one)) for one in cast("Sequence[_Object]", conversation)]
-    prompt: str | list[int] = given.get("prompt", "")
-    if not isinstance(prompt, str):
-        prompt = llama.detokenize(prompt, special=True).decode("utf-8", "replace")
-    return [message("user", [text_part(prompt)])]
+def set_input(content: ModelContent, llama: llama_cpp.Llama, given: _Object) -> None:
+    """Keeps a conversation with its tools, or a prompt, which may be given as tokens.
+
+    An iterator of messages is left to the library, which can read it only once.
+    """
+    conversation: object = given.get("messages")
+    if isinstance(conversation, Sequence):
+        content.set_input(cast("Sequence[_Object]", conversation), _to_message)
+        content.set_tools(given.get("tools") or given.get("functions"))
+    elif conversation is None:
+        prompt: str | list[int] = given.get("prompt", "")
+        if not isinstance(prompt, str):
+            prompt = llama.detokenize(prompt, special=True).decode("utf-8", "replace")
+        content.set_input([prompt], lambda text: message("user", [text_part(text)]))
 
 
 class Answer:
-    """What the model says, put together from the pieces that it comes in, or from one that is the whole."""
+    """The answer, put together from its pieces."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._calls: dict[int, dict[str, str]] = {}
 
     def add(self, choice: _Object) -> None:
-        """Takes a piece: a choice of llama-cpp-python's answer, or of a chunk of it."""
+        """Adds a choice of an answer, or of a chunk of it."""
         said: _Object = choice.get("message") or choice.get("delta") or choice
         self._texts.append(said.get("content") or said.get("text") or "")
         for place, call in enumerate(cast("Sequence[_Object]", said.get("tool_calls") or ())):
@@ -41,7 +48,7 @@ class Answer:
             known["arguments"] += call["function"].get("arguments") or ""
 
     def messages(self, finish_reason: str | None) -> list[Message]:
-        """The answer, as far as it came."""
+        """The answer so far."""
         text = "".join(self._texts)
         parts = [text_part(text)] if text else []
         parts += [tool_call_part(call["id"], call["name"], call["arguments"]) for call in self._calls.values()]
@@ -52,18 +59,15 @@ def _called(call: _Object) -> str | None:
     return cast("_Object", call["function"]).get("name")
 
 
+def _to_message(given: _Object) -> Message:
+    return message(str(given["role"]), _parts(given))
+
+
 def _parts(said: _Object) -> list[Part]:
     content = said.get("content")
     if said["role"] == "tool":
         return [tool_response_part(said.get("tool_call_id"), content)]
-    blocks: Sequence[Any] = [content] if isinstance(content, str) else content or ()
-    parts = [
-        text_part(block)
-        if isinstance(block, str)
-        else text_part(block.get(block.get("type", "text")), str(block.get("type", "text")))
-        for block in blocks
-    ]
     calls = cast("Sequence[_Object]", said.get("tool_calls") or ())
-    return parts + [
+    return content_parts(content) + [
         tool_call_part(call.get("id"), _called(call) or "", call["function"]["arguments"]) for call in calls
     ]

@@ -14,7 +14,7 @@ from nodespan import semconv
 from nodespan.instrumentation._steps import Suppressed, in_steps
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._call import LlamaCall, current_call, open_call
-from nodespan.instrumentation.llama_cpp._messages import questions
+from nodespan.instrumentation.llama_cpp._messages import set_input
 from nodespan.spans.scope import is_suppressed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 self,
                 operation,
                 lambda: _convert.request(_convert.arguments(signature, args, kwargs)),
-                lambda: questions(self, _convert.arguments(signature, args, kwargs)),
+                lambda content: set_input(content, self, _convert.arguments(signature, args, kwargs)),
             )
             if call is None:
                 answer = original(self, *args, **kwargs)

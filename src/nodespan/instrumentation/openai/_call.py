@@ -20,9 +20,9 @@ from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.openai import _convert, _peers
 from nodespan.spans.attributes import to_attributes
-from nodespan.spans.content import message
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
+from nodespan.spans.message_parts import message
 from nodespan.spans.model_call import ModelCallSpan, current_model_call
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class OpenAICall:
             )
             if self._owner.content is not None:
                 with _READING:
-                    self._owner.content.set_input(_convert.questions(given.get("messages")))
+                    _convert.set_input(self._owner.content, given)
 
     def headers(self, given: object) -> dict[str, Any]:
         """The ``extra_headers`` of the request with ``traceparent``; headers of the caller take precedence."""

@@ -9,14 +9,15 @@ from nodespan.engine.contract import Server
 from nodespan.engine.openai_compatible.json_values import Object, as_object, as_text
 from nodespan.engine.openai_compatible.readers import read_timings, read_usage
 from nodespan.engine.tool_calls import ToolCallPieces
-from nodespan.spans.content import message, text_part, tool_call_part, tool_response_part
+from nodespan.spans.message_parts import content_parts, message, text_part, tool_call_part, tool_response_part
 from nodespan.spans.model_call import request_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nodespan.engine.contract import GenerationResult
-    from nodespan.spans.content import Message, Part
+    from nodespan.spans.content import ModelContent
+    from nodespan.spans.message_parts import Message, Part
 
 
 def server_of(resource: object) -> Server | None:
@@ -60,12 +61,12 @@ def first_choice(answer: object) -> Any:
     return choices[0] if isinstance(choices, list) and choices else None  # pyright: ignore[reportUnknownVariableType]
 
 
-def questions(messages: object) -> list[Message]:
-    """The conversation; an iterator is left to the model."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        return []
-    given = [as_object(one) for one in cast("Sequence[object]", messages)]
-    return [message(as_text(one.get("role")), list(_parts(one))) for one in given]
+def set_input(content: ModelContent, given: Mapping[str, Any]) -> None:
+    """Keeps the conversation with its tools; an iterator is left to the package, which can read it only once."""
+    messages = given.get("messages")
+    if isinstance(messages, Sequence) and not isinstance(messages, str):
+        content.set_input(cast("Sequence[object]", messages), _to_message)
+    content.set_tools(given.get("tools") or given.get("functions"))
 
 
 def answer_parts(text: str, pieces: ToolCallPieces) -> list[Part]:
@@ -74,12 +75,19 @@ def answer_parts(text: str, pieces: ToolCallPieces) -> list[Part]:
     return [text_part(text), *calls] if text else calls
 
 
+def _to_message(given: object) -> Message:
+    if hasattr(given, "model_dump"):  # an answer of the package, which programs put into the conversation
+        given = cast("Any", given).model_dump()
+    one = as_object(given)
+    return message(as_text(one.get("role")), list(_parts(one)))
+
+
 def _parts(one: Object) -> Iterator[Part]:
     content = one.get("content")
     if one.get("tool_call_id"):
         yield tool_response_part(as_text(one["tool_call_id"]), content)
     elif content is not None:
-        yield text_part(content)
+        yield from content_parts(content)
     pieces = ToolCallPieces()
     pieces.add(one.get("tool_calls"))
     yield from (tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls())
