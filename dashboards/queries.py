@@ -54,6 +54,11 @@ def total(expression: str, by: Iterable[str] = ()) -> str:
     return f"sum by ({grouping}) ({expression})" if grouping else f"sum({expression})"
 
 
+def greatest(expression: str, by: Iterable[str]) -> str:
+    """The greatest of the processes, apart by these attributes."""
+    return f"max by ({', '.join(map(label, by))}) ({expression})"
+
+
 def grown(selector: str, window: str) -> str:
     """What each counter grew by in the window, exactly."""
     now = f"last_over_time({selector}[{window}])"

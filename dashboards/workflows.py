@@ -21,7 +21,20 @@ from dashboards.panels import (
     traces,
     value_of,
 )
-from dashboards.queries import RANGE, buckets, counted, legend, none_of, quantile, ratio, series, share, total, where
+from dashboards.queries import (
+    RANGE,
+    buckets,
+    counted,
+    greatest,
+    legend,
+    none_of,
+    quantile,
+    ratio,
+    series,
+    share,
+    total,
+    where,
+)
 from nodespan.semconv import (
     ERROR_TYPE,
     EXECUTE_TOOL,
@@ -30,7 +43,10 @@ from nodespan.semconv import (
     NODE,
     NODE_DURATION,
     NODE_RETRIES,
+    NODE_RUNNING,
+    NODE_RUNNING_AGE,
     OPERATION_NAME,
+    PHASE,
     STATUS,
     TOOL_DURATION,
     TOOL_NAME,
@@ -133,12 +149,12 @@ def _nodes() -> list[Panel]:
     links = _node_links(value_of(NODE))
     return [
         graph(
-            "Which nodes run, and how often?",
-            "Node executions that ended in the window before each point. Retries of a node are one execution.",
-            COUNT,
-            query(executions, legend(NODE)),
+            "Which nodes run now, and for how long?",
+            "How long the oldest open execution of each node has been in its phase. Queued behind others is not stuck; "
+            "loading, prefilling or decoding for ten minutes is: then the alert NodeStuck fires.",
+            SECONDS,
+            query(greatest(series(NODE_RUNNING_AGE), [NODE, PHASE]), legend(NODE, PHASE)),
             links=links,
-            bars=True,
         ),
         graph(
             "Which nodes fail?",
@@ -174,10 +190,11 @@ def _durations() -> list[Panel]:
         ),
         ranking(
             "Which nodes are the slowest?",
-            "In the time shown: executions, the mean, what 95 % stayed below, and the time spent in all of them. "
-            "A node with a small mean and a large total is worth as much as a slow one.",
+            "Running now, and in the time shown: executions, the mean, what 95 % stayed below, and the time spent in "
+            "all of them. A node with a small mean and a large total is worth as much as a slow one.",
             NODE,
             {
+                "Running": (COUNT, query(total(series(NODE_RUNNING), [NODE]))),
                 "Executions": (COUNT, query(executions)),
                 "Mean": (SECONDS, query(ratio(spent, executions))),
                 slow: (SECONDS, query(quantile(0.95, NODE_DURATION, by=[NODE], window=RANGE))),

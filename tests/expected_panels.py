@@ -10,17 +10,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nodespan import semconv
 from nodespan.semconv import NAMES
 from stack_backends import SeenSpan
 
 N_CTX = 512  # of the seeded run's models
+PATIENCE_S = 600.0
+PHASES = ("queued", "loading", "prefilling", "decoding", "retrying", "tool", "other")
 STACK = ("otel-collector", "jaeger", "prometheus")
 
 Range = tuple[float, float]
-Expected = Mapping[str, float | Range]
+
+
+class Seldom(NamedTuple):
+    """The bounds of a line that is there only if an export came at the right moment."""
+
+    low: float
+    high: float
+
+
+Expected = Mapping[str, float | Range | Seldom]
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,17 @@ def _in_flight(run: Run) -> Expected:
     return {"": (1, max(run.generations(lambda one: one["input_tokens"] + one["output_tokens"])[""]))}
 
 
+def _running_nodes(run: Run) -> Expected:
+    """`tell` keeps the model busy for seconds, while `urgent` and `background` wait for it."""
+    return {**dict.fromkeys(run.nodes(), Seldom(0, 1)), **dict.fromkeys(("tell", "urgent", "background"), 1)}
+
+
+def _running_ages(run: Run) -> Expected:
+    ages = {f"{node} {phase}": Seldom(0, PATIENCE_S) for node in run.nodes() for phase in PHASES}
+    seen = {f"{node} queued": (0.01, PATIENCE_S) for node in ("urgent", "background")}
+    return {**ages, **seen, "tell decoding": (0.01, PATIENCE_S)}
+
+
 AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How many runs ended?", "A"): lambda run: {"": run.runs()},
     ("What part of the runs failed?", "A"): lambda run: {"": run.runs("error") / run.runs()},
@@ -152,7 +174,6 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("Which tools are slow?", "A"): lambda run: quantiles(
         run.durations(semconv.EXECUTE_TOOL, semconv.TOOL_NAME), 0.95, semconv.TOOL_DURATION
     ),
-    ("Which nodes run, and how often?", "A"): lambda run: run.nodes(),
     ("Which nodes fail?", "A"): lambda run: {
         node: count / run.nodes()[node] for node, count in run.nodes("error").items()
     },
@@ -160,12 +181,12 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
         f"ConnectionError {one['node']}": one["count"] for one in run.told["retries"]
     },
     ("How are the durations of nodes spread?", "A"): _spread,
-    ("Which nodes are the slowest?", "A"): lambda run: run.nodes(),
-    ("Which nodes are the slowest?", "B"): lambda run: {
+    ("Which nodes are the slowest?", "B"): lambda run: run.nodes(),
+    ("Which nodes are the slowest?", "C"): lambda run: {
         node: sum(values) / len(values) for node, values in _node_durations(run).items()
     },
-    ("Which nodes are the slowest?", "C"): lambda run: quantiles(_node_durations(run), 0.95, semconv.NODE_DURATION),
-    ("Which nodes are the slowest?", "D"): lambda run: {
+    ("Which nodes are the slowest?", "D"): lambda run: quantiles(_node_durations(run), 0.95, semconv.NODE_DURATION),
+    ("Which nodes are the slowest?", "E"): lambda run: {
         node: sum(values) for node, values in _node_durations(run).items()
     },
     ("What part of the prompts came from the cache?", "A"): lambda run: {
@@ -211,6 +232,8 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
 AT_THEIR_HIGHEST: dict[tuple[str, str], Callable[[Run], Expected]] = {
     # `story` keeps the model busy while `chat` waits for it.
     ("How many runs are under way?", "A"): lambda _: {"": 2},
+    ("Which nodes run now, and for how long?", "A"): _running_ages,
+    ("Which nodes are the slowest?", "A"): _running_nodes,
     ("How many tokens are in flight?", "A"): _in_flight,
     ("How much memory do the loaded models take?", "A"): lambda run: {"": (run.model_bytes * 0.9, run.model_bytes)},
     ("How much memory do the loaded models take?", "B"): lambda run: {"": (1, run.model_bytes)},

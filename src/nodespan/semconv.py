@@ -118,31 +118,17 @@ LANGGRAPH_GRAPH_HASH: Final = _ours(
     "langgraph.graph.hash", "sha256 of the declared graph: its nodes, edges, branches and subgraphs.", _LANGGRAPH
 )
 LANGGRAPH_GRAPH_TOPOLOGY: Final = _ours(
-    "langgraph.graph.topology",
-    "The declared graph as JSON, at most 32 KiB; on the first recorded run of a graph per process and day.",
-    _LANGGRAPH,
+    "langgraph.graph.topology", "It as JSON, at most 32 KiB; on its first recorded run per process and day.", _LANGGRAPH
 )
 LANGGRAPH_EDGES: Final = _ours(
-    "langgraph.edges",
-    "Taken edges, each as its kind and its target (`edge plan`, `send*3 search`); of a run those from its start. "
-    "`undeclared` stands before an edge that the graph does not declare.",
-    _LANGGRAPH,
-    "string[]",
+    "langgraph.edges", "Taken edges as kind and target; of a run those from its start.", _LANGGRAPH, "string[]"
 )
 LANGGRAPH_WRITES: Final = _ours(
-    "langgraph.writes",
-    "Written channels, each as channel, type, size and HMAC-SHA256 (`plan str 24 3f7a90c1d2e40b17`); see privacy.md.",
-    _LANGGRAPH,
-    "string[]",
+    "langgraph.writes", "Written channels, each as channel, type, size and HMAC (privacy.md).", _LANGGRAPH, "string[]"
 )
-LANGGRAPH_WRITTEN_VALUES: Final = _ours(
-    "langgraph.written_values", "Their values as a JSON list; only where content is captured.", _LANGGRAPH
-)
+LANGGRAPH_WRITTEN_VALUES: Final = _ours("langgraph.written_values", f"Their values as JSON ({_CONTENT}).", _LANGGRAPH)
 LANGGRAPH_ITERATION: Final = _ours(
-    "langgraph.iteration",
-    "Number of steps of the run that have executed the node, this one included; absent for 1.",
-    _LANGGRAPH,
-    "int",
+    "langgraph.iteration", "Steps of the run that have executed the node, if more than one.", _LANGGRAPH, "int"
 )
 
 # The mirror of NodeMetadata: `nodespan.K` for every key K but those of STATE_ONLY_KEYS
@@ -214,6 +200,17 @@ RESPONSE_CACHED: Final = _ours(
 )
 CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
 
+# What of a prompt a model's context held from the call before
+_PREFIX: Final = "the conventions count cached tokens, and do not name the call that left them"
+PREFIX_SHARED: Final = _ours(
+    "nodespan.prefix.shared_tokens", "Tokens at the prompt's begin that the context held.", _PREFIX, "int", "{token}"
+)
+PREFIX_REPEATED: Final = _ours(
+    "nodespan.prefix.repeated_tokens", "Held tokens that the prompt has others in place of.", _PREFIX, "int", "{token}"
+)
+PREFIX_PREVIOUS_NODE: Final = _ours("nodespan.prefix.previous_node", "Node of the model's call before.", _PREFIX)
+PREFIX_COST: Final = _ours("nodespan.prefix.cost_s", "Prefill after the shared tokens.", _PREFIX, "double", "s")
+
 # Runs and attempts
 _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
@@ -221,14 +218,9 @@ ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _AT
 ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
 TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions know no tags", "string[]")
 METADATA_PREFIX: Final = "nodespan.metadata."
-METADATA: Final = _ours(
-    f"{METADATA_PREFIX}<key>",
-    "Value of the run's metadata under the key; which keys: `NODESPAN_METADATA_KEYS`.",
-    "the conventions know no metadata of a run",
-    "string, boolean, int or double",
-)
+METADATA: Final = _ours(f"{METADATA_PREFIX}<key>", "Value of the run's metadata.", "as for tags", "string, number, ...")
 LINK_KIND: Final = _ours(
-    "nodespan.link", "`resumed_from` on the link of a resumed run.", "links have no kind of their own"
+    "nodespan.link", "`resumed_from` on a link of a run, `previous_prompt` of a model call.", "links have no kind"
 )
 TRACEPARENT_KEY: Final = _ours(
     "nodespan.traceparent",
@@ -354,6 +346,11 @@ DECODE_TOKENS: Final = _metric(
 CACHED_TOKENS: Final = _metric(
     "nodespan.llama_cpp.cached.tokens", "counter", "{token}", (REQUEST_MODEL,),
     "Prompt tokens found in the KV cache: prefix reuse is their part of all input tokens.", _BELOW,
+)  # fmt: skip
+PREFIX_REUSE: Final = _metric(
+    "nodespan.prefix.reuse", "histogram", "1", (REQUEST_MODEL, NODE, PREFIX_PREVIOUS_NODE),
+    "Part of a prompt's tokens that was found in a cache, by the node and the one that used the model before.",
+    _PREFIX, RATIO,
 )  # fmt: skip
 CONTEXT_UTILIZATION: Final = _metric(
     "nodespan.llama_cpp.context.utilization", "histogram", "1", (REQUEST_MODEL,),

@@ -195,6 +195,8 @@ class ChatMessage(_CheckedAtSetUp):
         name: Name of the author.
         tool_calls: The calls of an assistant's answer, as objects of the OpenAI protocol.
         tool_call_id: The call that a message of the role ``tool`` answers.
+        parts: Content parts of the OpenAI protocol, such as images and texts. Sent instead of ``content``, for models
+            that read more than text.
     """
 
     role: str
@@ -202,10 +204,12 @@ class ChatMessage(_CheckedAtSetUp):
     name: str | None = None
     tool_calls: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
     tool_call_id: str | None = None
+    parts: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
 
     def as_object(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] JSON
         """The message as an object of the OpenAI protocol."""
-        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        content = [dict(part) for part in self.parts] or self.content
+        message: dict[str, Any] = {"role": self.role, "content": content}
         if self.tool_calls:
             message["tool_calls"] = [dict(call) for call in self.tool_calls]
         more = {"name": self.name, "tool_call_id": self.tool_call_id}

@@ -11,6 +11,7 @@ from nodespan import semconv
 from nodespan.cli._details import details
 from nodespan.cli._output import safe
 from nodespan.cli._words import STYLES, lost_text, phase_text, state_text
+from nodespan.engine.prefix import LEAST_REPEATED_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,8 @@ def _label(span: SpanRecord, width: int) -> Text:
     if beside := safe("  ".join(facts(attributes))):
         fits = label.cell_len + 2 + len(beside) <= width
         label.append(("  " if fits else "\n") + beside, style="dim")
+    if (repeated := repeated_prefill(attributes)) is not None:
+        label.append(f"\n{safe(repeated)}", style="yellow")
     return label
 
 
@@ -84,6 +87,28 @@ def facts(attributes: Mapping[str, Any]) -> Iterable[str]:
         yield f"{attributes[semconv.EVALUATED_TOKENS]} tokens"
     if attributes.get(semconv.OPERATION_NAME) == semconv.INVOKE_NODE and semconv.NODE_ID in attributes:
         yield f"id {attributes[semconv.NODE_ID]}"
+
+
+def repeated_prefill(attributes: Mapping[str, Any]) -> str | None:
+    """Why a prompt was evaluated again; ``None`` where it was not.
+
+    A model in this process has a previous call. Of a server the cached tokens are known, and what the rest has cost.
+    """
+    prompt, cached = attributes.get(semconv.USAGE_INPUT_TOKENS), attributes.get(semconv.USAGE_CACHE_READ)
+    if not isinstance(prompt, int) or not isinstance(cached, int) or prompt - cached < LEAST_REPEATED_TOKENS:
+        return None
+    what = f"prefilled {prompt - cached:,} of {prompt:,} tokens"
+    shared, repeated = attributes.get(semconv.PREFIX_SHARED), attributes.get(semconv.PREFIX_REPEATED)
+    if isinstance(shared, int) and isinstance(repeated, int) and repeated >= LEAST_REPEATED_TOKENS:
+        node = attributes.get(semconv.PREFIX_PREVIOUS_NODE)
+        whose = f"node {node}'s prompt" if node else "the prompt before"
+        cost_s = attributes.get(semconv.PREFIX_COST)
+        cost = f", cost {duration(cost_s * 1e9)}" if isinstance(cost_s, int | float) else ""
+        return f"{what} again: differs from {whose} at token {shared:,}{cost}"
+    seconds = _number(attributes, "prompt_eval_s")
+    if cached and semconv.SERVER_ADDRESS in attributes and seconds is not None:
+        return f"{what}: the server had {cached:,} in its cache, cost {duration(seconds * 1e9)}"
+    return None
 
 
 def _number(attributes: Mapping[str, Any], key: str) -> float | None:

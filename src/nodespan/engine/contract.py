@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
 
+from nodespan.engine.prefix import PrefixUse
 from nodespan.types import ToolCall
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class GenerationResult:
         tokens_estimated: The counts are of the texts, not of the generation.
         provider: Provider in place of the profile's, known since the server was asked.
         attributes: Further attributes of the model's span.
+        prefix: The prompt against what the model's context held.
         tool_calls: Tools that the model calls. This and the following are content: for the reader of the stream.
         reasoning: Text of the model's reasoning, which is no part of the answer.
         logprobs: Log probabilities, in the engine's own form.
@@ -130,6 +132,7 @@ class GenerationResult:
     tokens_estimated: bool | None = None
     provider: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    prefix: PrefixUse | None = field(default_factory=_unknown)
     tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
     reasoning: str = ""
     logprobs: list[Any] = field(default_factory=list[Any])
@@ -169,6 +172,7 @@ class GenerationResult:
         sound.logprobs = _items(self.logprobs)
         sound.reasoning = str(self.reasoning)
         sound.attributes = dict(self.attributes)
+        sound.prefix = self.prefix if isinstance(self.prefix, PrefixUse) else None
         for name in (one.name for one in fields(self) if one.default is None):
             value = getattr(self, name)
             if value is None or _is_possible(name, value, entered_at):

@@ -88,7 +88,7 @@ def _parts(one: ChatMessage) -> Iterator[Part]:
     if one.tool_call_id is not None:
         yield tool_response_part(one.tool_call_id, one.content)
     elif one.content or not one.tool_calls:
-        yield from content_parts(one.content) or [text_part("")]
+        yield from content_parts(one.parts or one.content) or [text_part("")]
     pieces = ToolCallPieces()
     pieces.add(one.tool_calls)
     yield from (tool_call_part(call.id, call.name, call.arguments) for call in pieces.calls())

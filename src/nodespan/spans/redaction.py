@@ -1,8 +1,9 @@
-"""What may leave: the redaction hook and the byte cap, applied where a text is captured."""
+"""Redaction and byte limits of captured texts, applied where a text is captured."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,9 @@ from typing import Final
 from nodespan.spans.guard import report
 
 MAX_TEXT_BYTES: Final = 16 * 1024
-"""Cap of one captured text. A stack trace of a deep graph is about 8 KiB."""
+"""Limit of one captured text. A stack trace of a deep graph has about 8 KiB."""
+
+_SDK_LIMIT: Final = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"
 
 REMOVED: Final = "[removed: the redaction hook failed]"
 
@@ -27,23 +30,26 @@ _rules = _Rules()
 
 
 def set_redaction(redact: Redact | None, *, max_bytes: int = MAX_TEXT_BYTES) -> None:
-    """Installs the hook that every captured text runs through; ``None`` takes it away. Called by ``configure()``."""
+    """Installs the hook that every captured text passes through; ``None`` removes it. Called by ``configure()``."""
     _rules.redact = redact
     _rules.max_bytes = max_bytes
 
 
 def safe_text(text: str, *, keep_end: bool = False) -> str:
-    """The text as it may leave: redacted, encodable as UTF-8, and cut at the cap with size and sha256 of the whole.
+    """The text as it may leave: redacted, encodable as UTF-8, and cut at the limit.
 
     Args:
         text: As it was captured.
-        keep_end: Cut the middle and not the end: the end of a stack trace is the error.
+        keep_end: Cut the middle and not the end: the end of a stack trace is the error. The SDK cuts the end of event
+            attributes above its own limit, so that limit holds here as well.
     """
-    return truncate(redacted(text), _rules.max_bytes, keep_end=keep_end)
+    sdk_limit = os.environ.get(_SDK_LIMIT, "").strip() if keep_end else ""
+    limit = min(_rules.max_bytes, int(sdk_limit)) if sdk_limit.isdecimal() else _rules.max_bytes
+    return truncate(redacted(text), limit, keep_end=keep_end)
 
 
 def redacted(text: str) -> str:
-    """The text without what the hook takes out; a hook that fails takes all of it."""
+    """The text after the redaction hook. If the hook fails, the text is removed."""
     if (redact := _rules.redact) is None:
         return text
     try:
@@ -54,11 +60,14 @@ def redacted(text: str) -> str:
 
 
 def truncate(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
-    """The text if its UTF-8 form fits, else its beginning and what was cut: size in bytes and sha256 of the whole.
+    """The text if its UTF-8 form fits, else its beginning and a mark with size in bytes and sha256 of the whole.
 
-    With ``keep_end`` the last half of the room holds the end of the text.
+    The result fits, so truncating it again changes nothing.
 
-    What comes out fits, so cutting it again changes nothing.
+    Args:
+        text: Any text.
+        max_bytes: Limit of the UTF-8 form.
+        keep_end: The second half of the room holds the end of the text; all of it where there is no room for a mark.
     """
     if text.isascii() and len(text) <= max_bytes:
         return text
@@ -66,6 +75,8 @@ def truncate(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
     if len(raw) <= max_bytes:
         return raw.decode()
     mark = f"... [cut: {len(raw)} bytes in all, sha256 {hashlib.sha256(raw).hexdigest()}]"
+    if keep_end and max_bytes < 2 * len(mark):
+        return raw[len(raw) - max_bytes :].decode("utf-8", "ignore")
     room = max(max_bytes - len(mark), 0)
     end = raw[len(raw) - room // 2 :] if keep_end and room else b""
     return raw[: room - len(end)].decode("utf-8", "ignore") + mark + end.decode("utf-8", "ignore")

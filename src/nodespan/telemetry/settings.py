@@ -62,6 +62,13 @@ class Settings:
                 f"Example: {_DEFAULT_ENDPOINTS[self.protocol_of('traces')]}"
             )
 
+        for name, value in (self.headers or {}).items():
+            if not _is_header(name, str(value)):
+                raise ConfigurationError(
+                    f"configure(headers=...): the name or value of {name!r} has characters that a header cannot have, "
+                    "such as a line break. Give visible ASCII characters and spaces."
+                )
+
     def difference(self, other: Settings) -> str:
         """The settings that differ, with both values; credentials are named without their values."""
         found: list[str] = []
@@ -114,8 +121,12 @@ class Settings:
     def headers_of(self, signal: Signal) -> dict[str, str]:
         """The headers of the argument, and over them those of the variable of the signal, or of the common one."""
         given = {name.lower(): str(value) for name, value in (self.headers or {}).items()}
-        _, variable = env.text_of(*_names(signal, "HEADERS"))
-        return {**given, **parse_env_headers(variable, liberal=True)}
+        variable, text = env.text_of(*_names(signal, "HEADERS"))
+        found = parse_env_headers(text, liberal=True)
+        for name in [name for name, value in found.items() if not _is_header(name, value)]:
+            env.report_problem(f"{variable}: {name!r} has characters that a header cannot have: it is ignored.")
+            del found[name]
+        return {**given, **found}
 
     def compression_of(self, signal: Signal) -> str:
         """``none``, ``gzip`` or, over HTTP, ``deflate``."""
@@ -189,6 +200,11 @@ class Settings:
 
 def _names(signal: Signal, what: str) -> tuple[str, str]:
     return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"
+
+
+def _is_header(name: str, value: str) -> bool:
+    """Whether HTTP and gRPC accept a header; both reject it at every request otherwise."""
+    return bool(name) and (name + value).isascii() and (name + value).isprintable() and value == value.strip()
 
 
 def _is_address(value: str, protocol: Protocol) -> bool:

@@ -6,10 +6,8 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import RetryPolicy
 
-import nodespan
 from nodespan.runner import PipelineFactory
 from nodespan.spans.redaction import set_redaction
-from nodespan.store import StoreReader, TraceFilter, open_store
 from nodespan.testing import EchoPipeline
 from nodespan.types import ModelProfile, ModelProfileType
 from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
@@ -112,28 +110,6 @@ async def test_runs_of_a_composer_have_them(exporter, tracer_provider):
     assert labels(run) == {"tags": ("t",), "session_id": "s"}
     assert found(exporter)["analyse"].attributes["nodespan.tags"] == ("t",)
     assert run.attributes["user.id"] == "u"
-
-
-def test_a_store_finds_traces_by_them(monkeypatch):
-    monkeypatch.setenv(KEYS, "plan,paid")
-    with nodespan.configure() as telemetry:
-        nodespan.instrument(langchain=False, llama_cpp=False)
-        for user, tags, metadata in (
-            ("u1", ["a"], {"plan": "free"}),
-            ("u2", ["a", "b"], {"plan": "pro", "paid": True}),
-        ):
-            chain(step).invoke({"seen": []}, {"tags": tags, "metadata": {"user_id": user, **metadata}})
-        assert telemetry.force_flush()
-
-    def users(**wanted):
-        return [user for trace in reader.find(TraceFilter(**wanted)) for user in trace["labels"]["user"]]
-
-    with StoreReader(open_store()) as reader:
-        assert users(tags=("a",)) == ["u2", "u1"]
-        assert users(tags=("a", "b")) == ["u2"]
-        assert users(metadata=("plan=free",)) == ["u1"]
-        assert users(metadata=("plan=pro", "paid=true")) == ["u2"]
-        assert users(user="u1", tags=("b",)) == []
 
 
 @pytest.mark.usefixtures("traced")

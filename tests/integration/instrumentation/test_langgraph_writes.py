@@ -13,10 +13,8 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Command, Send
 
 import nodespan
-from nodespan.errors import ConfigurationError
 from nodespan.runner import PipelineFactory
 from nodespan.spans.fingerprint import fingerprint, set_hash_key
-from nodespan.store import StoreReader, open_store
 from nodespan.testing import EchoPipeline
 from nodespan.types import ModelProfile, ModelProfileType
 from nodespan.workflow import PipelineNode, WorkflowState
@@ -156,48 +154,6 @@ def test_values_are_recorded_where_content_is_and_redacted(exporter, monkeypatch
     assert (number, text) == (3, "secret")
     assert len(found[VALUES]) <= 32 * 1024
     assert "100000 bytes in all" in cut["k"][0]
-
-
-def stored_span(body, **configuration):
-    with nodespan.configure(**configuration) as telemetry:
-        nodespan.instrument(langchain=False, llama_cpp=False)
-        one(body).invoke({"n": 1})
-        assert telemetry.force_flush()
-    nodespan.uninstrument()
-    with StoreReader(open_store()) as reader:
-        (trace, *_) = reader.find()
-        return next(span for span in reader.get(trace["trace_id"])["spans"] if span["name"] == "invoke_node a")
-
-
-def test_the_read_model_has_the_writes_under_the_key_of_the_store(monkeypatch):
-    def body(state):
-        return {"n": 3, "any": object(), "text": "x" * 70_000}
-
-    first, again = stored_span(body)["writes"], stored_span(body)["writes"]
-    assert first == again
-    number, any_, text = first
-    assert {key: value for key, value in number.items() if key != "hmac"} == {
-        "channel": "n", "type": "int", "size_bytes": 1, "is_large": False, "value": None,
-    }  # fmt: skip
-    assert len(number["hmac"]) == 16
-    assert (any_["size_bytes"], any_["is_large"], any_["hmac"]) == (None, False, None)
-    assert (text["size_bytes"], text["is_large"], text["hmac"]) == (None, True, None)
-    monkeypatch.setenv(CAPTURE, "SPAN_ONLY")
-    assert [write["value"] for write in stored_span(lambda state: {"n": 3, "text": "t"})["writes"]] == ["3", '"t"']
-
-
-def test_two_stores_have_different_keys_unless_a_variable_gives_them_one(monkeypatch, tmp_path):
-    def hmac(name):
-        monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / name / "store.db"))
-        return stored_span(lambda state: {"n": 3})["writes"][0]["hmac"]
-
-    own = hmac("a")
-    assert own == hmac("a") != hmac("b")
-    monkeypatch.setenv("NODESPAN_HASH_KEY", "a secret of sixteen characters")
-    assert hmac("c") == hmac("d") != own
-    monkeypatch.setenv("NODESPAN_HASH_KEY", "short")
-    with pytest.raises(ConfigurationError, match="NODESPAN_HASH_KEY"):
-        nodespan.configure()
 
 
 def test_a_chain_of_equal_writes_is_seen_as_such(exporter, tracer_provider):

@@ -1,74 +1,22 @@
-"""Invariant 11: beside another instrumentation of LangChain, in either order, each in the version that was tried.
-
-The peers are no dependencies of nodespan. They are installed once, without theirs, into a folder of the user's cache,
-and are found there by a process of its own per combination.
-"""
+"""Beside another instrumentation of LangChain, in either order, each in the version that was tried."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from platformdirs import user_cache_path
+
+from peer_environment import runner
 
 pytestmark = pytest.mark.extended
 
-PACKAGES = (
-    "openinference-instrumentation-langchain==0.1.80",
-    "openinference-instrumentation==0.1.72",
-    "openinference-semantic-conventions==0.1.42",
-    "opentelemetry-instrumentation-genai-langchain==1.3b0",
-    "opentelemetry-util-genai==1.3b0",
-    "opentelemetry-instrumentation-langchain==0.62.4",
-    "opentelemetry-semantic-conventions-ai==0.5.1",
-)
 PEERS = ("openllmetry", "openinference", "official")
-TESTS = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def installed() -> Path:
-    """The folder with the peers."""
-    key = hashlib.sha256("\n".join(PACKAGES).encode()).hexdigest()[:16]
-    home = user_cache_path("nodespan") / f"peers-{sys.version_info.major}.{sys.version_info.minor}-{key}"
-    if not home.exists():
-        new = home.with_name(f"{home.name}.{os.getpid()}")
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "--target", new, *PACKAGES], check=True, timeout=300)
-        try:
-            new.rename(home)
-        except OSError:  # somebody else was quicker
-            assert home.exists()
-    return home
-
-
-@pytest.fixture(scope="module")
-def run(installed):
+def run():
     """Runs the program under these instrumentations; once for each combination."""
-    known: dict[tuple[str, ...], tuple[dict, str]] = {}
-
-    def run_once(*names: str) -> tuple[dict, str]:
-        if names not in known:
-            path = os.pathsep.join([str(installed), str(TESTS), *sys.path])
-            done = subprocess.run(
-                [sys.executable, "-W", "ignore", TESTS / "peer_program.py", *names],
-                env={**os.environ, "PYTHONPATH": path, "NODESPAN_RAISE_INTERNAL_ERRORS": "1"},
-                capture_output=True,
-                text=True,
-                timeout=100,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            known[names] = json.loads(done.stdout.splitlines()[-1]), done.stderr
-        return known[names]
-
-    return run_once
+    return runner("peer_program.py")
 
 
 def of(scope_is_ours, spans):
@@ -85,7 +33,7 @@ def together(request, peer):
     return ("ours", peer) if request.param == "ours first" else (peer, "ours")
 
 
-def test_the_program_s_results_are_the_same_and_nobody_complains(run, together):
+def test_the_program_s_results_are_the_same_and_nothing_is_logged(run, together):
     plain, _ = run()
     both, said = run(*together)
     assert {way: one["result"] for way, one in both.items()} == {way: one["result"] for way, one in plain.items()}

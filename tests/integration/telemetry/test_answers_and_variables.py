@@ -13,6 +13,7 @@ import pytest
 from opentelemetry import trace
 
 from nodespan.delivery.ledger import Ledger
+from nodespan.errors import ConfigurationError
 from nodespan.instrumentation._seams import Seam, Seams
 from nodespan.spans.log import CODE_FIELD, CODES
 from nodespan.telemetry import configure
@@ -108,6 +109,24 @@ def test_a_timeout_in_milliseconds_is_capped_and_reported(monkeypatch):
     with collecting_problems() as found:
         assert Settings().destination("traces").timeout_s == 60
     assert "seconds" in found[0]
+
+
+@pytest.mark.parametrize("headers", [{"x-a": "a\nb"}, {"x-\ta": "b"}, {"x-a": "grün"}, {"": "a"}])
+def test_a_header_that_no_protocol_accepts_is_refused_without_its_value(headers):
+    with pytest.raises(ConfigurationError, match="that a header cannot have") as caught:
+        configure(endpoint="http://127.0.0.1:1", headers=headers)
+    assert "grün" not in str(caught.value)
+
+
+def test_such_a_header_of_a_variable_is_reported_and_ignored(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-a=a%0Ab,x-b=c")
+    with collecting_problems() as problems:
+        assert Settings().headers_of("traces") == {"x-b": "c"}
+    assert "OTEL_EXPORTER_OTLP_HEADERS: 'x-a'" in problems[0]
+
+
+def test_a_header_of_another_type_is_sent_as_text():
+    assert Settings(headers={"X-Project": 7}).headers_of("traces") == {"x-project": "7"}  # type: ignore[dict-item]
 
 
 def test_an_exported_record_carries_its_code_and_its_exception():

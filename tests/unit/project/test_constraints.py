@@ -54,6 +54,7 @@ def test_each_line_is_an_exact_version_and_nothing_else() -> None:
 
 def test_everything_that_pyproject_names_is_pinned_and_all_that_it_needs() -> None:
     pinned = {line.partition("==")[0] for line in LINES}
-    chat_program_of_the_model = set(PYPROJECT["dependency-groups"]["model"])  # installed without its dependencies
+    groups = PYPROJECT["dependency-groups"]
+    without_dependencies = {normal(Requirement(text).name) for text in [*groups["model"], *groups["scale"]]}
     assert named_in_pyproject() - pinned == set()
-    assert needed(named_in_pyproject() - chat_program_of_the_model) - pinned == set()
+    assert needed(named_in_pyproject() - without_dependencies) - pinned == set()

@@ -161,3 +161,20 @@ def test_a_message_that_raises_leaves_the_type():
             raise RuntimeError
 
     assert "Broken: [str(exception) raised]" in exception_attributes(raised(Broken()))["exception.stacktrace"]
+
+
+@pytest.mark.parametrize("limit", ["60", "200", "1000", "0"])
+def test_a_low_limit_of_the_sdk_leaves_the_error_at_the_end_of_a_stack(monkeypatch, limit):
+    """The SDK itself cuts the end."""
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", limit)
+
+    def deep(n):
+        if n == 0:
+            raise ValueError("the cause")
+        (deep if n % 2 else lambda m: deep(m))(n - 1)
+
+    with pytest.raises(ValueError, match="the cause") as caught:
+        deep(60)
+    stack = exception_attributes(caught.value)["exception.stacktrace"]
+    assert len(stack) <= int(limit)
+    assert stack.endswith("ValueError: the cause\n") or limit == "0"

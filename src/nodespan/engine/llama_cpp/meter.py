@@ -5,15 +5,22 @@ from __future__ import annotations
 import time
 import weakref
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
 
 import llama_cpp
 from nodespan.engine.measurement import llama_cpp_phases
+from nodespan.engine.prefix import PrefixUse, PromptCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from nodespan.engine.contract import GenerationResult
+
+
+_calls: Final[weakref.WeakKeyDictionary[llama_cpp.Llama, PromptCall]] = weakref.WeakKeyDictionary()
+"""The last call of each model."""
 
 
 def measured(
@@ -36,6 +43,7 @@ def measured(
     result.context_size = llama.n_ctx()
     result.input_tokens = len(prompt)
     result.output_tokens = 0
+    result.prefix = _compared(llama, prompt)
     result.evaluated = _tokens_in_context(weakref.ref(llama))
     start = _Evaluated.so_far(llama)
     first: _Evaluated | None = None
@@ -73,6 +81,17 @@ def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Gene
     if not llama.context_params.no_perf:
         result.prefill_tokens, result.prefill_s = _Evaluated.so_far(llama).since(start)
         result.phases = llama_cpp_phases(result)
+
+
+def _compared(llama: llama_cpp.Llama, prompt: Sequence[int]) -> PrefixUse:
+    """The prompt against the model's context, which holds prompt and answer of the call before."""
+    held = llama.input_ids[: llama.n_tokens]
+    length = min(len(held), len(prompt))
+    differs = np.asarray(prompt[:length]) != held[:length]
+    shared = int(differs.argmax()) if differs.any() else length
+    use = PrefixUse(shared, len(held), _calls.get(llama) if len(held) else None)
+    _calls[llama] = use.call
+    return use
 
 
 def _tokens_in_context(llama: weakref.ref[llama_cpp.Llama]) -> Callable[[], int | None]:

@@ -92,6 +92,7 @@ class LlamaCppPipeline:
         if request.prompt is not None:
             chunks = _stream(self._llama.create_completion(request.prompt, stream=True, **arguments))
         else:
+            self._check_parts(request)
             messages: Any = [message.as_object() for message in request.messages]
             chunks = _stream(self._llama.create_chat_completion(messages, stream=True, **arguments))
         with contextlib.closing(chunks):
@@ -105,6 +106,15 @@ class LlamaCppPipeline:
                     tool_calls.add(pieces)
                     result.tool_calls = tool_calls.calls()
                 yield delta.get("content", delta.get("text"))
+
+    def _check_parts(self, request: GenerationRequest) -> None:
+        """Raises for images and their like, of which a chat template would print the data as text."""
+        kinds = {str(part.get("type")) for message in request.messages for part in message.parts} - {"text"}
+        if kinds and "chat_handler" not in self._profile.options:
+            raise ConfigurationError(
+                f"This model reads text only; the request has content parts of type {', '.join(sorted(kinds))}. "
+                "Give ModelProfile(options={'chat_handler': ...}) one of llama_cpp.llama_chat_format that reads them."
+            )
 
     def _measured_generate(
         self,

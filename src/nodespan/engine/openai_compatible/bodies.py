@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from nodespan.engine.openai_compatible.json_values import Object, as_object
+from nodespan.errors import ConfigurationError
 from nodespan.types import ChatMessage
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ def _format(response_format: Object) -> object:
 
 
 def _as_ollama(message: ChatMessage) -> dict[str, Any]:
-    """Ollama has the arguments of a tool call as an object, not as a text."""
+    """Ollama has the arguments of a tool call as an object, not as a text, and images beside the text."""
     made = message.as_object()
+    if message.parts:
+        made["content"] = "".join(str(part.get("text", "")) for part in message.parts)
+        made["images"] = [_image(part) for part in message.parts if part.get("type") != "text"]
     if (tool_call_id := made.pop("tool_call_id", None)) is not None:
         made["tool_name"] = made.pop("name", tool_call_id)
     for call in made.get("tool_calls", ()):
@@ -66,3 +70,14 @@ def _as_ollama(message: ChatMessage) -> dict[str, Any]:
             function["arguments"] = json.loads(function["arguments"] or "{}")
         call["function"] = function
     return made
+
+
+def _image(part: Object) -> str:
+    """The base64 of an image in a data URL, which is all that Ollama reads."""
+    kind, separator, data = str(as_object(part.get("image_url")).get("url")).partition(";base64,")
+    if not separator or not kind.startswith("data:image/"):
+        raise ConfigurationError(
+            f"Ollama reads images as data URLs only; the request has a content part of type {part.get('type')!r}. "
+            "Give {'type': 'image_url', 'image_url': {'url': 'data:image/png;base64,...'}}."
+        )
+    return data
