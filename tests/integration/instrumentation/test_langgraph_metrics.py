@@ -267,6 +267,7 @@ def test_runs_without_a_recorded_span_count_all_the_same(provider, run, measured
     assert not any(point.exemplars for point in measured.points()[semconv.NODE_DURATION])
 
 
+@pytest.mark.usefixtures("no_global_providers")
 def test_without_any_provider_no_run_is_opened_and_nothing_is_kept(run):
     found = []
 
