@@ -53,9 +53,11 @@ def stream(url):
 
 
 def left(url):
-    with openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client:
-        with client.chat.completions.create(model="m", messages=QUESTION, **STREAMED) as chunks:
-            return text([next(chunks), next(chunks)])
+    with (
+        openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client,
+        client.chat.completions.create(model="m", messages=QUESTION, **STREAMED) as chunks,
+    ):
+        return text([next(chunks), next(chunks)])
 
 
 async def _astream(url):

@@ -122,11 +122,12 @@ class Settings:
         """The headers of the argument, and over them those of the variable of the signal, or of the common one."""
         given = {name.lower(): str(value) for name, value in (self.headers or {}).items()}
         variable, text = env.text_of(*_names(signal, "HEADERS"))
-        found = parse_env_headers(text, liberal=True)
-        for name in [name for name, value in found.items() if not _is_header(name, value)]:
-            env.report_problem(f"{variable}: {name!r} has characters that a header cannot have: it is ignored.")
-            del found[name]
-        return {**given, **found}
+        for name, value in parse_env_headers(text, liberal=True).items():
+            if _is_header(name, value):
+                given[name] = value
+            else:
+                env.report_problem(f"{variable}: {name!r} has characters that a header cannot have: it is ignored.")
+        return given
 
     def compression_of(self, signal: Signal) -> str:
         """``none``, ``gzip`` or, over HTTP, ``deflate``."""

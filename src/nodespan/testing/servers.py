@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ class FakeServer:
     left: int = 0
 
     def __post_init__(self) -> None:
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
 
     @property
     def port(self) -> int:
@@ -95,8 +96,7 @@ class FakeServer:
 
     def __enter__(self) -> FakeServer:
         handler = type("Handler", (_Handler,), {"fake": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
@@ -131,6 +131,17 @@ class FakeServer:
                 return
             yield answer.word(word, index + 1)
         yield from answer.end("tool_calls" if self.tool_call else "stop")
+
+
+class _Server(ThreadingHTTPServer):
+    """Closed connections are not errors: clients leave streams, and close idle connections."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints the traceback of an error; not that of a connection which the client has closed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _OpenAI:
