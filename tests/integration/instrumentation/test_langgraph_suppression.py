@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import tool
 from opentelemetry import trace
@@ -28,6 +28,14 @@ class Shelf(BaseRetriever):
         return [Document(query)]
 
 
+class Zeros(Embeddings):
+    def embed_documents(self, texts):
+        return [[0.0] for _ in texts]
+
+    def embed_query(self, text):
+        return [0.0]
+
+
 @tool
 def look(text: str) -> str:
     """Looks something up."""
@@ -39,7 +47,7 @@ def works(state):
     list(Talker().stream("hi"))
     look.invoke({"text": "a"})
     Shelf().invoke("b")
-    DeterministicFakeEmbedding(size=2).embed_query("c")
+    Zeros().embed_query("c")
     return {"seen": ["worked"]}
 
 

@@ -228,7 +228,8 @@ def test_parallel_branches_and_subgraphs_have_messages_of_their_own(node, is_asy
     items = stream(compiled, is_async, "messages", subgraphs=True)
     texts: dict[str, str] = {}
     for _, (message, _metadata) in items:
-        texts[message.id] = texts.get(message.id, "") + message.content
+        if message.type != "human":  # LangGraph 0.6 sends the input of a subgraph, too
+            texts[message.id] = texts.get(message.id, "") + message.content
     answers = [m for m in compiled.get_state(THREAD).values["messages"] if m.type == "ai"]
     assert sorted(texts.values()) == sorted(m.content for m in answers) == ["a b", "c d", ANSWER]
     assert set(texts) == {m.id for m in answers}
