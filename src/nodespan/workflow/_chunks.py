@@ -38,7 +38,7 @@ class ChunkEvents:
 
     As custom events and to LangGraph's stream writer a chunk is ``{"content", "index", "node_id", "span_id"}``, with
     the span id of the generation; the last one has no content and the generation's ``metadata``. As messages the
-    chunks are those of a chat model: see ``MessageEvents``.
+    chunks are those of a chat model: see ``MessageEvents``. With ``emit=None`` nothing is sent.
     """
 
     __slots__ = ("_async", "_direct", "_ids", "_messages", "_sync", "_writer")
@@ -49,26 +49,31 @@ class ChunkEvents:
         node_id: str,
         span_id: str | None,
         request: GenerationRequest,
-        emit: Emit,
+        emit: Emit | None,
         name: str,
     ) -> None:
+        self._writer: Callable[[Any], None] | None = None
+        self._messages: MessageEvents | None = None
+        if emit is None:
+            return
         config = ensure_config(config)
         self._ids = {"node_id": node_id, "span_id": span_id}
-        self._writer = _stream_writer() if emit != "messages" else None
+        if emit != "messages":
+            self._writer = _stream_writer()
         self._sync = get_callback_manager_for_config(config)
         self._async = get_async_callback_manager_for_config(config)
         self._direct = direct(self._async.handlers, "on_custom_event") if self._async.parent_run_id is not None else []
-        reads_messages = emit != "custom" and bool(readers(self._sync.handlers))
-        self._messages = MessageEvents(name, request.messages) if reads_messages else None
+        if emit != "custom" and readers(self._sync.handlers):
+            self._messages = MessageEvents(name, request.messages)
 
     @property
     def run_id(self) -> str | None:
-        """Id of the chat model's run in events; ``None`` where nobody reads messages."""
+        """Id of the chat model's run in events; ``None`` if messages are not read."""
         return None if self._messages is None else str(self._messages.run_id)
 
     @property
     def message_id(self) -> str | None:
-        """Id for the final message, which is that of the chunks; ``None`` where nobody reads messages."""
+        """Id for the final message, which is that of the chunks; ``None`` if messages are not read."""
         return None if self._messages is None else self._messages.message_id
 
     def start(self) -> None:

@@ -141,7 +141,9 @@ class MessageEvents:
                     run.on_llm_error(error)
 
     async def afail(self, error: BaseException) -> None:
-        """Ends the run with an error, from an async node."""
+        """Ends the run with an error, from an async node; not in a coroutine that is closed, which cannot await."""
+        if isinstance(error, GeneratorExit):
+            return
         with _SENDING:
             for run in (self._chunks, self._parts):
                 if run is not None:

@@ -125,19 +125,15 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
                 events = self._events(execution, config, stream, request)
                 texts: list[str] = []
                 try:
-                    if events is not None:
-                        events.start()
+                    events.start()
                     for chunk in stream:
                         texts.append(chunk.content)
-                        if events is not None:
-                            events.send(chunk)
+                        events.send(chunk)
                 except BaseException as error:
-                    if events is not None:
-                        events.fail(error)
+                    events.fail(error)
                     raise
-                answer = _message("".join(texts), stream.metadata, events)
-                if events is not None:
-                    events.end(len(texts), stream.metadata, answer)
+                answer = _message("".join(texts), stream.metadata, events.message_id)
+                events.end(len(texts), stream.metadata, answer)
                 return self._update(execution, answer)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
@@ -149,19 +145,15 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
                 events = self._events(execution, config, stream, request)
                 texts: list[str] = []
                 try:
-                    if events is not None:
-                        await events.astart()
+                    await events.astart()
                     async for chunk in stream:
                         texts.append(chunk.content)
-                        if events is not None:
-                            await events.asend(chunk)
+                        await events.asend(chunk)
                 except BaseException as error:
-                    if events is not None:
-                        await events.afail(error)
+                    await events.afail(error)
                     raise
-                answer = _message("".join(texts), stream.metadata, events)
-                if events is not None:
-                    await events.aend(len(texts), stream.metadata, answer)
+                answer = _message("".join(texts), stream.metadata, events.message_id)
+                await events.aend(len(texts), stream.metadata, answer)
                 return self._update(execution, answer)
 
     def create_node_metadata(self, state: Any, pipeline: PipelineExecutionMetadata | None = None) -> NodeMetadata:
@@ -224,11 +216,9 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         config: RunnableConfig | None,
         stream: PipelineStream,
         request: GenerationRequest,
-    ) -> ChunkEvents | None:
-        if not execution.streams:
-            return None
-        owner, name = execution.owner, type(self).__name__
-        events = ChunkEvents(config, owner.node_id, stream.span_id, request, self._emit, name)
+    ) -> ChunkEvents:
+        owner, emit = execution.owner, self._emit if execution.streams else None
+        events = ChunkEvents(config, owner.node_id, stream.span_id, request, emit, type(self).__name__)
         runs = owner.directory.runs if owner.directory is not None else None
         if runs is not None and events.run_id is not None and stream.span_id is not None:
             runs[events.run_id] = stream.span_id  # where event streams look for a chat model's span
@@ -269,9 +259,8 @@ def _fields(state: object, config: Mapping[str, Any]) -> frozenset[str] | None:
     return frozenset(f.name for f in fields(state)) if is_dataclass(state) else None
 
 
-def _message(text: str, metadata: PipelineExecutionMetadata | None, events: ChunkEvents | None) -> AIMessage:
-    """The answer with its usage where LangChain looks for it, and with the id of the chunks that were sent of it."""
-    message_id = events.message_id if events is not None else None
+def _message(text: str, metadata: PipelineExecutionMetadata | None, message_id: str | None) -> AIMessage:
+    """The answer with its usage where LangChain expects it, and with the id of the chunks that were sent of it."""
     if metadata is None or metadata.input_tokens is None or metadata.output_tokens is None:
         return AIMessage(text, id=message_id)
     usage = UsageMetadata(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessageChunk
+from langchain_core.tracers.event_stream import _AstreamEventsCallbackHandler
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
@@ -259,3 +260,24 @@ async def test_a_consumer_that_leaves_ends_the_message(node):
     message, _ = await anext(steps)
     assert message.content == "one"
     await steps.aclose()
+
+
+async def test_a_coroutine_of_a_node_can_be_closed_between_two_chunks(node):
+    """As when the event loop closes: nothing can be awaited any more."""
+    events = _AstreamEventsCallbackHandler()
+    steps = node(factory=echo_factory(delay_s=0.05)).ainvoke(state(), {"callbacks": [events]})
+    seen: list[str] = []
+    reader = aiter(events)
+    while "on_chat_model_stream" not in seen:
+        pending = steps.send(None)
+        if pending is not None:
+            pending._asyncio_future_blocking = False  # as a task does that waits for it
+            await pending
+        while not events.receive_stream._queue.empty():
+            seen.append((await anext(reader))["event"])
+    steps.close()
+
+
+async def test_a_node_outside_of_a_graph_has_chat_model_events(node):
+    events = [event["event"] async for event in node().astream_events(state(), version="v2")]
+    assert events == ["on_chat_model_start", *["on_chat_model_stream"] * 4, "on_chat_model_end"]
