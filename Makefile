@@ -19,7 +19,7 @@ READY := $(DIR)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-extended test-newest test-newest-python test-oldest test-stack test-scale test-scale-smoke check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
+.PHONY: help demo browser pictures check-pages test test-extended test-newest test-newest-python test-oldest test-stack test-scale test-scale-smoke check format-check lint types layers unit format docs dashboards bench constraints clean stack-up stack-down stack-local stack-binaries
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,7 @@ demo: $(READY) ## Run a LangGraph workflow on a real local model and show its tr
 	@$(BIN)/nodespan demo $(ARGS)
 
 test: $(READY) ## Run the tests on the real model: all but the extended ones and those of the stack (ARGS="-k name")
+	-@$(BIN)/python tools/page/chromium.py
 	NODESPAN_TEST_EXAMPLES=500 $(PYTEST) $(ONLY) -m "not extended" --dist loadfile $(ARGS)
 
 test-extended: $(READY) ## Run the tests that take long: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
@@ -63,7 +64,7 @@ OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py
 test-oldest: $(VENV) ## Run the tests of instrumentation and of workflows on the oldest LangGraph and LangChain, 0.6 and 0.3
 	$(BIN)/python tools/other_versions.py oldest $(OLDEST_TESTS) $(ARGS)
 
-check: format-check lint types layers unit ## Check format, lint, types, layers, unit tests: under a minute, no model
+check: format-check lint types layers check-pages unit ## Check format, lint, types, layers, unit tests: under a minute, no model
 
 format-check: $(READY)
 	$(BIN)/ruff format --check .
@@ -77,6 +78,9 @@ types: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports
+
+check-pages: $(READY) ## Check the types of the viewer's page (tsc) and run its unit tests (node's runner)
+	$(BIN)/python tools/page/check.py --quiet
 
 unit: $(READY)
 	$(PYTEST) tests/unit $(ARGS)
@@ -103,6 +107,12 @@ format: $(READY) ## Format the code and mend what ruff can mend
 
 docs: $(READY) ## Write docs/names.md and docs/cli.md from the code
 	$(BIN)/python docs/generate.py
+
+browser: $(READY) ## Find chromium for the tests of the viewer's page, and install Debian's where there is none
+	@$(BIN)/python tools/page/chromium.py
+
+pictures: browser ## Take the pictures of the viewer in docs/pictures, from a run of the demo
+	@$(BIN)/python tools/page/pictures.py
 
 dashboards: $(READY) ## Write dashboards/json, the Grafana boards, from their Python
 	$(BIN)/python -m dashboards.generate

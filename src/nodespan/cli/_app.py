@@ -187,6 +187,34 @@ def graph(
 
 
 @app.command()
+def ui(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[TRACE]", help="Show this trace (ID or unique prefix), or the traces of this file."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Port; 0: any. Default: 7433, else the next free one."),
+    ] = None,
+    is_opened: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Listen on this address of the machine instead of loopback.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also accept this name in addresses; can be given several times."),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let every user of this machine see the pages; on loopback only.")
+    ] = False,
+) -> None:
+    """Show runs in the browser while they run, and receive spans over OTLP/HTTP (POST /v1/traces)."""
+    from nodespan.cli._ui import show_viewer
+
+    show_viewer(Console(), what, port, host, allow_host or (), is_opened=is_opened, has_token=not no_token)
+
+
+@app.command()
 def export(
     trace_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Trace IDs or unique prefixes. Without any: all.")
@@ -195,13 +223,40 @@ def export(
     store: Annotated[
         Path | None, typer.Option("--store", metavar="FILE", help="Write a copy of the whole store instead.")
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write one page for the browser instead, which opens without a network.")
+    ] = False,
+    content: Annotated[
+        bool, typer.Option("--content", help="With --html: keep messages, tool arguments and state values.")
+    ] = False,
+    no_attributes: Annotated[
+        bool, typer.Option("--no-attributes", help="With --html: keep names, times and tokens only.")
+    ] = False,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="With --html: remove what matches; can be given several times."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write traces as OTLP JSON lines, which the collector's otlpjsonfile receiver reads and Jaeger's page uploads."""
-    from nodespan.cli._export import copy_store, export_traces
+    from nodespan.cli._export import copy_store, export_page, export_traces
 
     console = Console(stderr=True)
-    if store is None:
+    if not html and (content or no_attributes or redact):
+        raise typer.BadParameter("--content, --no-attributes and --redact go with --html.")
+    if html:
+        if store or output is None or not trace_ids:
+            raise typer.BadParameter("--html goes with the IDs of traces and --output FILE.")
+        export_page(
+            console,
+            trace_ids,
+            output,
+            redact or (),
+            keeps_content=content,
+            keeps_attributes=not no_attributes,
+            as_json=as_json,
+        )
+    elif store is None:
         export_traces(console, trace_ids or [], output, as_json=as_json)
     elif trace_ids or output:
         raise typer.BadParameter("--store copies everything: it goes without IDs and --output.")

@@ -54,6 +54,7 @@ def show_demo(
         for tree in render_tree(spans, console.width):
             console.print(tree)
         console.print(f"\nSee it again: {command()} trace {trace_id[:SHORT_ID]}", soft_wrap=True)
+        console.print(f"In the browser: {command()} ui {trace_id[:SHORT_ID]} --open", soft_wrap=True)
         if (destination := telemetry.settings.endpoint_of("traces")) is None:
             return
         if report:

@@ -37,6 +37,8 @@ _PACKAGES: Final = (
     "opentelemetry-exporter-otlp",
     "llama-cpp-python",
     "pydantic",
+    "starlette",
+    "uvicorn",
 )
 _SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
 _REACH_TIMEOUT_S: Final = 3.0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from nodespan.cli._output import print_json
 from nodespan.cli._traces import open_reader
+from nodespan.cli._ui import require_viewer
 from nodespan.errors import ConfigurationError
 from nodespan.otlp import to_json
 
@@ -50,6 +52,53 @@ def copy_store(console: Console, path: Path, *, as_json: bool) -> None:
         spans = reader.status()["spans"]
         reader.copy_to(path)
     _report(console, path, spans, as_json=as_json)
+
+
+def export_page(
+    console: Console,
+    prefixes: Sequence[str],
+    output: Path,
+    patterns: Sequence[str],
+    *,
+    keeps_content: bool,
+    keeps_attributes: bool,
+    as_json: bool,
+) -> None:
+    """Writes traces as one HTML file that opens from disk.
+
+    Args:
+        console: For the summary.
+        prefixes: Prefixes of the traces' ids, at least one.
+        output: The file.
+        patterns: Regular expressions; what matches in a text is removed.
+        keeps_content: Messages, tool arguments and state values stay in.
+        keeps_attributes: Attributes, events and links stay in.
+        as_json: Print the summary as JSON.
+
+    Raises:
+        ConfigurationError: The extra is not installed, a pattern is wrong, or the file cannot be written.
+    """
+    require_viewer()
+    from nodespan.viewer.mailed import Redaction, mailed_page
+
+    redaction = Redaction([_compiled(text) for text in patterns], keeps_content, keeps_attributes)
+    with open_reader() as reader:
+        text = mailed_page(reader, prefixes, redaction)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--output {output} cannot be written: {error.strerror}.") from error
+    if as_json:
+        print_json({"path": str(output), "size_bytes": output.stat().st_size, "redaction": redaction.text})
+    else:
+        console.print(f"Wrote {output} ({len(text) / 2**20:.1f} MiB). {redaction.text}", soft_wrap=True)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"--redact {pattern!r} is not a regular expression: {error}.") from error
 
 
 def _report(console: Console, path: Path, spans: int, *, as_json: bool) -> None:

@@ -294,7 +294,9 @@ def _row(tracked: _Tracked, span: ReadableSpan) -> OpenSpan:
         attributes={
             key: json_value(value)
             for key, value in (span.attributes or {}).items()
-            if not isinstance(value, str | bytes | tuple | list) or len(value) <= _ATTRIBUTE_MAX
+            if not isinstance(value, str | bytes | tuple | list)
+            or len(value) <= _ATTRIBUTE_MAX
+            or key == semconv.LANGGRAPH_GRAPH_TOPOLOGY  # goes to a table of its own
         },
         phase=_record(tracked.phase),
     )

@@ -99,15 +99,16 @@ def _span(span: Span, resource: Attributes, scope: str) -> SpanRecord:
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> Attributes:
-    return {pair.key: _value(pair.value) for pair in pairs}
+    return {pair.key: attribute_value(pair.value) for pair in pairs}
 
 
-def _value(value: AnyValue) -> Any:
+def attribute_value(value: AnyValue) -> Any:
+    """The value as a plain object; bytes stay bytes, and a value without a kind is ``None``."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
     if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
+        return [attribute_value(item) for item in value.array_value.values]
     if kind == "kvlist_value":
         return _attributes(value.kvlist_value.values)
     return getattr(value, kind)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from operator import add
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -11,9 +12,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from nodespan import semconv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
     Word = tuple[str, str]
     """A kind, such as ``node``, and what the trace has of it."""
@@ -32,6 +33,49 @@ MAX_WORDS: Final = 64
 """Tags and metadata of one span; nodespan writes at most 32 of each."""
 ERROR: Final = ("error", "")
 """The word of a trace in which a span failed."""
+INTERRUPTED: Final = ("interrupted", "")
+"""The word of a trace whose run stopped at an interrupt."""
+RESUMES: Final = "resumes"
+"""The kind of the word that is the id of the trace whose run a run resumes."""
+
+_MODEL_CALLS: Final = frozenset((semconv.CHAT, semconv.TEXT_COMPLETION, semconv.EMBEDDINGS, "generate_content"))
+"""Operations whose usage is counted; agents and runs of other instrumentations repeat that of their calls."""
+_DECODE_S: Final = semconv.MIRROR_KEYS["decode_s"]
+_MEASURED: Final = frozenset(
+    (
+        semconv.OPERATION_NAME,
+        semconv.USAGE_INPUT_TOKENS,
+        semconv.USAGE_OUTPUT_TOKENS,
+        _DECODE_S,
+        semconv.LANGGRAPH_INTERRUPTED,
+    )
+)
+
+
+_RESUMED_FROM: Final = "resumed_from"
+_TOKENS_MAX: Final = 2**40
+_SECONDS_MAX: Final = 1e9
+"""Above these a value is not a measurement, and sums would leave SQLite's integers."""
+
+
+class Sums(NamedTuple):
+    """Sums over spans.
+
+    Attributes:
+        spans: Number of spans.
+        errors: Those with the status ``ERROR``.
+        calls: Model calls with usage.
+        tokens_in: Their input tokens.
+        tokens_out: Their output tokens.
+        decode_us: Their time of decoding, where it was measured.
+    """
+
+    spans: int
+    errors: int
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    decode_us: int = 0
 
 
 @dataclass(slots=True)
@@ -40,6 +84,7 @@ class TraceSlice:
 
     Attributes:
         name: Of the span that began first, as is the service.
+        sums: Of its spans.
         words: What the trace can be found by.
     """
 
@@ -48,8 +93,7 @@ class TraceSlice:
     start_ns: int
     end_ns: int
     is_root_first: bool
-    spans: int
-    errors: int
+    sums: Sums
     words: set[Word]
 
     def add(self, other: TraceSlice) -> None:
@@ -58,8 +102,7 @@ class TraceSlice:
             self.name, self.service = other.name, other.service
             self.start_ns, self.is_root_first = other.start_ns, other.is_root_first
         self.end_ns = max(self.end_ns, other.end_ns)
-        self.spans += other.spans
-        self.errors += other.errors
+        self.sums = Sums(*map(add, self.sums, other.sums))
         self.words |= other.words
 
 
@@ -81,20 +124,47 @@ def summarise(data: bytes) -> dict[str, TraceSlice]:
 
 
 def _slice(span: Span, service: str) -> TraceSlice:
-    words = {("service", service), *_words(span.attributes)}
+    measured: dict[str, object] = {}
+    found: dict[str, object] = {}
+    for one in span.attributes:
+        key = one.key
+        if key in _MEASURED:
+            measured[key] = getattr(one.value, one.value.WhichOneof("value") or "string_value")
+        elif _is_word(key):
+            found[key] = _value(one.value)
+    words = {("service", service), *words_of(found)}
     failed = span.status.code == Status.STATUS_CODE_ERROR
     if failed:
         words.add(ERROR)
+    if measured.get(semconv.LANGGRAPH_INTERRUPTED) is True:
+        words.add(INTERRUPTED)
+    words.update((RESUMES, trace_id) for trace_id in _resumed(span))
     return TraceSlice(
         span.name,
         service,
         span.start_time_unix_nano,
         span.end_time_unix_nano,
         not span.parent_span_id,
-        1,
-        failed,
+        Sums(1, int(failed), *_usage(measured)),
         words,
     )
+
+
+def _usage(measured: Mapping[str, object]) -> tuple[int, ...]:
+    """The last four of ``Sums``, of one span."""
+    given = measured.get(semconv.USAGE_INPUT_TOKENS), measured.get(semconv.USAGE_OUTPUT_TOKENS)
+    if measured.get(semconv.OPERATION_NAME) not in _MODEL_CALLS or given == (None, None):
+        return ()
+    tokens_in, tokens_out = (max(one, 0) if isinstance(one, int) else 0 for one in given)
+    decode_s = measured.get(_DECODE_S)
+    decode_us = round(decode_s * 1e6) if isinstance(decode_s, int | float) and 0 <= decode_s < _SECONDS_MAX else 0
+    return 1, min(tokens_in, _TOKENS_MAX), min(tokens_out, _TOKENS_MAX), decode_us
+
+
+def _resumed(span: Span) -> Iterator[str]:
+    for link in span.links:
+        if any(one.key == semconv.LINK_KIND and one.value.string_value == _RESUMED_FROM for one in link.attributes):
+            yield link.trace_id.hex()
 
 
 def words_of(attributes: Mapping[str, object]) -> Iterator[Word]:
@@ -120,10 +190,6 @@ def _shown(value: object) -> str:
 
 def _is_word(key: str) -> bool:
     return key in WORD_KINDS or key == semconv.TAGS or key.startswith(semconv.METADATA_PREFIX)
-
-
-def _words(attributes: Iterable[KeyValue]) -> Iterable[Word]:
-    return words_of({one.key: _value(one.value) for one in attributes if _is_word(one.key)})
 
 
 def _value(value: AnyValue) -> object:

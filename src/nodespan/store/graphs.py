@@ -38,11 +38,16 @@ def keep(connection: sqlite3.Connection, data: bytes) -> None:
     except DecodeError:  # stored as it is; whoever reads the batch reports it
         return
     for graph_hash, topology in found.items():
-        if len(topology) <= _MAX_BYTES and _parsed(topology) is not None:
-            connection.execute(
-                "INSERT INTO graph VALUES (?1, ?2, ?3) ON CONFLICT (hash) DO UPDATE SET announced_ns = ?3",
-                (graph_hash, topology, time.time_ns()),
-            )
+        keep_one(connection, graph_hash, topology)
+
+
+def keep_one(connection: sqlite3.Connection, graph_hash: str, topology: str) -> None:
+    """Keeps a graph; what is no topology is left out."""
+    if len(topology) <= _MAX_BYTES and _parsed(topology) is not None:
+        connection.execute(
+            "INSERT INTO graph VALUES (?1, ?2, ?3) ON CONFLICT (hash) DO UPDATE SET announced_ns = ?3",
+            (graph_hash, topology, time.time_ns()),
+        )
 
 
 def remove_unused(connection: sqlite3.Connection, oldest_ns: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from nodespan.otlp import TraceSlice, summarise
+from nodespan.otlp import Sums, TraceSlice, summarise
 from nodespan.spans.guard import report
 from nodespan.store.sqlite_file import Schema
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from nodespan.store.database import Database
 
-    Part = tuple[int, int, int]
-    """How much of a trace is in a batch: the batch's id, spans, and how many of them failed."""
+    Part = tuple[int, Sums]
+    """How much of a trace is in a batch, by the batch's id."""
 
     Range = tuple[int, int]
     """Ids of batches, the first and the last of them."""
 
 INDEX: Final = Schema(
     application_id=0x6E647369,  # "ndsi"
-    version=2,
+    version=3,
     is_derived=True,
     statements=(
         """
@@ -37,7 +37,11 @@ INDEX: Final = Schema(
             start_ns INTEGER NOT NULL,
             end_ns INTEGER NOT NULL,
             spans INTEGER NOT NULL,
-            errors INTEGER NOT NULL
+            errors INTEGER NOT NULL,
+            calls INTEGER NOT NULL,     -- of models with usage, and the sums of it
+            tokens_in INTEGER NOT NULL,
+            tokens_out INTEGER NOT NULL,
+            decode_us INTEGER NOT NULL
         )
         """,
         "CREATE INDEX trace_start ON trace (start_ns)",
@@ -48,6 +52,10 @@ INDEX: Final = Schema(
             trace INTEGER NOT NULL,
             spans INTEGER NOT NULL,
             errors INTEGER NOT NULL,
+            calls INTEGER NOT NULL,
+            tokens_in INTEGER NOT NULL,
+            tokens_out INTEGER NOT NULL,
+            decode_us INTEGER NOT NULL,
             PRIMARY KEY (batch, trace)
         ) WITHOUT ROWID
         """,
@@ -176,7 +184,9 @@ def _indexed_source(connection: sqlite3.Connection) -> tuple[str, int]:
 
 
 def _adopt(connection: sqlite3.Connection, store_id: str) -> None:
-    """Empties an index that was made from another file."""
+    """Empties an index that was made from another file, unless another reader has done so."""
+    if _indexed_source(connection)[0] == store_id:
+        return
     for table in _TABLES:
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 our own words
     connection.execute("UPDATE source SET store_id = ?, dropped_batches = 0", (store_id,))
@@ -210,10 +220,10 @@ def _by_trace(batches: Iterable[tuple[int, bytes]]) -> dict[str, tuple[TraceSlic
         for trace_id, part in _summary(batch_id, data).items():
             if trace_id in found:
                 whole, parts = found[trace_id]
-                parts.append((batch_id, part.spans, part.errors))
+                parts.append((batch_id, part.sums))
                 whole.add(part)
             else:
-                found[trace_id] = part, [(batch_id, part.spans, part.errors)]
+                found[trace_id] = part, [(batch_id, part.sums)]
     return found
 
 
@@ -240,7 +250,8 @@ def _add(
     for trace_id, (part, parts) in traces.items():
         row = connection.execute("SELECT id, start_ns FROM trace WHERE trace_id = ?", (trace_id,)).fetchone()
         trace = _insert(connection, trace_id, part) if row is None else _extend(connection, row, part)
-        connection.executemany("INSERT INTO part VALUES (?, ?, ?, ?)", [(b, trace, s, e) for b, s, e in parts])
+        rows = [(batch_id, trace, *sums) for batch_id, sums in parts]
+        connection.executemany("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     touching = "SELECT min(first), max(last) FROM covered WHERE last = ? - 1 OR first = ? + 1"
     before, after = connection.execute(touching, covered).fetchone()
     first, last = min(first, before or first), max(last, after or last)
@@ -251,8 +262,9 @@ def _add(
 
 def _insert(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> int:
     row = connection.execute(
-        "INSERT INTO trace (trace_id, name, service, start_ns, end_ns, spans, errors) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (trace_id, part.name, part.service, part.start_ns, part.end_ns, part.spans, part.errors),
+        f"INSERT INTO trace (trace_id, name, service, start_ns, end_ns, {', '.join(Sums._fields)}) "  # noqa: S608 our own words
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (trace_id, part.name, part.service, part.start_ns, part.end_ns, *part.sums),
     )
     trace = row.lastrowid or 0
     _write_words(connection, trace, part.start_ns, part.words)
@@ -262,8 +274,8 @@ def _insert(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> 
 def _extend(connection: sqlite3.Connection, row: tuple[int, int], part: TraceSlice) -> int:
     trace, start_ns = row
     connection.execute(
-        "UPDATE trace SET end_ns = max(end_ns, ?), spans = spans + ?, errors = errors + ? WHERE id = ?",
-        (part.end_ns, part.spans, part.errors, trace),
+        f"UPDATE trace SET end_ns = max(end_ns, ?), {_changed_by('+')} WHERE id = ?",  # noqa: S608 our own words
+        (part.end_ns, *part.sums, trace),
     )
     words = part.words
     if part.start_ns < start_ns or (part.start_ns == start_ns and part.is_root_first):
@@ -284,11 +296,16 @@ def _write_words(connection: sqlite3.Connection, trace: int, start_ns: int, word
 
 def _remove(connection: sqlite3.Connection, batches: Sequence[int]) -> None:
     for batch_id in batches:
-        parts = connection.execute("SELECT spans, errors, trace FROM part WHERE batch = ?", (batch_id,)).fetchall()
-        connection.executemany("UPDATE trace SET spans = spans - ?, errors = errors - ? WHERE id = ?", parts)
+        query = f"SELECT {', '.join(Sums._fields)}, trace FROM part WHERE batch = ?"  # noqa: S608 our own words
+        parts = connection.execute(query, (batch_id,)).fetchall()
+        connection.executemany(f"UPDATE trace SET {_changed_by('-')} WHERE id = ?", parts)  # noqa: S608 our own words
         connection.execute("DELETE FROM part WHERE batch = ?", (batch_id,))
-        traces = [(trace,) for _, _, trace in parts]
+        traces = [(part[-1],) for part in parts]
         connection.executemany(
             "DELETE FROM word WHERE trace = ?1 AND (SELECT spans FROM trace WHERE id = ?1) = 0", traces
         )
         connection.executemany("DELETE FROM trace WHERE id = ? AND spans = 0", traces)
+
+
+def _changed_by(sign: str) -> str:
+    return ", ".join(f"{field} = {field} {sign} ?" for field in Sums._fields)

@@ -50,6 +50,11 @@ def with_open_spans(trace: TraceRecord | None, spans: Sequence[SpanRecord]) -> T
         "running": sum(span["state"] != "lost" for span in spans),
         "lost": sum(span["state"] == "lost" for span in spans),
         "phase": phases[-1] if phases else None,
+        "tokens_in": None if trace is None else trace["tokens_in"],
+        "tokens_out": None if trace is None else trace["tokens_out"],
+        "decode_s": None if trace is None else trace["decode_s"],
+        "is_interrupted": trace is not None and trace["is_interrupted"],
+        "resumes": None if trace is None else trace["resumes"],
         "labels": _labels({} if trace is None else trace["labels"], spans),
     }
 

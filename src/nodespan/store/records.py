@@ -200,6 +200,11 @@ class TraceRecord(TypedDict):
         running: Number of open spans with a row (running or silent).
         lost: Number of lost spans.
         phase: Phase of the open span that started last; ``None`` if there is none.
+        tokens_in: Input tokens of its stored model calls; ``None`` if none of them has usage.
+        tokens_out: Output tokens, likewise.
+        decode_s: Sum of their times of decoding; ``None`` where none was measured. Speed: ``tokens_out / decode_s``.
+        is_interrupted: Its run stopped at an interrupt.
+        resumes: Id of the trace whose run it resumes; ``None`` if it does not.
         labels: What the trace can be found by: values by kind (``service``, ``workflow``, ``node``, ``model``,
             ``conversation``, ``user``, ``tag``, ``metadata`` as ``key=value``, ``graph`` as a topology's hash), sorted.
     """
@@ -216,6 +221,11 @@ class TraceRecord(TypedDict):
     running: int
     lost: int
     phase: PhaseRecord | None
+    tokens_in: int | None
+    tokens_out: int | None
+    decode_s: float | None
+    is_interrupted: bool
+    resumes: str | None
     labels: dict[str, list[str]]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nodespan import semconv
+from nodespan.store import graphs
 from nodespan.store.convert import edge_records
 from nodespan.store.posix import is_held
 
@@ -129,6 +130,11 @@ def write(connection: sqlite3.Connection, process: Process, changed: Changed) ->
             json.dumps(process.resource, default=str),
         ),
     )
+    for span in changed.opened:
+        # A graph is drawn while its first run lasts; it is too large for the row, which readers decode at each change.
+        topology = span.attributes.pop(semconv.LANGGRAPH_GRAPH_TOPOLOGY, None)
+        if isinstance(topology, str):
+            graphs.keep_one(connection, str(span.attributes.get(semconv.LANGGRAPH_GRAPH_HASH, "")), topology)
     connection.executemany(
         "INSERT OR REPLACE INTO running VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [

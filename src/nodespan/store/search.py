@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from nodespan.otlp import ERROR
+from nodespan.otlp import ERROR, INTERRUPTED, RESUMES, Sums
 
 if TYPE_CHECKING:
     import sqlite3
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _COUNTED: Final = 1_000
 """Of several words the rarest leads the search; occurrences are counted up to this number."""
 _MAX: Final = 2**63 - 1
-_COLUMNS: Final = "trace.id, trace.trace_id, name, service, trace.start_ns, end_ns, spans, errors"
+_COLUMNS: Final = f"trace.id, trace.trace_id, name, service, trace.start_ns, end_ns, {', '.join(Sums._fields)}"
 
 
 def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> list[TraceRecord]:
@@ -68,12 +68,13 @@ def batches_of(connection: sqlite3.Connection, trace_id: str) -> list[int]:
     return [batch_id for (batch_id,) in connection.execute(query, (trace_id,))]
 
 
-def _record(connection: sqlite3.Connection, row: tuple[int, str, str, str, int, int, int, int]) -> TraceRecord:
-    trace, trace_id, name, service, start_ns, end_ns, spans, errors = row
+def _record(connection: sqlite3.Connection, row: tuple[Any, ...]) -> TraceRecord:
+    trace, trace_id, name, service, start_ns, end_ns, *numbers = row
+    sums = Sums(*numbers)
     labels: dict[str, list[str]] = {}
     for kind, word in connection.execute("SELECT kind, word FROM word WHERE trace = ? ORDER BY kind, word", (trace,)):
-        if kind != ERROR[0]:
-            labels.setdefault(kind, []).append(word)
+        labels.setdefault(kind, []).append(word)
+    labels.pop(ERROR[0], None)
     return {
         "trace_id": trace_id,
         "name": name,
@@ -82,11 +83,16 @@ def _record(connection: sqlite3.Connection, row: tuple[int, str, str, str, int, 
         "end_ns": end_ns,
         "duration_s": (end_ns - start_ns) / 1e9,
         "state": "ended",
-        "spans": spans,
-        "errors": errors,
+        "spans": sums.spans,
+        "errors": sums.errors,
         "running": 0,
         "lost": 0,
         "phase": None,
+        "tokens_in": sums.tokens_in if sums.calls else None,
+        "tokens_out": sums.tokens_out if sums.calls else None,
+        "decode_s": sums.decode_us / 1e6 if sums.decode_us else None,
+        "is_interrupted": labels.pop(INTERRUPTED[0], None) is not None,
+        "resumes": next(iter(labels.pop(RESUMES, ())), None),
         "labels": labels,
     }
 

@@ -14,6 +14,9 @@ import pytest
 from batches import span, trace_id, write
 from nodespan.spans.log import CODE_FIELD
 from nodespan.store import SqliteStore, StoreReader, index_path
+from nodespan.store.database import Database, DatabaseReader
+from nodespan.store.index import INDEX, Index, indexed_spans
+from nodespan.store.schema import OUTBOX
 
 NOBODY = 65534
 
@@ -132,3 +135,34 @@ def test_the_index_is_only_for_its_owner(store, reader):
     finally:
         os.umask(before)
     assert index_path(store.path).stat().st_mode & 0o777 == 0o600
+
+
+class LateDatabase(Database):
+    """An index of a reader that is overtaken by another one before its first write.
+
+    Attributes:
+        spans_left: Indexed spans after each of its writes.
+    """
+
+    def __init__(self, path: Path, overtake) -> None:
+        super().__init__(path, INDEX)
+        self._overtake = overtake
+        self.spans_left: list[int] = []
+
+    def write(self, work, timeout_s=None):
+        overtake, self._overtake = self._overtake, None
+        if overtake is not None:
+            overtake()
+        result = super().write(work, timeout_s)
+        self.spans_left.append(self.read(indexed_spans))
+        return result
+
+
+def test_two_readers_that_begin_an_index_at_once_do_not_empty_it_for_each_other(store):
+    write(store, span(1, 0, 1, 2), span(2, 0, 1, 2))
+    outbox = DatabaseReader(store.path, OUTBOX)
+    first = Database(index_path(store.path), INDEX)
+    second = LateDatabase(index_path(store.path), lambda: Index(outbox, first).fill())
+    with closing(outbox), closing(first), closing(second):
+        Index(outbox, second).fill()
+        assert set(second.spans_left) == {2}

@@ -66,6 +66,11 @@ def test_records_are_json_as_they_are(store, reader):
         "running": 0,
         "lost": 0,
         "phase": None,
+        "tokens_in": None,
+        "tokens_out": None,
+        "decode_s": None,
+        "is_interrupted": False,
+        "resumes": None,
         "labels": {"node": ["a"], "service": ["app"], "workflow": ["w"]},
     }
     root, child = content["spans"]

@@ -1,0 +1,136 @@
+"""A run as people read it: what was asked, answered and called, each message once, in the order of time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import orjson
+
+from nodespan import semconv
+from nodespan.viewer.columns import INTERRUPTED, View, new_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from nodespan.store import StoreReader
+
+    Said = tuple[str, str, str]
+    """Kind, text and name of a message."""
+
+MODEL_CONTENT: Final = (semconv.SYSTEM_INSTRUCTIONS, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES)
+TOOL_CONTENT: Final = (semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT)
+_KINDS: Final = {"user": "user", "assistant": "assistant", "system": "system", "tool": "tool_result"}
+
+
+def messages(reader: StoreReader, trace_id: str) -> dict[str, Any]:
+    """The messages of a run, from captured content.
+
+    A model is given the whole conversation with each call: a message that an earlier call had is not repeated.
+
+    Raises:
+        StoreError: There is no such trace, or the store cannot be read.
+    """
+    columns = new_columns((*MODEL_CONTENT, *TOOL_CONTENT, semconv.TOOL_NAME))
+    content = reader.fill_columns(trace_id, columns)
+    view = View(columns, content["spans"])
+    t0_ns = columns.starts_ns[view.order[0]] if view.order else 0
+    flags = view.flags()
+    runs = set(view.runs())
+    timed: list[tuple[int, int, Said]] = []
+    captured = 0
+    for place, row in enumerate(view.order):
+        found = columns.others.get(row, {})
+        captured += any(key in found for key in (*MODEL_CONTENT, *TOOL_CONTENT))
+        start_ns, end_ns = columns.starts_ns[row], columns.ends_ns[row]
+        timed += [(start_ns, place, said) for said in _asked(found)]
+        timed += [(end_ns, place, said) for said in _answered(found)]
+        if place in runs:
+            name = columns.strings[columns.names[row]]
+            timed += [(start_ns, place, ("resume", "", name))] if row in columns.resumed else []
+            timed += [(end_ns, place, ("interrupt", "", name))] if flags[place] & INTERRUPTED else []
+    timed.sort(key=lambda item: item[0])  # stable: what a call was asked stays in order
+    return {
+        "items": [
+            {
+                "row": place,
+                "span_id": columns.ids[view.order[place]],
+                "kind": said[0],
+                "text": said[1],
+                "name": said[2],
+                "time_us": (at_ns - t0_ns) / 1e3,
+            }
+            for at_ns, place, said in _new(timed)
+        ],
+        "is_captured": captured > 0,
+    }
+
+
+def _new(timed: Iterable[tuple[int, int, Said]]) -> Iterator[tuple[int, int, Said]]:
+    """Leaves out a message as often as it was there before the span that repeats it."""
+    before: Counter[Said] = Counter()
+    of_span: dict[int, Counter[Said]] = {}
+    for item in timed:
+        _, place, said = item
+        own = of_span.setdefault(place, Counter())
+        own[said] += 1
+        if own[said] > before[said] or said[0] in ("interrupt", "resume"):
+            before[said] += 1
+            yield item
+
+
+def _asked(found: dict[str, Any]) -> Iterator[Said]:
+    for part in _list(found.get(semconv.SYSTEM_INSTRUCTIONS)):
+        yield from _part("system", part)
+    for message in _list(found.get(semconv.INPUT_MESSAGES)):
+        yield from _message(message)
+    if (arguments := found.get(semconv.TOOL_CALL_ARGUMENTS)) is not None:
+        yield "tool_call", _text(_parsed(arguments)), str(found.get(semconv.TOOL_NAME, ""))
+
+
+def _answered(found: dict[str, Any]) -> Iterator[Said]:
+    for message in _list(found.get(semconv.OUTPUT_MESSAGES)):
+        yield from _message(message)
+    if (result := found.get(semconv.TOOL_CALL_RESULT)) is not None:
+        yield "tool_result", _text(_parsed(result)), ""
+
+
+def _message(message: Any) -> Iterator[Said]:
+    if isinstance(message, dict):
+        given = cast("dict[str, Any]", message)
+        for part in _list(given.get("parts")):
+            yield from _part(str(given.get("role", "")), part)
+
+
+def _part(role: str, part: Any) -> Iterator[Said]:
+    if not isinstance(part, dict):
+        return
+    given = cast("dict[str, Any]", part)
+    kind = given.get("type")
+    if kind == "tool_call":
+        yield "tool_call", _text(given.get("arguments")), str(given.get("name") or "")
+    elif kind == "tool_call_response":
+        yield "tool_result", _text(given.get("response", given.get("result"))), ""
+    elif text := _text(given.get("content", given)):
+        yield _KINDS.get(role, "user"), text, "" if kind == "text" else str(kind or "")
+
+
+def _list(value: Any) -> list[Any]:
+    """A list that is JSON text, as nodespan writes it, or is one already."""
+    found = _parsed(value)
+    return cast("list[Any]", found) if isinstance(found, list) else []
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
