@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -289,6 +291,33 @@ def test_the_trace_is_sent_to_the_listed_hosts_only(
     with FakeServer("vllm") as server:
         text_of(run(server)(chat("a")))
     assert ("traceparent" in server.received[0].headers) == is_sent
+
+
+IMPORTS = """
+import asyncio, sys
+from nodespan.engine.contract import Cancellation, GenerationResult
+from nodespan.runner import OpenAICompatiblePipeline
+from nodespan.testing import FakeServer
+from nodespan.types import GenerationRequest, ModelProfile
+
+async def ask(pipeline):
+    answer = pipeline.agenerate(GenerationRequest(prompt="a"), Cancellation(), GenerationResult())
+    text = "".join([piece async for piece in answer])
+    await pipeline.aclose()
+    return text
+
+with FakeServer("llama-server") as server:
+    pipeline = OpenAICompatiblePipeline(ModelProfile(base_url=server.url, name="m"))
+    before = set(sys.modules)
+    text = asyncio.run(ask(pipeline))
+    print([text, sorted(name for name in set(sys.modules) - before if not name.startswith("encodings"))])
+"""
+
+
+def test_the_first_request_imports_nothing_on_the_event_loop() -> None:
+    """Else it would hold up every other request of the process, and be in none of its own phases."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.strip() == "['The sea is wide.', []]", done.stderr
 
 
 def test_connections_are_used_again(run: Callable[..., Ask]) -> None:

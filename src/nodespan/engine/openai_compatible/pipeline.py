@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -75,6 +75,7 @@ class OpenAICompatiblePipeline:
         self._dialect, slots, self._context_size = probe(self._endpoints.all, self._verify, named)
         self.slots: int = profile.max_concurrency or (slots or self._dialect.slots) * len(self._endpoints.all)
         self._client: httpx.AsyncClient | None = None
+        _import_backend()
 
     @staticmethod
     def check_profile(profile: ModelProfile) -> None:
@@ -149,7 +150,7 @@ class OpenAICompatiblePipeline:
     def _has_another(self, tried: list[Endpoint]) -> bool:
         return len(set(map(id, tried))) < len(self._endpoints.all)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _open(
         self, endpoint: Endpoint, request: GenerationRequest, result: GenerationResult
     ) -> AsyncGenerator[httpx.Response]:
@@ -210,6 +211,14 @@ class OpenAICompatiblePipeline:
             return as_count(as_object(response.json()).get("count")) if response.is_success else None
         except (httpx.HTTPError, ValueError):
             return None
+
+
+def _import_backend() -> None:
+    """Imports what httpx imports at its first asynchronous request, where it would block the event loop for 50 ms."""
+    import anyio
+
+    with contextlib.suppress(RuntimeError):  # a loop runs in this thread; its first request imports it
+        anyio.run(anyio.sleep, 0)
 
 
 def _may_repeat(error: Exception) -> bool:
