@@ -58,6 +58,7 @@ class FakeServer:
         redirect_to: Answers with a redirect.
         api_key: Required in ``Authorization``, if given.
         tool_call: Name and arguments of a tool that it calls instead of answering.
+        reasoning: Text of a reasoning before the answer.
 
     Attributes:
         received: The requests for answers, in order.
@@ -78,6 +79,7 @@ class FakeServer:
     redirect_to: str | None = None
     api_key: str | None = None
     tool_call: tuple[str, dict[str, Any]] | None = None
+    reasoning: str = ""
     received: list[Received] = field(default_factory=list[Received])
     asked: list[Received] = field(default_factory=list[Received])
     left: int = 0
@@ -123,6 +125,8 @@ class FakeServer:
         answer = _ANSWERS.get(self.kind, _OpenAI)(self, _words_of(body), body)
         time.sleep(self.queue_s)
         yield from answer.begin()
+        if self.reasoning:
+            yield answer.think(self.reasoning)
         if self.tool_call is not None:
             yield answer.call(*self.tool_call)
         for index, word in enumerate(() if self.tool_call else self.words):
@@ -181,6 +185,9 @@ class _OpenAI:
             chunk["timings"] = self._timings(count)
         return chunk
 
+    def think(self, text: str) -> dict[str, Any]:
+        return self._chunk({"reasoning" if self.fake.kind == "vllm" else "reasoning_content": text})
+
     def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         function = {"name": name, "arguments": json.dumps(arguments)}
         return self._chunk({"tool_calls": [{"index": 0, "id": "call-1", "type": "function", "function": function}]})
@@ -238,6 +245,9 @@ class _Ollama(_OpenAI):
         if count == 1:
             self.first_at = time.perf_counter()
         return self._line({"response": word} if "prompt" in self.body else {"message": {"content": word}})
+
+    def think(self, text: str) -> dict[str, Any]:
+        return self._line({"message": {"content": "", "thinking": text}})
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return self._line({"message": {"tool_calls": [{"function": {"name": name, "arguments": arguments}}]}})
