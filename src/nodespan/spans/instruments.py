@@ -153,8 +153,10 @@ class Instruments:
     def _write(self, name: str, value: float, labels: Labels, context: Context | None) -> None:
         if None in labels.values():
             labels = {label: given for label, given in labels.items() if given is not None}
-        with _RECORDING:
+        try:
             (self._writers.get(name) or self._make(name))(value, labels, context)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _RECORDING.failed(error)
 
     def _catch_up(self) -> None:
         """Writes what was put off until now; what fails anew is put off again by the guard, and not waited for."""
