@@ -50,51 +50,51 @@ class PrefixUse:
     call: PromptCall = field(default_factory=PromptCall)
 
 
-def describe_prefix(owner: ModelCallSpan, result: GenerationResult) -> None:
+def describe_prefix(scope: ModelCallSpan, result: GenerationResult) -> None:
     """Sets what is known of the reuse of a prompt, to be called before the span ends.
 
     A server reports the number of cached tokens alone: then there is a metric and no previous node.
     """
     with _DESCRIBING:
-        node = _node_around(owner)
+        node = _node_around(scope)
         use = result.prefix
         previous = use.previous if use is not None else None
         if use is not None:
-            use.call.node, use.call.span = node, owner.span.get_span_context()
+            use.call.node, use.call.span = node, scope.span.get_span_context()
             if previous is not None:
-                _compare(owner, result, use, previous)
-        if result.input_tokens and result.cached_input_tokens is not None and owner.instruments.are_live:
+                _compare(scope, result, use, previous)
+        if result.input_tokens and result.cached_input_tokens is not None and scope.instruments.are_live:
             labels = {
-                semconv.REQUEST_MODEL: owner.model,
+                semconv.REQUEST_MODEL: scope.model,
                 semconv.NODE: node,
                 semconv.PREFIX_PREVIOUS_NODE: previous.node if previous is not None else None,
             }
             share = min(result.cached_input_tokens / result.input_tokens, 1.0)
-            owner.instruments.record(semconv.PREFIX_REUSE, share, labels, exemplar_context(owner.span))
+            scope.instruments.record(semconv.PREFIX_REUSE, share, labels, exemplar_context(scope.span))
 
 
-def _compare(owner: ModelCallSpan, result: GenerationResult, use: PrefixUse, previous: PromptCall) -> None:
+def _compare(scope: ModelCallSpan, result: GenerationResult, use: PrefixUse, previous: PromptCall) -> None:
     prompt = result.input_tokens or 0
     repeated = min(use.held_tokens, prompt) - use.shared_tokens
-    owner.measured[semconv.PREFIX_SHARED] = use.shared_tokens
-    owner.measured[semconv.PREFIX_REPEATED] = repeated
+    scope.measured[semconv.PREFIX_SHARED] = use.shared_tokens
+    scope.measured[semconv.PREFIX_REPEATED] = repeated
     if previous.node is not None:
-        owner.measured[semconv.PREFIX_PREVIOUS_NODE] = previous.node
+        scope.measured[semconv.PREFIX_PREVIOUS_NODE] = previous.node
     if repeated < LEAST_REPEATED_TOKENS:
         return
     if result.prefill_s is not None and result.prefill_tokens:
         share = min((prompt - use.shared_tokens) / result.prefill_tokens, 1.0)
-        owner.measured[semconv.PREFIX_COST] = result.prefill_s * share
+        scope.measured[semconv.PREFIX_COST] = result.prefill_s * share
     if previous.span is not None and previous.span.is_valid:
-        owner.link(Link(previous.span, {semconv.LINK_KIND: PREVIOUS_PROMPT}))
+        scope.link(Link(previous.span, {semconv.LINK_KIND: PREVIOUS_PROMPT}))
 
 
-def _node_around(owner: ModelCallSpan) -> str | None:
+def _node_around(scope: ModelCallSpan) -> str | None:
     """LangGraph's name of the node around a model call."""
-    scope: SpanScope | None = owner.parent
-    while scope is not None:
-        attributes = getattr(scope.span, "attributes", None)
+    around: SpanScope | None = scope.parent
+    while around is not None:
+        attributes = getattr(around.span, "attributes", None)
         if attributes and isinstance(node := attributes.get(semconv.NODE), str):
             return node
-        scope = scope.parent
+        around = around.parent
     return None

@@ -63,7 +63,7 @@ class Generation:
         deadline_s: float | None,
     ) -> None:
         self._record = GenerationRecord(request, model, tracer, instruments, priority)
-        self.owner = self._record.owner
+        self.scope = self._record.scope
         self.request = request
         self.priority = priority
         self.result = GenerationResult()
@@ -78,7 +78,7 @@ class Generation:
         self._has_ended = False
         self._has_overflowed = False
         self.ahead: Callable[[], int] = int
-        publish(self.owner.span, self)
+        publish(self.scope.span, self)
         self.context = contextvars.copy_context()
         self._cancel_deadline: Callable[[], None] | None = None
         if deadline_s is not None:  # the last of all: from now on it may be stopped
@@ -126,7 +126,7 @@ class Generation:
         if not self._begin():
             return
         try:
-            with self.owner.attached():
+            with self.scope.attached():
                 completed = await self._aput_pieces(pipeline)
         except BaseException as error:  # noqa: BLE001 raised again where the stream is read
             self._end(error, completed=False)

@@ -316,7 +316,7 @@ class Lane:
 
     def _serve(self, generation: Generation) -> bool:
         """Loads the model if need be, and generates here in the synchronous form; returns whether all is done."""
-        with generation.owner.attached():
+        with generation.scope.attached():
             if self._pipeline is None:
                 try:
                     self._pipeline = _checked(self._create(self.model.profile))
