@@ -35,7 +35,7 @@ _MIRRORED: Final = {
         "prompt_eval_s", "decode_s", "tokens_per_s", "tokens_estimated", "error_type",
     )
 }  # fmt: skip
-"""Facts of the generation that have no standard name; the others stand under theirs."""
+"""Facts of the generation without a standard name; the others have theirs."""
 
 _PHASE_METRICS: Final = {
     semconv.LLAMA_CPP_PREFILL: (semconv.PREFILL_DURATION, semconv.PREFILL_TOKENS),
@@ -55,7 +55,7 @@ _SPEED: Final = semconv.MIRROR_KEYS["tokens_per_s"]
 
 
 class Phase(NamedTuple):
-    """A measured stretch of a generation; times are Unix time in ns."""
+    """A measured phase of a generation; times are Unix time in ns."""
 
     name: str
     start_ns: int
@@ -136,7 +136,7 @@ def engine_phases(result: GenerationResult, unix_ns: Callable[[float], int]) -> 
 
 
 def llama_cpp_phases(result: GenerationResult) -> list[EnginePhase]:
-    """Prefill and decode as llama.cpp has measured them, as far as they took place."""
+    """Prefill and decode as measured by llama.cpp; without the phases that did not happen."""
     phases: list[EnginePhase] = []
     if result.prefill_at is not None and result.prefill_s is not None:
         phases.append(
@@ -207,7 +207,7 @@ def record_engine(
 
 
 def _of_server(facts: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """The metrics that the conventions ask of a model server."""
+    """The metrics that the conventions define for a model server."""
     yield semconv.TIME_TO_FIRST_TOKEN, facts.get("time_to_first_token_s")
     if tokens_per_s := facts.get("tokens_per_s"):
         yield semconv.TIME_PER_OUTPUT_TOKEN, 1 / tokens_per_s

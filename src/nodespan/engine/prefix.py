@@ -1,4 +1,4 @@
-"""Why a prompt was evaluated again: what of it the model's context held, and of whose call."""
+"""Why a prompt was evaluated again: how much of it the model's context held, and from which call."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 PREVIOUS_PROMPT: Final = "previous_prompt"
 LEAST_REPEATED_TOKENS: Final = 16
-"""Fewer tokens that differ are the end of an answer, which a chat template writes in another way."""
+"""Fewer differing tokens are the end of an answer, which a chat template writes differently."""
 
-_DESCRIBING: Final = Guard("compare a prompt with the one before")
+_DESCRIBING: Final = Guard("compare a prompt with the previous one")
 
 
 @dataclass(slots=True)
@@ -35,12 +35,12 @@ class PromptCall:
 
 @dataclass(slots=True)
 class PrefixUse:
-    """A prompt against the tokens in the model's context at its beginning.
+    """Comparison of a prompt with the tokens in the model's context.
 
     Attributes:
         shared_tokens: Length of their common beginning.
-        held_tokens: Tokens in the context, prompt and answer of the call before.
-        previous: That call; ``None`` where the context was empty, or is not known to be of a call.
+        held_tokens: Tokens in the context, which are prompt and answer of the previous call.
+        previous: That call; ``None`` if the context was empty or its call is unknown.
         call: This call, for the next one.
     """
 
@@ -51,9 +51,9 @@ class PrefixUse:
 
 
 def describe_prefix(scope: ModelCallSpan, result: GenerationResult) -> None:
-    """Sets what is known of the reuse of a prompt, to be called before the span ends.
+    """Sets the attributes, metric and link of the reuse of a prompt. Call before the span ends.
 
-    A server reports the number of cached tokens alone: then there is a metric and no previous node.
+    A server reports the number of cached tokens only: then there is a metric and no previous node.
     """
     with _DESCRIBING:
         node = _node_around(scope)

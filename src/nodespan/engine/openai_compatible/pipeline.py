@@ -50,15 +50,15 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 class OpenAICompatiblePipeline:
     """Runs a ``ModelProfile`` with a ``base_url`` on its servers, several requests at once.
 
-    The server is asked for its dialect once, when the model is first used, without credentials and only on this machine
-    or in a private network. An attempt is repeated, on the next server if there are several, only before the first byte
-    of an answer. Leaving a stream closes its connection, which frees the server's slot.
+    The dialect is probed once, when the model is first used, without credentials and only on this machine or in a
+    private network. An attempt is repeated, on the next server if there are several, only before the first byte of an
+    answer. Leaving a stream closes its connection, which frees the server's slot.
 
     Attributes:
         slots: ``max_concurrency`` of the profile, else the slots of the servers.
 
     Raises:
-        ConfigurationError: The profile has no address, or one that cannot work.
+        ConfigurationError: The profile has no address, or an invalid one.
         MissingDependencyError: httpx is not installed.
         httpx.TransportError: None of the servers can be reached.
     """
@@ -79,7 +79,7 @@ class OpenAICompatiblePipeline:
 
     @staticmethod
     def check_profile(profile: ModelProfile) -> None:
-        """Raises for a profile that cannot work, without asking its servers."""
+        """Raises for an invalid profile, without a request to its servers."""
         if importlib.util.find_spec("httpx") is None:
             raise MissingDependencyError("OpenAICompatiblePipeline", "nodespan[http]")
         endpoints_of(profile)
@@ -188,7 +188,7 @@ class OpenAICompatiblePipeline:
                 timeout=httpx.Timeout(None, connect=_CONNECT_S, write=_WRITE_S),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.slots),
                 follow_redirects=False,
-                trust_env=not self._is_private,  # a proxy is not asked for addresses in a private network
+                trust_env=not self._is_private,  # addresses in a private network are not requested through a proxy
             )
         return self._client
 
@@ -196,8 +196,8 @@ class OpenAICompatiblePipeline:
         """Counts the tokens of the texts where the server reports none of the generation; marks them as estimated."""
         if not self._dialect.counts_by_request or result.output_tokens is not None:
             return
-        asked = request.prompt or "".join(message.content for message in request.messages)
-        result.input_tokens = await self._tokens(endpoint, asked)
+        prompt = request.prompt or "".join(message.content for message in request.messages)
+        result.input_tokens = await self._tokens(endpoint, prompt)
         result.output_tokens = await self._tokens(endpoint, text)
         result.tokens_estimated = True
 
