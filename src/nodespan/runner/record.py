@@ -34,7 +34,7 @@ _READING: Final = "read a pipeline's measurements"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as the generations of its lane see it.
+    """A model as its generations use it.
 
     Attributes:
         pipeline_type: Class of the pipeline.
@@ -87,7 +87,7 @@ class GenerationRecord:
         self.scope.instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.scope.span))
 
     def phase(self, result: GenerationResult, ahead: Callable[[], int]) -> phases.Phase | None:
-        """What the generation does now.
+        """The current phase of the generation.
 
         Args:
             result: The pipeline's measurements so far.
@@ -108,7 +108,7 @@ class GenerationRecord:
             self._texts.append(piece)
 
     def read(self, result: GenerationResult) -> GenerationResult:
-        """The pipeline's measurements without those that cannot be, which are counted and logged."""
+        """The pipeline's measurements without impossible values, which are counted and logged."""
         checked, bad = result.checked(self.entered_at)
         for name in bad:
             labels = {semconv.TELEMETRY_ERROR_KIND: _READING}
@@ -117,7 +117,7 @@ class GenerationRecord:
                 self._model.warned.add(name)
                 warn(
                     "pipeline.bad_measurement",
-                    "%s wrote a value into GenerationResult.%s that cannot be; it is left out. Logged once.",
+                    "%s wrote an impossible value into GenerationResult.%s, which is ignored (logged once per field).",
                     self._model.pipeline_type,
                     name,
                 )
@@ -182,7 +182,7 @@ class GenerationRecord:
         return [text_part(text), *calls] if text else calls
 
     def _phases(self, metadata: PipelineExecutionMetadata, result: GenerationResult) -> Iterator[Phase]:
-        """The stretches that took place."""
+        """The phases that happened."""
         for name, start, length_s in (
             (semconv.PIPELINE_QUEUE, self.entered_at, metadata.queue_s),
             (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s),
@@ -197,6 +197,6 @@ class GenerationRecord:
 
 
 def _error_type(error: BaseException) -> str:
-    """The HTTP status of a server's error, as the conventions ask, else the class."""
+    """The HTTP status of a server's error, as the conventions define it, else the class."""
     status = error.status if isinstance(error, ServerError) else None
     return error_type(error) if status is None else str(status)

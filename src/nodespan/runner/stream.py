@@ -51,7 +51,7 @@ class PipelineStream:
 
     @property
     def logprobs(self) -> list[Any]:
-        """Log probabilities so far, in the engine's own form, if the request asks for them."""
+        """Log probabilities so far, in the engine's own form, if the request enables them."""
         return list(self._generation.result.logprobs)
 
     def __iter__(self) -> PipelineStream:
