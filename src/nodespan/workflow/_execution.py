@@ -13,7 +13,7 @@ from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, id_of, ne
 from nodespan.spans.attributes import to_attribute
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
-from nodespan.spans.identity import NOBODY
+from nodespan.spans.identity import NO_IDENTITY
 from nodespan.spans.scope import Attached, current_scope
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
 
@@ -134,7 +134,7 @@ def start_facts(
     owner: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
 ) -> dict[str, Any]:
     """What is known of an execution when it starts; without an owner it has a node id of its own and no span."""
-    known = owner.identity if owner is not None else NOBODY
+    known = owner.identity if owner is not None else NO_IDENTITY
     span = owner.span if owner is not None else INVALID_SPAN
     return {
         **facts,
