@@ -39,8 +39,8 @@ def test_a_kind_is_asked_once_and_without_credentials(run: Callable[..., Ask]) -
         ask = run(server, api_key=SECRET, headers={"X-Tenant": "t1"})
         for _ in range(3):
             assert text_of(ask(chat("a")))
-    assert [one.path for one in server.asked] == PROBED
-    assert not any("authorization" in one.headers or "x-tenant" in one.headers for one in server.asked)
+    assert [one.path for one in server.probes] == PROBED
+    assert not any("authorization" in one.headers or "x-tenant" in one.headers for one in server.probes)
     assert {one.headers["authorization"] for one in server.received} == {f"Bearer {SECRET}"}
     assert {one.headers["x-tenant"] for one in server.received} == {"t1"}
 

@@ -1,4 +1,4 @@
-"""The owners of LangChain's spans: a model call, a tool call, a search."""
+"""The span scopes of LangChain: a model call, a tool call, a search."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
 _HANDLED: Final = "_OTHER"
-"""The conventions' ``error.type`` where the class of an error is not known: LangChain made a text of it."""
+"""The conventions' ``error.type`` of an error whose class is unknown: LangChain has converted it to a text."""
 
 
 STATE: Final = InstrumentationState()
 
 
 def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
-    """Run ids for a call whose events lead back to its span, chosen as LangChain would and before it tells anybody.
+    """Run ids for a call whose events lead back to its span, chosen in LangChain's form before its first event.
 
-    ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
+    ``None`` leaves the choice to LangChain, where the run directory has no reader.
     """
     runs = scope.directory.runs if scope.directory is not None else None
     span_id = span_id_of(scope.span)
@@ -58,7 +58,7 @@ def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID
 
 
 class Entry(IntEnum):
-    """Methods of a model that open its call, in the order in which LangChain calls one inside of the other."""
+    """Methods of a model that open its call, outermost first."""
 
     STREAM = 0
     GENERATE = 1
@@ -68,7 +68,7 @@ class Entry(IntEnum):
 
 
 class ModelCall(ModelCallSpan):
-    """Owns the span of one call of a chat model, an LLM or an embedding model.
+    """The span of one call of a chat model, an LLM or an embedding model.
 
     Attributes:
         from_cache: LangChain had the answer already.
@@ -111,7 +111,7 @@ class ModelCall(ModelCallSpan):
                 self.set({**_convert.server_of(model), **request_attributes(sampling)})
 
     def continues_in(self, model: object, entry: Entry) -> bool:
-        """Whether a method called inside this call is a part of it: a later one of the same model.
+        """Whether a method called inside this call is part of it: a later method of the same model.
 
         Any other is a new call: of another model, or of this one by its own ``_generate``.
         """
@@ -121,20 +121,20 @@ class ModelCall(ModelCallSpan):
         return True
 
     def saw(self, item: object) -> None:
-        """Keeps a piece of a streamed answer; they are put together when it ends."""
+        """Keeps a piece of a streamed answer; the pieces are joined when it ends."""
         self.streams()
         if self.accumulator is None:
             self._chunks.append(item)
-        elif getattr(self.accumulator, "done", False):  # its reader need not ask once more and come to an end
+        elif getattr(self.accumulator, "done", False):  # the reader need not read the end of the stream
             self.leave()
 
     def streams(self) -> None:
-        """Says that a piece of the answer is here."""
+        """Records the arrival of a piece of the answer."""
         if self._first_chunk_s is None:
             self._first_chunk_s = self.duration_s
 
     def returned(self, result: Any) -> None:
-        """Ends the span with what the call gave back: an LLMResult, a ChatResult or vectors."""
+        """Ends the span with the result of the call: an LLMResult, a ChatResult or vectors."""
         if isinstance(result, LLMResult):
             self._answered([one for prompt in result.generations for one in prompt], result.llm_output)
         elif isinstance(result, ChatResult):
@@ -162,7 +162,7 @@ class ModelCall(ModelCallSpan):
     def _answered(
         self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
     ) -> None:
-        """Keeps what the answer says of itself."""
+        """Keeps the metadata of the answer."""
         with _DESCRIBING:
             if self.content is not None:
                 self.content.set_output(_messages.answers(generations))
@@ -186,7 +186,7 @@ class ModelCall(ModelCallSpan):
         )
 
     def _streamed_message(self) -> Generation | None:
-        """A streamed answer, whole as far as it came; an LLM's says nothing of itself but its text."""
+        """The joined pieces of a streamed answer; those of an LLM have text only."""
         with _DESCRIBING:
             if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
                 return ChatGeneration(message=message)
@@ -200,7 +200,7 @@ class ModelCall(ModelCallSpan):
 
 
 class ToolCall(SpanScope):
-    """Owns ``execute_tool {tool}``: one call of a tool."""
+    """The span ``execute_tool {tool}`` of one call of a tool."""
 
     __slots__ = ("_name",)
 
@@ -220,7 +220,7 @@ class ToolCall(SpanScope):
         set_content(self.span, {semconv.TOOL_CALL_ARGUMENTS: arguments})
 
     def returned(self, output: object) -> None:
-        """Ends the span with what the tool gave back.
+        """Ends the span with the result of the tool.
 
         An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
         """
@@ -253,7 +253,7 @@ class ToolCall(SpanScope):
 
 
 class Retrieval(SpanScope):
-    """Owns ``retrieval {what is searched}``: one search for documents."""
+    """The span ``retrieval {data source}`` of one search for documents."""
 
     __slots__ = ()
 
@@ -272,7 +272,7 @@ class Retrieval(SpanScope):
         set_content(self.span, {semconv.RETRIEVAL_QUERY: query})
 
     def returned(self, documents: Sequence[object]) -> None:
-        """Ends the span with what was found."""
+        """Ends the span with the found documents."""
         set_content(self.span, {semconv.RETRIEVAL_DOCUMENTS: documents})
         self.leave()
 

@@ -43,7 +43,7 @@ STATE: Final = InstrumentationState()
 
 
 def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
-    """The call to enclose a request in; ``None`` where it has a span that nodespan cannot add to, or none is wanted.
+    """The scope of a request; ``None`` if it has a span that nodespan cannot add to, or nothing is recorded.
 
     Inside a call of a LangChain model, or of another instrumentation of the package, the measurements go to its span.
     """
@@ -62,7 +62,7 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
 
 
 class OpenAICall:
-    """Owns the span of a call, or adds to the span of the LangChain model or of the instrumentation around it."""
+    """A call: its own span, or the span of the LangChain model or of the instrumentation around it."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class OpenAICall:
         self._has_left = True
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._result.finish_reason is not None:
-            outcome = "ok"  # the whole answer was read, and its end was not waited for
+            outcome = "ok"  # the whole answer was read, without the end of the stream
         with _MEASURING:
             self._describe(outcome, error)
         if self._is_own and self._scope is not None:
             end_span(self._scope, None if outcome == "ok" else error)
 
-    def _read(self, answer: object, said: object) -> None:
+    def _read(self, answer: object, content: object) -> None:
         result = self._result
         _convert.measurements(result, answer)
         if semconv.RESPONSE_ID not in result.attributes:
@@ -146,9 +146,9 @@ class OpenAICall:
             result.attributes[semconv.RESPONSE_MODEL] = getattr(answer, "model", None)
         choice = _convert.first_choice(answer)
         result.finish_reason = getattr(choice, "finish_reason", None) or result.finish_reason
-        if said is not None and self._is_own and self._scope is not None and self._scope.content is not None:
-            self._texts.append(getattr(said, "content", None) or "")
-            calls = getattr(said, "tool_calls", None) or ()
+        if content is not None and self._is_own and self._scope is not None and self._scope.content is not None:
+            self._texts.append(getattr(content, "content", None) or "")
+            calls = getattr(content, "tool_calls", None) or ()
             self._tool_calls.add([call.model_dump() for call in calls])
 
     def _describe(self, outcome: str, error: BaseException | None) -> None:
@@ -222,7 +222,7 @@ def _has_content(delta: object) -> bool:
 
 
 def _own_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that only nodespan reads, for a span that has the standard ones."""
+    """Nodespan's own measurements, for a span that has the standard ones."""
     names = ("server_queue_s", "prompt_eval_s", "decode_s", "tokens_per_s", "time_to_first_token_s")
     found = {semconv.MIRROR_KEYS[name]: facts.get(name) for name in names}
     return {**found, semconv.USAGE_CACHE_READ: facts.get("cached_input_tokens")}
