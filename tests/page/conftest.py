@@ -18,9 +18,13 @@ Start = Callable[..., "subprocess.Popen[str]"]
 TIMEOUT_MS = 15_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium; without one the tests fail in CI and are skipped, loudly, elsewhere."""
+    """Chromium; without one the tests fail in CI and are skipped, loudly, elsewhere.
+
+    Not for the whole session: Playwright keeps an event loop running in this thread, in which no other test could run
+    one of its own.
+    """
     executable = chromium.find() or chromium.install()
     if executable is None:
         reason = "NO BROWSER: the tests of the viewer's page did not run. Type: make browser"

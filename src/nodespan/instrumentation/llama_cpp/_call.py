@@ -67,11 +67,11 @@ def open_call(
         request: Returns the attributes of the request.
         set_input: Writes the model's input; ``None`` where that is not text.
     """
-    if (providers := STATE.providers()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
+    if (here := STATE.surroundings()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
-        call = LlamaCall(llama, *providers, operation, request(), outer)
+        call = LlamaCall(llama, here.tracer, here.instruments, operation, request(), outer)
         if set_input is not None:
             call.set_input(set_input)
         return call

@@ -47,7 +47,7 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
 
     Inside a call of a LangChain model, or of another instrumentation of the package, the measurements go to its span.
     """
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     with _OPENING:
         model = _convert.model_of(given)
@@ -57,7 +57,7 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
         theirs = _peers.span_of_a_peer() if outer is None else None
         if outer is None and theirs is None and _peers.makes_spans():
             return None
-        return OpenAICall(resource, given, *providers, outer, theirs)
+        return OpenAICall(resource, given, here.tracer, here.instruments, outer, theirs)
     return None
 
 
