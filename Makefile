@@ -59,7 +59,8 @@ test-scale-smoke: $(READY) ## Run two of them: the chain without a fault and wit
 NEWEST_PYTHON_TESTS := $(addprefix tests/integration/,instrumentation workflow delivery telemetry store) tests/unit
 OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
   $(patsubst %,tests/integration/instrumentation/test_langchain_%.py,spans ends content) \
-  tests/integration/workflow/test_node.py tests/integration/workflow/test_composer.py
+  tests/integration/workflow/test_node.py tests/integration/workflow/test_node_messages.py \
+  tests/integration/workflow/test_composer.py
 
 test-oldest: $(VENV) ## Run the tests of instrumentation and of workflows on the oldest LangGraph and LangChain, 0.6 and 0.3
 	$(BIN)/python tools/other_versions.py oldest $(OLDEST_TESTS) $(ARGS)

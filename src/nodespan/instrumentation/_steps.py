@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, cast
 
+from nodespan.spans.scope import suppressed
+
 Steps: TypeAlias = Generator[Any, Any, Any]
 AsyncSteps: TypeAlias = AsyncGenerator[Any, Any]
 
@@ -29,6 +31,21 @@ class Enclosure(Protocol):
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the work, as it ended."""
         ...
+
+
+class Suppressed:
+    """Work begun where instrumentation was suppressed: it stays suppressed, wherever its steps are consumed."""
+
+    @staticmethod
+    def step() -> AbstractContextManager[None]:
+        """Suppresses instrumentation."""
+        return suppressed()
+
+    def saw(self, item: object) -> None:
+        """Does nothing."""
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Does nothing."""
 
 
 Open: TypeAlias = Callable[[], Enclosure | None]

@@ -108,7 +108,10 @@ class PipelineStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        if isinstance(error, GeneratorExit):  # the coroutine is closed and cannot await, as when its loop has closed
+            self._generation.stop()
+        else:
+            await self.aclose()
 
     def __del__(self) -> None:
         self._generation.drop()

@@ -129,9 +129,7 @@ class ModelCallSpan(SpanScope):
             semconv.REQUEST_MODEL: model,
             **(request or {}),
         }
-        self.content = ModelContent.begin(logger_provider)
-        if self.content is not None:
-            self.content.facts.update(to_attributes(attributes))
+        self.content: ModelContent | None = None
         name = operation if model is None else f"{operation} {model}"
         super().__init__(
             tracer,
@@ -142,8 +140,10 @@ class ModelCallSpan(SpanScope):
             start_time_ns=start_time_ns,
             instruments=instruments,
         )
+        if not self.is_suppressed:
+            self.content = ModelContent.begin(logger_provider)
         if self.content is not None:
-            self.content.facts.update(self.identity.attributes)
+            self.content.facts.update(to_attributes({**attributes, **self.identity.attributes}))
 
     def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
         """Whether a call of an engine inside is this call, seen through a second library.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
@@ -55,6 +57,33 @@ _PEERS: Final = frozenset(
 """Scopes of other instrumentations of the same libraries: their spans stand beside nodespan's tree, not inside it."""
 
 
+def _suppression() -> Context:
+    """What ``suppress_instrumentation()`` adds to a context."""
+    token = context_api.attach(Context())
+    try:
+        with suppress_instrumentation():
+            return context_api.get_current()
+    finally:
+        context_api.detach(token)
+
+
+_SUPPRESSION: Final = _suppression()
+_NO_TRACER: Final = trace.NoOpTracer()
+_NO_METERS: Final = NoOpMeterProvider()
+
+
+def is_suppressed(context: Context | None = None) -> bool:
+    """Whether the program has suppressed instrumentation in the context (the current one if not given)."""
+    if context is None:
+        context = context_api.get_current()
+    return any(context.get(key) for key in _SUPPRESSION)
+
+
+def suppressed() -> Attached:
+    """Suppresses instrumentation in a ``with`` block, over the context that is current at this call."""
+    return Attached(Context({**context_api.get_current(), **_SUPPRESSION}))
+
+
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     """The tracer of nodespan on the given provider, else on the global one."""
     return trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
@@ -67,11 +96,16 @@ def makes_spans(tracer: Tracer) -> bool:
 
 
 def current_scope(context: Context | None = None) -> SpanScope | None:
-    """The innermost owner whose work encloses the caller, found in the context (the current one if not given)."""
-    owner = context_api.get_value(_OWNER_KEY, context)
-    if context is None and (innermost := _innermost.get()) is not owner and _is_of_a_peer(trace.get_current_span()):
-        return innermost  # a peer has put a context of its own, from earlier, over the one that has the owner
-    return owner if isinstance(owner, SpanScope) else None
+    """The innermost scope whose work encloses the caller, found in the context (the current one if not given).
+
+    There is none where the program has suppressed instrumentation inside that scope.
+    """
+    scope = context_api.get_value(_OWNER_KEY, context)
+    if context is None and (innermost := _innermost.get()) is not scope and _is_of_a_peer(trace.get_current_span()):
+        scope = innermost  # a peer has put a context of its own, from earlier, over the one that has the scope
+    if not isinstance(scope, SpanScope) or (not scope.is_suppressed and is_suppressed(context)):
+        return None
+    return scope
 
 
 def own_context() -> Context:
@@ -113,6 +147,8 @@ class SpanScope:
         identity: Of the run that begins here; that of the scope around if not given.
 
     Attributes:
+        is_suppressed: The scope begins where instrumentation is suppressed: it has no span of its own, and neither it
+            nor anything inside it is recorded.
         error_type: Class of the error it ended with, as ``error.type`` names it.
     """
 
@@ -126,6 +162,7 @@ class SpanScope:
         "error_type",
         "identity",
         "instruments",
+        "is_suppressed",
         "parent",
         "span",
         "started_ns",
@@ -151,9 +188,12 @@ class SpanScope:
         self._step_base: Context | None = None
         self._step: Attached | None = None
         self.started_ns = time.perf_counter_ns()
-        self.tracer = tracer
         self.error_type: str | None = None
         self.parent = current_scope(parent)
+        self.is_suppressed = is_suppressed(parent) or (self.parent is not None and self.parent.is_suppressed)
+        if self.is_suppressed:
+            tracer, instruments = _NO_TRACER, get_instruments(_NO_METERS)
+        self.tracer = tracer
         self.instruments: Instruments = instruments or (
             self.parent.instruments if self.parent is not None else get_instruments()
         )

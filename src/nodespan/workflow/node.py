@@ -18,8 +18,15 @@ from nodespan.instrumentation.langgraph import NodeSpan, section
 from nodespan.runner import PipelineFactory, Runner
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.scope import current_scope, get_tracer
-from nodespan.types import ModelProfileType, NodeMetadata, PipelineExecutionMetadata, PipelinePriority, Sampling
-from nodespan.workflow._chunks import ChunkEvents
+from nodespan.types import (
+    GenerationRequest,
+    ModelProfileType,
+    NodeMetadata,
+    PipelineExecutionMetadata,
+    PipelinePriority,
+    Sampling,
+)
+from nodespan.workflow._chunks import EMITS, ChunkEvents, Emit
 from nodespan.workflow._execution import NodeExecution, start_facts
 from nodespan.workflow._prompt import Prompt, build_request
 
@@ -37,14 +44,18 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     """A node for ``graph.add_node(name, PipelineNode(...))``, in sync and async graphs alike.
 
     Each execution asks the model once. The node returns its answer and one entry of ``node_metadata``; its span
-    carries the same facts (``nodespan.*``). With streaming, every chunk reaches ``astream_events`` as the custom event
-    ``pipeline_chunk`` and ``stream_mode="custom"`` as ``{"content", "index", "node_id", "span_id"}`` while it is
-    produced; the last one has no content and the generation's ``metadata``.
+    carries the same facts (``nodespan.*``).
+
+    With streaming, every chunk is sent while it is produced, where it is read: as an ``AIMessageChunk`` to
+    ``stream_mode="messages"`` and as ``on_chat_model_stream`` to event streams, with the id of the final message; and
+    as ``{"content", "index", "node_id", "span_id"}`` to ``stream_mode="custom"`` and as the custom event
+    ``pipeline_chunk`` to event streams. The last of these has no content and the generation's ``metadata``.
 
     Args:
         pipeline_factory: Where the model comes from; shared by all nodes that use the same models.
         profile_type: Which of the factory's profiles.
-        stream: Hand out chunks while they are produced.
+        stream: Send chunks while they are produced.
+        emit: Which of the two forms chunks are sent in: ``"both"``, ``"messages"`` or ``"custom"``.
         node_name: Display name; LangGraph's name of the node if not given.
         priority: Place in the model's queue.
         prompt: Without it the state's messages are asked. A text goes before them as system message; a function of
@@ -64,6 +75,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         pipeline_factory: PipelineFactory,
         profile_type: IntEnum = ModelProfileType.Primary,
         stream: bool = True,
+        emit: Emit = "both",
         node_name: str | None = None,
         priority: PipelinePriority = PipelinePriority.NORMAL,
         prompt: Prompt | None = None,
@@ -82,6 +94,10 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
             raise ConfigurationError(
                 f"PipelineNode(prompt=...) got a {type(prompt).__name__}. Give a text or a function of the state."
             )
+        if emit not in EMITS:
+            raise ConfigurationError(
+                f"PipelineNode(emit={emit!r}) is not supported. Give 'both', 'messages' or 'custom'."
+            )
         if deadline_s is not None and deadline_s <= 0:
             raise ConfigurationError(f"PipelineNode(deadline_s={deadline_s}) leaves no time. Give seconds above 0.")
         self._profile = pipeline_factory.profile(profile_type)
@@ -90,6 +106,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         self._profile_type = profile_type
         self._priority = PipelinePriority(priority)
         self._stream = stream
+        self._emit: Emit = emit
         self._prompt: Prompt | None = prompt
         self._output_key = output_key
         self._sampling = sampling or Sampling()
@@ -102,31 +119,42 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
         """Executes the node in a sync graph."""
         del kwargs
-        with self._execution(input, config) as execution, self._generate(execution, input) as stream:
-            events = ChunkEvents(config, execution.owner.node_id, stream.span_id) if execution.streams else None
-            texts: list[str] = []
-            for chunk in stream:
-                texts.append(chunk.content)
-                if events is not None:
-                    events.send(chunk)
-            if events is not None:
-                events.end(len(texts), stream.metadata)
-            return self._update(execution, "".join(texts), stream.metadata)
+        with self._execution(input, config) as execution:
+            request = self._request(execution, input)
+            with self._generate(execution, request) as stream:
+                events = self._events(execution, config, stream, request)
+                texts: list[str] = []
+                try:
+                    events.start()
+                    for chunk in stream:
+                        texts.append(chunk.content)
+                        events.send(chunk)
+                except BaseException as error:
+                    events.fail(error)
+                    raise
+                answer = _message("".join(texts), stream.metadata, events.message_id)
+                events.end(len(texts), stream.metadata, answer)
+                return self._update(execution, answer)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
         """Executes the node in an async graph; the model runs off the event loop."""
         del kwargs
         with self._execution(input, config) as execution:
-            async with self._generate(execution, input) as stream:
-                events = ChunkEvents(config, execution.owner.node_id, stream.span_id) if execution.streams else None
+            request = self._request(execution, input)
+            async with self._generate(execution, request) as stream:
+                events = self._events(execution, config, stream, request)
                 texts: list[str] = []
-                async for chunk in stream:
-                    texts.append(chunk.content)
-                    if events is not None:
+                try:
+                    await events.astart()
+                    async for chunk in stream:
+                        texts.append(chunk.content)
                         await events.asend(chunk)
-                if events is not None:
-                    await events.aend(len(texts), stream.metadata)
-                return self._update(execution, "".join(texts), stream.metadata)
+                except BaseException as error:
+                    await events.afail(error)
+                    raise
+                answer = _message("".join(texts), stream.metadata, events.message_id)
+                await events.aend(len(texts), stream.metadata, answer)
+                return self._update(execution, answer)
 
     def create_node_metadata(self, state: Any, pipeline: PipelineExecutionMetadata | None = None) -> NodeMetadata:
         """The metadata of an execution as it stands: who and what it is, and where its span is.
@@ -172,20 +200,33 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         self._say_missing_fields(state, execution.channels, config or {})
         return execution
 
-    def _generate(self, execution: NodeExecution, state: object) -> PipelineStream:
-        request = build_request(execution.owner.node_name, state, self._prompt, self._sampling)
+    def _request(self, execution: NodeExecution, state: object) -> GenerationRequest:
+        return build_request(execution.owner.node_name, state, self._prompt, self._sampling)
+
+    def _generate(self, execution: NodeExecution, request: GenerationRequest) -> PipelineStream:
         stream = self._runner.stream_pipeline(
             request, profile_type=self._profile_type, priority=self._priority, deadline_s=self._deadline_s
         )
         execution.watch(stream)
         return stream
 
-    def _update(
-        self, execution: NodeExecution, text: str, metadata: PipelineExecutionMetadata | None
-    ) -> dict[str, Any]:
-        answer = _message(text, metadata) if self._output_key == "messages" else text
+    def _events(
+        self,
+        execution: NodeExecution,
+        config: RunnableConfig | None,
+        stream: PipelineStream,
+        request: GenerationRequest,
+    ) -> ChunkEvents:
+        owner, emit = execution.owner, self._emit if execution.streams else None
+        events = ChunkEvents(config, owner.node_id, stream.span_id, request, emit, type(self).__name__)
+        runs = owner.directory.runs if owner.directory is not None else None
+        if runs is not None and events.run_id is not None and stream.span_id is not None:
+            runs[events.run_id] = stream.span_id  # where event streams look for a chat model's span
+        return events
+
+    def _update(self, execution: NodeExecution, answer: AIMessage) -> dict[str, Any]:
         return {
-            self._output_key: [answer] if self._output_key == "messages" else answer,
+            self._output_key: [answer] if self._output_key == "messages" else answer.content,
             "node_metadata": {execution.owner.node_id: execution.done()},
         }
 
@@ -218,14 +259,14 @@ def _fields(state: object, config: Mapping[str, Any]) -> frozenset[str] | None:
     return frozenset(f.name for f in fields(state)) if is_dataclass(state) else None
 
 
-def _message(text: str, metadata: PipelineExecutionMetadata | None) -> AIMessage:
-    """The answer with its usage where LangChain looks for it."""
+def _message(text: str, metadata: PipelineExecutionMetadata | None, message_id: str | None) -> AIMessage:
+    """The answer with its usage where LangChain expects it, and with the id of the chunks that were sent of it."""
     if metadata is None or metadata.input_tokens is None or metadata.output_tokens is None:
-        return AIMessage(text)
+        return AIMessage(text, id=message_id)
     usage = UsageMetadata(
         input_tokens=metadata.input_tokens,
         output_tokens=metadata.output_tokens,
         total_tokens=metadata.input_tokens + metadata.output_tokens,
     )
     facts = {"model_name": metadata.model_name, "finish_reason": metadata.finish_reason}
-    return AIMessage(text, usage_metadata=usage, response_metadata=facts)
+    return AIMessage(text, id=message_id, usage_metadata=usage, response_metadata=facts)

@@ -6,8 +6,10 @@ import asyncio
 import contextvars
 import threading
 
+import pytest
 from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import llama_cpp
@@ -127,3 +129,15 @@ async def test_calls_of_many_tasks_do_not_mix(llama, traced_llama_cpp, tracer_pr
         for span in span_tree(exporter, "gen_ai.usage.input_tokens")
     }
     assert found == {f"caller {number}": [number] for number in range(1, 41)}
+
+
+@pytest.mark.usefixtures("traced_llama_cpp")
+def test_a_suppressed_call_is_not_recorded(llama, exporter):
+    with suppress_instrumentation():
+        assert llama.create_completion("The sea", max_tokens=2)["usage"]["completion_tokens"] == 2
+        pieces = llama.create_completion("The sea", max_tokens=2, stream=True)
+        tokens = llama.generate(llama.tokenize(b"The sea"))
+    assert list(pieces)
+    next(tokens)
+    tokens.close()
+    assert exporter.get_finished_spans() == ()

@@ -11,6 +11,7 @@ import pytest
 from inline_snapshot import snapshot
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor as OfficialInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
@@ -206,3 +207,19 @@ def test_a_runners_pipeline_has_its_own_span_alone(
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         list(Runner(factory, tracer_provider=tracer_provider).stream_pipeline(GenerationRequest(prompt="a")))
     assert [span.kind for span in exporter.get_finished_spans()].count(SpanKind.CLIENT) == 1
+
+
+def test_a_suppressed_call_is_not_recorded(
+    client: openai.OpenAI, server: FakeServer, exporter: InMemorySpanExporter, measured: Measured
+) -> None:
+    async def ask_async() -> Any:
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="k", max_retries=0) as other:
+            stream = await other.chat.completions.create(model="m", messages=QUESTION, **STREAMED)
+            return [chunk async for chunk in stream]
+
+    with suppress_instrumentation():
+        stream = ask(client, **STREAMED)
+        assert asyncio.run(ask_async())
+    assert list(stream)
+    assert exporter.get_finished_spans() == ()
+    assert not any(measured.points().values())

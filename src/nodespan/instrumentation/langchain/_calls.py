@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nodespan import semconv
 from nodespan.instrumentation._arguments import call_arguments, with_config
+from nodespan.instrumentation._steps import Suppressed
 from nodespan.instrumentation.langchain import _convert
 from nodespan.instrumentation.langchain._messages import definitions, to_message
 from nodespan.instrumentation.langchain._peers import makes_model_spans
 from nodespan.instrumentation.langchain._spans import (
+    STATE,
     Call,
     Entry,
     ModelCall,
@@ -17,13 +19,12 @@ from nodespan.instrumentation.langchain._spans import (
     ToolCall,
     choose_run_ids,
     new_run_id,
-    providers_here,
 )
 from nodespan.instrumentation.langchain._stores import caller_context
 from nodespan.spans.content import capture
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import current_model_call
-from nodespan.spans.scope import current_scope, own_context
+from nodespan.spans.scope import current_scope, is_suppressed, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +79,7 @@ def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseTool.run(tool_input, ..., run_id=..., tool_call_id=...)``."""
-    if (providers := providers_here()) is None:
+    if (providers := STATE.providers()) is None:
         return None
     given: object = None
     if capture().on_spans:
@@ -90,7 +91,7 @@ def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
 
 def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseRetriever.invoke(query, config, run_id=...)``."""
-    if (providers := providers_here()) is None:
+    if (providers := STATE.providers()) is None:
         return None
     query, _ = call_arguments(args, kwargs)
     return _with_run_id(Retrieval(providers, target, query), kwargs)
@@ -111,8 +112,10 @@ class Streaming:
         self._run_id = run_id
         self._context = own_context()
 
-    def open(self) -> ModelCall | None:
+    def open(self) -> ModelCall | Suppressed | None:
         """The call's span, under what was current at the call."""
+        if is_suppressed(self._context):
+            return Suppressed()
         with _OPENING:
             call = _model_call(self._operation, self._model, self._kwargs, Entry.STREAM, self._context)
             if call is not None and self._run_id is not None:
@@ -149,8 +152,10 @@ class EventStream:
         self._kwargs = kwargs
         self._context = own_context()
 
-    def open(self) -> ModelCall | None:
+    def open(self) -> ModelCall | Suppressed | None:
         """The call's span; none where LangChain uses the event stream inside a call that has one."""
+        if is_suppressed(self._context):
+            return Suppressed()
         with _OPENING:
             call = _model_call(semconv.CHAT, self._model, self._kwargs, Entry.EVENTS, self._context)
             if call is not None:
@@ -164,7 +169,7 @@ class EventStream:
 def _model_call(
     operation: str, model: Any, kwargs: Mapping[str, Any], entry: Entry, parent: Context | None = None
 ) -> ModelCall | None:
-    providers = providers_here(parent)
+    providers = STATE.providers(parent)
     outer = current_model_call(parent)
     if providers is None or (isinstance(outer, ModelCall) and outer.continues_in(model, entry)):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
@@ -12,15 +12,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan.instrumentation._outcome import end_span, outcome_of
-from nodespan.instrumentation._state import InstrumentationState
+from nodespan.instrumentation._state import InstrumentationState, Providers
 from nodespan.instrumentation.langchain import _convert, _messages
 from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
-from nodespan.spans.instruments import exemplar_context, get_instruments
+from nodespan.spans.instruments import exemplar_context
 from nodespan.spans.model_call import ModelCallSpan, request_attributes
-from nodespan.spans.scope import SpanScope, current_scope, makes_spans
+from nodespan.spans.scope import SpanScope
 
 try:  # LangChain's own ids, which sort by time
     from langchain_core.utils.uuid import uuid7 as new_run_id
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Tracer
 
-    from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
@@ -43,27 +41,6 @@ _HANDLED: Final = "_OTHER"
 
 
 STATE: Final = InstrumentationState()
-
-
-class Providers(NamedTuple):
-    """Who makes a call's span and its metrics."""
-
-    tracer: Tracer
-    instruments: Instruments
-
-
-def providers_here(context: Context | None = None) -> Providers | None:
-    """Those of what runs around, so that a run is told of in one place; else the instrumentor's.
-
-    ``None`` where LangChain is not traced, or nothing would come of it: no span and no metric.
-    """
-    if STATE.tracer is None:
-        return None
-    if (outer := current_scope(context)) is not None:
-        here = Providers(outer.tracer, outer.instruments)
-    else:
-        here = Providers(STATE.tracer, get_instruments(STATE.meter_provider))
-    return here if makes_spans(here.tracer) or here.instruments.are_live else None
 
 
 def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID] | None:

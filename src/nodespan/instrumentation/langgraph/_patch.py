@@ -23,7 +23,6 @@ from nodespan.instrumentation.langgraph._resume import (
 from nodespan.instrumentation.langgraph._run import STATE, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
-from nodespan.spans.instruments import get_instruments
 from nodespan.spans.scope import current_scope, own_context
 
 if TYPE_CHECKING:
@@ -121,9 +120,9 @@ def _open_node(task: Task, context: Context) -> NodeSpan | None:
     if parent is not None:
         with _OPENING:
             return open_node(task, parent.tracer, parent.instruments, parent, context)
-    elif STATE.lacks_runs and STATE.tracer is not None:
+    elif STATE.lacks_runs and (providers := STATE.providers(context)) is not None:
         with _OPENING:
-            return open_node(task, STATE.tracer, get_instruments(STATE.meter_provider), None, context)
+            return open_node(task, *providers, None, context)
     return None
 
 

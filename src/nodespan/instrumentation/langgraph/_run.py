@@ -8,6 +8,7 @@ from opentelemetry import trace
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._state import InstrumentationState
+from nodespan.instrumentation._steps import Suppressed
 from nodespan.instrumentation.langgraph._identity import run_facts
 from nodespan.instrumentation.langgraph._labels import label
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
@@ -15,7 +16,7 @@ from nodespan.instrumentation.langgraph._spans import WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import declare
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import SpanScope, current_scope, own_context
+from nodespan.spans.scope import SpanScope, current_scope, is_suppressed, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,8 +81,10 @@ class DeferredRun:
         self._opt_in = opt_in
         self._context = own_context()
 
-    def open(self) -> InstrumentedRun | None:
+    def open(self) -> InstrumentedRun | Suppressed | None:
         """The run's span: one that was offered for it, or a new one under the caller's."""
+        if is_suppressed(self._context):
+            return Suppressed()
         with _OPENING:
             outer = current_scope(self._context)
             if isinstance(outer, WorkflowSpan) and outer.adopt():

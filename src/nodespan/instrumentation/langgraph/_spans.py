@@ -90,7 +90,7 @@ class WorkflowSpan(SpanScope):
             identity=facts.identity,
         )
         # Counted when the scope exists, which counts its end: a failure above leaves the gauge as it was.
-        instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: facts.name})
+        self.instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: facts.name})
         if self.directory is None:
             self.directory = RunDirectory()
 

@@ -19,10 +19,9 @@ from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._messages import Answer
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
-from nodespan.spans.instruments import get_instruments
 from nodespan.spans.model_call import ModelCallSpan, current_model_call
 from nodespan.spans.phases import Phase, publish
-from nodespan.spans.scope import Attached, current_scope, makes_spans
+from nodespan.spans.scope import Attached
 from nodespan.types import ModelProfile
 
 if TYPE_CHECKING:
@@ -68,16 +67,11 @@ def open_call(
         request: Returns the attributes of the request.
         set_input: Writes the model's input; ``None`` where that is not text.
     """
-    if STATE.tracer is None or current_call(llama) is not None:
+    if (providers := STATE.providers()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
-        around = current_scope()  # all spans of a run are made by one tracer, and count in one place
-        tracer = around.tracer if around is not None else STATE.tracer
-        instruments = around.instruments if around is not None else get_instruments(STATE.meter_provider)
-        if _is_of_a_pipeline(llama) or not (makes_spans(tracer) or instruments.are_live):
-            return None
-        call = LlamaCall(llama, tracer, instruments, operation, request(), outer)
+        call = LlamaCall(llama, *providers, operation, request(), outer)
         if set_input is not None:
             call.set_input(set_input)
         return call

@@ -11,10 +11,11 @@ from collections.abc import Generator, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodespan import semconv
-from nodespan.instrumentation._steps import in_steps
+from nodespan.instrumentation._steps import Suppressed, in_steps
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._call import LlamaCall, current_call, open_call
 from nodespan.instrumentation.llama_cpp._messages import set_input
+from nodespan.spans.scope import is_suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,10 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 lambda content: set_input(content, self, _convert.arguments(signature, args, kwargs)),
             )
             if call is None:
-                return original(self, *args, **kwargs)
+                answer = original(self, *args, **kwargs)
+                if isinstance(answer, Iterator) and is_suppressed():
+                    return in_steps(Suppressed, cast("Iterator[Any]", answer))
+                return cast("Any", answer)
             answer = _enclosed(call, original, self, *args, **kwargs)
             if isinstance(answer, Iterator):
                 return in_steps(lambda: call, cast("Iterator[Any]", answer))

@@ -23,10 +23,8 @@ from nodespan.instrumentation.openai import _convert, _peers
 from nodespan.spans.attributes import to_attributes
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
-from nodespan.spans.instruments import get_instruments
 from nodespan.spans.message_parts import message
 from nodespan.spans.model_call import ModelCallSpan, current_model_call
-from nodespan.spans.scope import current_scope, makes_spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,22 +47,17 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
 
     Inside a call of a LangChain model, or of another instrumentation of the package, the measurements go to its span.
     """
-    if STATE.tracer is None:
+    if (providers := STATE.providers()) is None:
         return None
     with _OPENING:
         model = _convert.model_of(given)
         outer = current_model_call()
         if outer is not None and not outer.is_call_of(semconv.CHAT, model):
             outer = None
-        around = current_scope()
-        tracer = around.tracer if around is not None else STATE.tracer
-        instruments = around.instruments if around is not None else get_instruments(STATE.meter_provider)
-        if not (makes_spans(tracer) or instruments.are_live):
-            return None
         theirs = _peers.span_of_a_peer() if outer is None else None
         if outer is None and theirs is None and _peers.makes_spans():
             return None
-        return OpenAICall(resource, given, tracer, instruments, outer, theirs)
+        return OpenAICall(resource, given, *providers, outer, theirs)
     return None
 
 
