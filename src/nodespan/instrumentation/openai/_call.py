@@ -15,7 +15,7 @@ from nodespan.engine.generation_span import server_attributes
 from nodespan.engine.measurement import add_to_outer, describe, engine_phases, record_engine, record_generation
 from nodespan.engine.openai_compatible.endpoints import propagates_to
 from nodespan.engine.openai_compatible.readers import place_phases
-from nodespan.engine.prefix import describe_prefix
+from nodespan.engine.prefix import describe_context
 from nodespan.engine.tool_calls import ToolCallPieces
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
@@ -166,7 +166,7 @@ class OpenAICall:
                 self._theirs.set_attributes(to_attributes(_own_facts(facts)))
             return
         assert self._owner is not None
-        describe_prefix(self._owner, result)
+        describe_context(self._owner, result)
         phases = list(engine_phases(result, self._unix_ns))
         if not self._is_own:
             record_engine(self._owner, facts, (result,), in_process=False)
