@@ -41,13 +41,13 @@ _HANDLED: Final = "_OTHER"
 STATE: Final = InstrumentationState()
 
 
-def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
+def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
     """Run ids for a call whose events lead back to its span, chosen as LangChain would and before it tells anybody.
 
     ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
     """
-    runs = owner.directory.runs if owner.directory is not None else None
-    if runs is None or isinstance(given, list) or (span_id := span_id_of(owner.span)) is None:
+    runs = scope.directory.runs if scope.directory is not None else None
+    if runs is None or isinstance(given, list) or (span_id := span_id_of(scope.span)) is None:
         return None
     chosen = [cast("UUID", given)] if given is not None and count == 1 else [new_run_id() for _ in range(count)]
     runs.update((str(run_id), span_id) for run_id in chosen)
