@@ -120,8 +120,8 @@ def _open_node(task: Task, around: SpanScope | None, context: Context) -> NodeSp
     try:
         if around is not None:
             return open_node(task, around.tracer, around.instruments, around, context)
-        if STATE.lacks_runs and (providers := STATE.providers(context)) is not None:
-            return open_node(task, *providers, None, context)
+        if STATE.lacks_runs and (here := STATE.surroundings(context)) is not None:
+            return open_node(task, here.tracer, here.instruments, None, context)
     except Exception as error:  # noqa: BLE001 see Guard
         _OPENING.failed(error)
     return None
