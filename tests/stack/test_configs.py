@@ -44,7 +44,7 @@ def test_the_collector_accepts_its_config_with_any_overlays(
     run(programs["otelcol"], "validate", *collector_files(overlays))
 
 
-def test_all_overlays_together_take_nothing_from_each_other(programs: dict[str, Path]) -> None:
+def test_all_overlays_together_do_not_override_each_other(programs: dict[str, Path]) -> None:
     """Lists are replaced when configs are merged, so two overlays must not set the same one."""
     merged = json.loads(
         run(
@@ -121,11 +121,11 @@ def test_every_file_that_scales_out_is_checked() -> None:
     assert there == {*SCALED_OUT, "prometheus-remote", "clickhouse-columns"}  # the last by tests/scale
 
 
-def test_the_alerts_fire_and_keep_silent_as_their_tests_say(programs: dict[str, Path]) -> None:
+def test_the_alerts_fire_and_are_silent_as_in_their_tests(programs: dict[str, Path]) -> None:
     run(programs["promtool"], "test", "rules", "collector/prometheus/tests/alerts_test.yml")
 
 
-def test_every_rule_asks_for_metrics_and_labels_of_ours_that_exist() -> None:
+def test_every_rule_uses_existing_metrics_and_labels() -> None:
     rules = "".join(path.read_text() for path in (CONFIGS / "prometheus" / "rules").glob("*.yml"))
     asked = set(re.findall(r"(?<![:\w])(?:nodespan|gen_ai|otel_sdk|error)_\w+(?!\w*:)", rules))
     metrics = [name for name in NAMES.values() if name.kind == "metric"]

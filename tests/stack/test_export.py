@@ -51,7 +51,7 @@ def post(url: str, path: Path) -> str:
         return answer.read().decode()
 
 
-def test_jaegers_page_takes_it_as_an_upload(exported: tuple[str, Path], stack: LocalStack) -> None:
+def test_jaegers_page_accepts_it_as_an_upload(exported: tuple[str, Path], stack: LocalStack) -> None:
     """The page sends the file to this address, and shows the answer."""
     trace_id, path = exported
     (trace,) = json.loads(post(f"{stack.jaeger}/api/transform", path))["data"]
@@ -61,7 +61,7 @@ def test_jaegers_page_takes_it_as_an_upload(exported: tuple[str, Path], stack: L
     assert {reference["traceID"] for reference in inner["references"]} == {trace_id}
 
 
-def test_the_collector_takes_it_and_every_span_is_in_jaeger(
+def test_the_collector_accepts_it_and_every_span_is_in_jaeger(
     exported: tuple[str, Path], stack: LocalStack, jaeger: Jaeger
 ) -> None:
     trace_id, path = exported

@@ -46,7 +46,7 @@ NODE: dict[str, Any] = {
         (lambda: GenerationRequest(prompt="a", messages=(ChatMessage(role="user", content="b"),)), r"messages|prompt"),
     ],
 )
-def test_what_cannot_work_is_said_with_what_is_allowed(make, says):
+def test_an_invalid_value_is_an_error_with_the_allowed_values(make, says):
     with pytest.raises(ConfigurationError, match=says) as caught:
         make()
     assert isinstance(caught.value, NodespanError)

@@ -101,7 +101,7 @@ def test_a_prompt_that_is_too_long_is_a_line_and_its_trace_is_kept(cli, smollm2)
     assert found["name"] == "invoke_workflow demo"
 
 
-def test_a_collector_that_does_not_answer_is_said_and_the_spans_wait(cli, smollm2, monkeypatch):
+def test_a_collector_that_does_not_answer_is_reported_and_the_spans_wait(cli, smollm2, monkeypatch):
     monkeypatch.setattr("nodespan.cli._demo._FLUSH_S", 0.5)
     with OtlpReceiver() as receiver:
         pass  # its port is free again

@@ -58,7 +58,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", ways(WAYS))
-def test_a_chat_says_what_it_was_asked_and_what_it_answered_in_every_way_to_call_it(exporter, way):
+def test_a_chat_has_its_input_and_output_for_every_way_to_call_it(exporter, way):
     WAYS[way](Talker())
     spans = exporter.get_finished_spans()
     assert len(spans) == (2 if way == "generate of two" else 1)
@@ -76,7 +76,7 @@ def test_a_wish_for_a_tool_is_a_part_of_the_answer(exporter, way):
     assert content(exporter)[2] == [{"role": "assistant", "parts": [part], "finish_reason": "tool_calls"}]
 
 
-def test_a_stream_that_is_left_says_what_was_there(exporter):
+def test_an_abandoned_stream_has_the_output_so_far(exporter):
     pieces = Talker(words=("good", " day")).stream("hi")
     next(pieces)
     pieces.close()
@@ -123,7 +123,7 @@ def test_every_kind_of_message_has_its_role_and_parts(exporter):
 
 
 @pytest.mark.parametrize("way", ["invoke", "batch", "stream"])
-def test_an_llm_says_its_prompts_and_its_texts(exporter, way):
+def test_an_llm_has_its_prompts_and_its_texts(exporter, way):
     class Streaming(FakeListLLM):
         def _stream(self, prompt, stop=None, run_manager=None, **kwargs):
             from langchain_core.outputs import GenerationChunk
@@ -140,7 +140,7 @@ def test_an_llm_says_its_prompts_and_its_texts(exporter, way):
     assert answered == [said("good day", "assistant")] * len(asked)
 
 
-def test_a_tool_says_its_arguments_without_what_the_graph_puts_in(exporter):
+def test_a_tool_has_its_arguments_without_those_that_the_graph_injects(exporter):
     @tool
     def look_up(word: str, state: Annotated[dict, InjectedState]) -> str:
         """Looks a word up."""
@@ -152,7 +152,7 @@ def test_a_tool_says_its_arguments_without_what_the_graph_puts_in(exporter):
     assert span.attributes["gen_ai.tool.call.result"] == "day in a secret"
 
 
-def test_a_search_says_its_query_and_what_was_found(exporter):
+def test_a_search_has_its_query_and_documents(exporter):
     pytest.importorskip("numpy")
     from langchain_core.embeddings import DeterministicFakeEmbedding
     from langchain_core.vectorstores import InMemoryVectorStore

@@ -97,7 +97,7 @@ def test_a_chat_is_one_span_with_what_it_used_in_every_way_to_call_it(exporter, 
 
 
 @pytest.mark.parametrize("way", ways(WAYS))
-def test_the_request_of_a_traced_http_client_stands_under_the_model_s_span(exporter, tracer, way):
+def test_the_request_of_a_traced_http_client_is_below_the_model_s_span(exporter, tracer, way):
     class Requesting(Talker):
         def _see(self):
             with tracer.start_as_current_span("POST"):
@@ -171,7 +171,7 @@ class Counting(FakeListLLM):
 
 @pytest.mark.parametrize("prompts", [["a"], ["a", "b"]])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_llm_is_asked_once_for_all_its_prompts(exporter, prompts, asynchronous):
+def test_an_llm_has_one_span_for_all_its_prompts(exporter, prompts, asynchronous):
     model = Counting(responses=["x", "y"])
     texts = asyncio.run(model.abatch(prompts)) if asynchronous else model.batch(prompts)
     assert len(texts) == len(prompts)
@@ -206,7 +206,7 @@ def test_a_streamed_llm_is_one_span(exporter, asynchronous):
     ]
 
 
-def test_an_llm_that_cannot_stream_has_one_span_when_asked_to(exporter):
+def test_an_llm_that_cannot_stream_has_one_span_for_stream(exporter):
     assert list(FakeListLLM(responses=["a"]).stream("hi")) == ["a"]
     assert [span.name for span in exporter.get_finished_spans()] == ["text_completion"]
 
@@ -314,7 +314,7 @@ async def alook_up(word: str) -> str:
 
 
 @pytest.mark.parametrize("target", [look_up, alook_up], ids=["sync", "async"])
-def test_a_tool_call_says_its_name_and_the_id_it_was_asked_for_under(exporter, target):
+def test_a_tool_call_has_its_name_and_the_requested_id(exporter, target):
     call = ToolCall(name=target.name, args={"word": "day"}, id="call_1", type="tool_call")
     answer = asyncio.run(target.ainvoke(call))
     assert answer.content == f"day in execute_tool {target.name}"

@@ -66,7 +66,7 @@ def test_a_stream_begun_before_uninstrument_goes_on_and_ends_its_span(switch, ex
     assert len(exporter.get_finished_spans()) == 1
 
 
-def test_a_seam_that_is_missing_is_said_once_with_what_is_lost(switch, exporter, caplog, monkeypatch):
+def test_a_missing_seam_is_logged_once_with_what_is_not_recorded(switch, exporter, caplog, monkeypatch):
     monkeypatch.delattr(BaseChatModel, "_agenerate_with_cache")
     monkeypatch.setattr(SEAMS, "_reported", set())
     switch()
@@ -150,7 +150,7 @@ def test_an_error_has_the_frames_that_it_has_without_instrumentation(switch, way
     assert _frames(traced.value)[:2] == _frames(plain.value)[:2]
 
 
-def test_the_wrapped_methods_say_of_themselves_what_the_originals_said(switch):
+def test_the_wrapped_methods_have_the_metadata_of_the_originals(switch):
     import inspect
 
     before = [inspect.signature(vars(owner)[name]) for owner, name in _seams()]

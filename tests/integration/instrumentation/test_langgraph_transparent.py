@@ -218,7 +218,7 @@ def test_a_sampler_sees_what_it_may_look_at(exporter):
     assert span_tree(exporter) == [{"name": "invoke_workflow Main", "children": [{"name": "invoke_node other"}]}]
 
 
-def test_an_error_of_our_own_does_not_reach_the_program(switch, monkeypatch, caplog):
+def test_an_internal_error_does_not_reach_the_program(switch, monkeypatch, caplog):
     monkeypatch.delenv("NODESPAN_RAISE_INTERNAL_ERRORS")
     switch()
 

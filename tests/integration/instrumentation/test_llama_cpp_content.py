@@ -102,7 +102,7 @@ def test_what_came_of_a_stream_that_was_left_is_kept(llama, records, exporter):
     assert content(the_call(exporter))["output.messages"] == [text("assistant", first, finish_reason="cancelled")]
 
 
-def test_events_carry_it_where_that_is_asked_for(llama, records, exporter):
+def test_events_carry_it_if_configured(llama, records, exporter):
     events = records("EVENT_ONLY")
     whole_chat(llama)
     assert content(the_call(exporter)) == {}

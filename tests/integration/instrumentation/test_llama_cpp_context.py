@@ -86,7 +86,7 @@ def test_a_remote_parent_is_the_parent(llama, traced_llama_cpp, exporter):
     assert the_call(exporter).parent == remote
 
 
-def test_in_nodes_and_their_threads_it_stands_under_its_node(llama, switch_llama_cpp, tracer_provider, exporter):
+def test_in_nodes_and_their_threads_it_is_below_its_node(llama, switch_llama_cpp, tracer_provider, exporter):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     switch_llama_cpp()
 

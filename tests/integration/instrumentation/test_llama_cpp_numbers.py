@@ -100,7 +100,7 @@ def _streamed_chat(llama):
 
 
 @pytest.mark.parametrize("ask", [_call, _completion, _streamed, _streamed_call], ids=lambda ask: ask.__name__)
-def test_a_completion_has_one_span_however_it_is_asked_for(llama, exporter, ask):
+def test_a_completion_has_one_span_for_every_way_to_call_it(llama, exporter, ask):
     ask(llama)
     assert span_tree(exporter, *NUMBERS) == snapshot(
         [
@@ -123,7 +123,7 @@ def test_a_completion_has_one_span_however_it_is_asked_for(llama, exporter, ask)
 
 
 @pytest.mark.parametrize("ask", [_chat, _streamed_chat], ids=lambda ask: ask.__name__)
-def test_a_chat_completion_has_one_span_however_it_is_asked_for(llama, exporter, ask):
+def test_a_chat_completion_has_one_span_for_every_way_to_call_it(llama, exporter, ask):
     ask(llama)
     assert span_tree(exporter, *NUMBERS) == snapshot(
         [
@@ -226,7 +226,7 @@ def test_a_consumer_that_stops_at_the_finish_reason_has_cancelled_nothing(llama,
     assert the_call(exporter).attributes["nodespan.status"] == "ok"
 
 
-def test_what_was_asked_is_on_the_span_and_defaults_are_not(llama, exporter):
+def test_requested_values_are_on_the_span_and_defaults_are_not(llama, exporter):
     llama.create_completion(STORY, None, 2, 0.5, stop=" the", seed=7, top_k=3)
     attributes = {k: v for k, v in the_call(exporter).attributes.items() if k.startswith("gen_ai.request.")}
     assert attributes == snapshot(
@@ -242,7 +242,7 @@ def test_what_was_asked_is_on_the_span_and_defaults_are_not(llama, exporter):
     )
 
 
-def test_a_handler_that_asks_the_model_twice_makes_one_span_with_the_sum(llama, exporter):
+def test_a_handler_that_calls_the_model_twice_makes_one_span_with_the_sum(llama, exporter):
     def handler(*, llama, messages, **_):
         for message in messages:
             answer = llama.create_completion(message["content"], max_tokens=3, seed=5)
@@ -284,7 +284,7 @@ def test_an_embedding_has_one_span_with_the_count_of_its_tokens(embedder, export
     )
 
 
-def test_embed_gives_what_it_is_asked_for_and_its_span_has_the_count(embedder, exporter, traced_llama_cpp):
+def test_embed_returns_the_requested_values_and_its_span_has_the_count(embedder, exporter, traced_llama_cpp):
     vector = embedder.embed("Once upon a time")
     assert embedder.embed("Once upon a time", return_count=True) == (vector, 4)
     assert embedder.embed("Once upon a time", False, True, True) == (vector, 4)
@@ -321,7 +321,7 @@ def test_a_pipelines_call_is_measured_once_whenever_it_was_loaded(smollm2, trace
             assert [count["output"] for count in counts_now] == [count["output"] for count in counts] == [3, 3]
 
 
-def test_the_span_says_what_a_pipelines_span_says(smollm2, llama, tracer_provider, exporter):
+def test_the_span_has_the_facts_of_a_pipelines_span(smollm2, llama, tracer_provider, exporter):
     _streamed_chat(llama)
     direct = dict(the_call(exporter).attributes)
     exporter.clear()

@@ -88,7 +88,7 @@ def test_exceptions_and_their_frames_are_those_without_instrumentation(llama, sw
     "ask",
     [lambda llama: llama.generate(), lambda llama: llama.create_completion(), lambda llama: llama.embed(1, 2, wrong=3)],
 )
-def test_a_wrong_call_is_refused_in_the_librarys_own_words(llama, switch_llama_cpp, ask):
+def test_a_wrong_call_raises_the_librarys_own_error(llama, switch_llama_cpp, ask):
     with pytest.raises(TypeError) as plain:
         ask(llama)
     switch_llama_cpp()
@@ -189,7 +189,7 @@ def test_a_model_call_around_it_has_the_span_and_gets_the_numbers(llama, traced_
     assert attributes["nodespan.tokens_per_s"] == pytest.approx((5 - 2) / attributes["nodespan.decode_s"])
 
 
-def test_another_model_asked_by_a_logits_processor_has_a_span_of_its_own(llama, smollm2, traced_llama_cpp, exporter):
+def test_another_model_called_by_a_logits_processor_has_a_span_of_its_own(llama, smollm2, traced_llama_cpp, exporter):
     with closing(llama_cpp.Llama(str(smollm2), n_ctx=64, verbose=False)) as judge:
 
         def asks(input_ids, scores):
@@ -203,7 +203,7 @@ def test_another_model_asked_by_a_logits_processor_has_a_span_of_its_own(llama, 
 
 
 @pytest.mark.parametrize("gone", METHODS)
-def test_without_one_of_the_methods_the_rest_works_and_it_is_said(
+def test_without_one_of_the_methods_the_rest_works_and_a_warning_is_logged(
     llama, monkeypatch, switch_llama_cpp, exporter, caplog, gone
 ):
     from nodespan.instrumentation._seams import Seams
@@ -225,7 +225,7 @@ def test_without_one_of_the_methods_the_rest_works_and_it_is_said(
     assert f"llama_cpp.llama.Llama.{gone} not found; {names[0].lost} will not be recorded" in said
 
 
-def test_an_error_of_our_own_does_not_reach_the_program(llama, switch_llama_cpp, monkeypatch, exporter):
+def test_an_internal_error_does_not_reach_the_program(llama, switch_llama_cpp, monkeypatch, exporter):
     monkeypatch.delenv("NODESPAN_RAISE_INTERNAL_ERRORS")
     plain = read(whole(llama))
     switch_llama_cpp()

@@ -106,7 +106,7 @@ EXPECTED = [
 ]
 
 
-def test_it_sends_the_right_spans_and_metrics_and_says_nothing(run, smollm2):
+def test_it_sends_the_right_spans_and_metrics_and_logs_nothing(run, smollm2):
     with OtlpReceiver() as receiver:
         printed, said = run(
             PROGRAM, smollm2, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, OTEL_SERVICE_NAME="a-program"

@@ -214,7 +214,7 @@ def test_a_corrupt_file_is_refused_with_what_to_do(smollm2: Path, tmp_path: Path
         list(Runner(factory).stream_pipeline(raw("a")))
 
 
-def test_without_llama_cpp_python_it_says_what_to_install(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llama_cpp_python_the_error_names_the_package(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r'pip install "nodespan\[llama-cpp\]"'):
         PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=smollm2)})

@@ -38,7 +38,7 @@ def children(exporter: InMemorySpanExporter) -> list[str]:
 
 @pytest.mark.parametrize("ask", [chat, raw])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_is_found_out_and_tells_what_it_tells(
+def test_a_dialect_is_detected_and_its_measurements_are_recorded(
     kind: Any, ask: Any, run: Callable[..., Ask], exporter: InMemorySpanExporter
 ) -> None:
     with FakeServer(kind, delay_s=0.01, queue_s=0.03) as server:
@@ -75,7 +75,7 @@ def test_an_sglang_before_its_model_info_was_renamed_is_found(
     assert stream.metadata.model_provider == "SGLANG"
 
 
-def test_a_named_kind_is_not_looked_for(run: Callable[..., Ask]) -> None:
+def test_a_named_dialect_is_not_probed_for(run: Callable[..., Ask]) -> None:
     with FakeServer("openai") as server:
         text_of(run(server, dialect="vllm")(chat("a")))
     assert [one.path for one in server.probes] == ["/props"]
@@ -96,7 +96,7 @@ def test_a_stream_that_is_left_has_the_tokens_that_arrived(kind: Any, run: Calla
         wait_for(lambda: server.left == 1)
 
 
-def test_sampling_and_requests_reach_a_server_in_its_own_words(run: Callable[..., Ask]) -> None:
+def test_sampling_and_requests_have_the_names_of_the_dialect(run: Callable[..., Ask]) -> None:
     sampling: dict[str, Any] = {"max_tokens": 5, "repeat_penalty": 1.1, "stop": ("q",), "seed": 3}
     bodies = {}
     for kind in ("llama-server", "vllm", "ollama"):
@@ -152,7 +152,7 @@ def test_reasoning_is_of_the_stream_and_no_part_of_the_answer(kind: Any, run: Ca
     assert stream.metadata.time_to_first_token_s is not None
 
 
-def test_formats_and_images_reach_ollama_in_its_own_words(run: Callable[..., Ask]) -> None:
+def test_formats_and_images_have_ollamas_names(run: Callable[..., Ask]) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
     message = ChatMessage(role="user", content="", parts=({"type": "text", "text": "What is it?"}, image))
@@ -207,7 +207,7 @@ def test_an_error_amid_an_answer_is_raised_with_its_status(
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(503, 3), (429, 3), (500, 1), (400, 1)])
-def test_a_busy_server_is_asked_again_and_an_error_is_not(
+def test_a_request_is_repeated_to_a_busy_server_and_not_after_an_error(
     status: int, attempts: int, run: Callable[..., Ask], exporter: InMemorySpanExporter
 ) -> None:
     with FakeServer("openai", status=status, error_body='{"error": {"message": "why"}}') as server:

@@ -241,7 +241,7 @@ def test_a_server_killed_amid_an_answer_and_started_again(smollm2: Path, tmp_pat
 
 
 @pytest.mark.extended
-def test_two_servers_behind_one_profile_share_the_work_and_stand_in_for_each_other(
+def test_two_servers_behind_one_profile_share_the_load_and_fail_over(
     smollm2: Path, tmp_path: Path, tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
     first, second = (LlamaServer(smollm2, tmp_path, slots=1) for _ in range(2))

@@ -34,7 +34,7 @@ def the_span(exporter: InMemorySpanExporter) -> Any:
     return span
 
 
-def test_a_kind_is_asked_once_and_without_credentials(run: Callable[..., Ask]) -> None:
+def test_a_server_is_probed_once_and_without_credentials(run: Callable[..., Ask]) -> None:
     with FakeServer("openai", api_key=SECRET) as server:
         ask = run(server, api_key=SECRET, headers={"X-Tenant": "t1"})
         for _ in range(3):
@@ -77,7 +77,7 @@ def test_the_body_of_an_error_is_cut_and_redacted(run: Callable[..., Ask]) -> No
     assert SECRET not in str(raised.value)
 
 
-def test_a_server_outside_of_private_networks_is_not_asked_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_outside_of_private_networks_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*_: object, **__: object) -> None:
         raise AssertionError("a connection was opened")
 
@@ -156,7 +156,7 @@ def test_the_trace_is_sent_to_the_listed_hosts_only(
         ({"base_url": "http://127.0.0.1:1/v1", "dialect": "other"}, "dialect"),
     ],
 )
-def test_a_profile_that_cannot_work_is_refused_at_set_up(profile: dict[str, Any], says: str) -> None:
+def test_an_invalid_profile_is_rejected_at_set_up(profile: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as raised:
         PipelineFactory({ModelProfileType.Primary: ModelProfile(**{"name": "m", **profile})})
     assert "user:canary" not in str(raised.value)

@@ -209,12 +209,12 @@ def test_a_file_system_without_shared_memory_is_refused(path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/spans.db", "/dev/null/spans.db", "/"])
-def test_a_place_that_cannot_be_written_says_so_and_what_to_type(place):
+def test_an_unwritable_path_is_an_error_with_what_to_type(place):
     with pytest.raises(StoreError, match=r"NODESPAN_STORE=/path/to/nodespan\.db"):
         append(SqliteStore(Path(place)))
 
 
-def test_a_read_only_directory_says_so():
+def test_a_read_only_directory_is_an_error():
     """Root may write everywhere, and so is somebody else meanwhile."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

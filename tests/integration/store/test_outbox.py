@@ -62,7 +62,7 @@ def test_a_page_ends_after_a_few_megabytes(store, monkeypatch):
     assert ids(store, after=until) == made[3:]
 
 
-def test_the_oldest_batches_make_room_and_those_that_nobody_waits_for_first(path):
+def test_the_oldest_batches_are_evicted_and_those_without_a_destination_first(path):
     store = SqliteStore(path, StoreLimits(max_bytes=1600))
     unsent = [store.append(batch(), HERE, "me") for _ in range(4)]
     settled = [store.append(batch(), HERE, "me") for _ in range(4)]
@@ -130,7 +130,7 @@ def test_a_batch_larger_than_the_store_is_counted_and_leaves_the_store_usable(pa
     store.close()
 
 
-def test_outcomes_are_told_to_the_process_that_wrote_and_once(store):
+def test_outcomes_are_reported_to_the_writing_process_and_once(store):
     store.append(batch(spans=5), HERE, "mine")
     store.append(batch(spans=3), HERE, "yours")
     mine, yours = store.unsent(HERE)[0]
@@ -183,7 +183,7 @@ def test_the_last_error_of_a_destination_is_kept_until_it_accepts_spans(store):
     assert [each.last_error for each in store.waiting()] == [None]
 
 
-def test_who_finds_the_store_held_is_told_so_and_may_come_again(store, path):
+def test_a_locked_store_is_an_error_and_the_operation_can_be_repeated(store, path):
     store.append(batch(), HERE)
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")

@@ -92,7 +92,7 @@ def test_a_filter_by_the_beginning_of_an_id(store, reader):
     assert len(reader.find(TraceFilter(trace_id="1A", node="a"))) == 1
 
 
-def test_a_reader_answers_while_the_write_lock_is_held_and_never_takes_it(store):
+def test_a_reader_answers_while_the_write_lock_is_held_and_never_acquires_it(store):
     """Also when it has the whole index to fill."""
     for number in range(1, 101):
         write(store, span(number, 0, number, number + 1))

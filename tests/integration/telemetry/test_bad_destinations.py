@@ -69,7 +69,7 @@ def test_down_for_long_under_load_loses_nothing_and_holds_nothing_in_memory(
 
 
 @pytest.mark.extended
-def test_slow_answers_hold_nobody_up(make_spans, figures):
+def test_slow_answers_do_not_block_the_program(make_spans, figures):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.delay_s = 0.5
         names = make_spans(50, "first")
@@ -107,7 +107,7 @@ def test_connections_that_break_half_way_lose_nothing(misbehaviour, make_spans, 
         assert figures(names, receiver.spans)["lost"] == 0
 
 
-def test_a_yes_in_garbled_words_is_a_yes(make_spans):
+def test_a_success_with_an_undecodable_body_is_an_acceptance(make_spans):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.append((200, {}, b"\xff\xff\xff\xff"))
         make_spans(10)
@@ -117,7 +117,7 @@ def test_a_yes_in_garbled_words_is_a_yes(make_spans):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_destination_that_names_a_time_is_left_alone_for_as_long(status, make_spans, figures):
+def test_a_destination_is_not_contacted_during_its_retry_after(status, make_spans, figures):
     """It names more than one try of the SDK's may take, and somebody flushes meanwhile."""
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.append((status, {"Retry-After": "4"}, b""))
@@ -140,7 +140,7 @@ def test_an_answer_about_the_address_the_key_or_the_moment_loses_nothing(status,
 
 
 @pytest.mark.parametrize("status", [400, 415, 422])
-def test_a_batch_that_will_never_pass_is_dropped_counted_and_said_once(status, make_spans, figures, caplog):
+def test_a_permanently_rejected_batch_is_dropped_counted_and_logged_once(status, make_spans, figures, caplog):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.append((status, {}, b"bad words"))
         make_spans(10, "bad")
@@ -240,7 +240,7 @@ def test_a_partial_success_is_counted_as_what_it_is(protocol, make_spans, caplog
         (grpc.StatusCode.INVALID_ARGUMENT, True),
     ],
 )
-def test_grpc_codes_say_whether_a_batch_is_at_fault(code, is_final, make_spans):
+def test_grpc_codes_distinguish_bad_batches_from_bad_destinations(code, is_final, make_spans):
     with OtlpReceiver("grpc") as receiver, configure(endpoint=receiver.endpoint, protocol="grpc") as telemetry:
         receiver.answers.append((code, "no"))
         make_spans(10)
@@ -250,7 +250,7 @@ def test_grpc_codes_say_whether_a_batch_is_at_fault(code, is_final, make_spans):
 
 
 @pytest.mark.extended
-def test_a_name_that_does_not_resolve_is_said_and_nothing_is_lost(make_spans, caplog):
+def test_an_unresolvable_name_is_logged_and_nothing_is_lost(make_spans, caplog):
     with configure(endpoint="http://nowhere.invalid:4318") as telemetry:
         make_spans(10)
         report = telemetry.force_flush(5)
@@ -261,7 +261,7 @@ def test_a_name_that_does_not_resolve_is_said_and_nothing_is_lost(make_spans, ca
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_certificate_that_nobody_vouches_for_keeps_spans_here_until_it_is_mended(
+def test_an_untrusted_certificate_keeps_spans_in_the_store_until_it_is_replaced(
     protocol, certificates, monkeypatch, make_spans, figures
 ):
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # with the SDK's exporter they go before OpenTelemetry's

@@ -71,7 +71,7 @@ def test_with_an_endpoint_spans_metrics_and_logs_arrive(protocol, by, monkeypatc
     assert len(stored()) == 50
 
 
-def test_gzip_is_used_when_asked_for(monkeypatch):
+def test_gzip_is_used_when_configured(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         make_spans(3)
@@ -81,7 +81,7 @@ def test_gzip_is_used_when_asked_for(monkeypatch):
 
 
 @pytest.mark.extended
-def test_an_endpoint_that_does_not_answer_is_said_once_and_nothing_is_lost(caplog):
+def test_an_endpoint_that_does_not_answer_is_logged_once_and_nothing_is_lost(caplog):
     with OtlpReceiver() as receiver:
         pass  # its port is free again
     with configure(endpoint=receiver.endpoint) as telemetry:
@@ -103,7 +103,7 @@ def test_an_endpoint_that_does_not_answer_is_said_once_and_nothing_is_lost(caplo
 
 
 @pytest.mark.parametrize("status", [503, 429])
-def test_a_receiver_that_asks_to_wait_gets_everything_later(status):
+def test_a_receiver_that_requests_a_pause_receives_everything_later(status):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.extend([(status, {"Retry-After": "0"}, b"")] * 3)
         make_spans(10)
@@ -143,7 +143,7 @@ def test_the_same_arguments_give_the_same_object_and_others_an_error():
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_an_existing_provider_is_respected_and_said_so(caplog):
+def test_an_existing_provider_is_kept_and_logged(caplog):
     existing = TracerProvider(shutdown_on_exit=False)
     trace.set_tracer_provider(existing)
     with configure(service_name="app") as telemetry:
@@ -166,7 +166,7 @@ def test_an_existing_provider_is_respected_and_said_so(caplog):
         ({}, {"NODESPAN_STORE_MAX_BYTES": "-1"}, "number above 0"),
     ],
 )
-def test_what_cannot_work_is_an_error_at_once(arguments, variables, says, monkeypatch):
+def test_invalid_settings_are_an_error_at_once(arguments, variables, says, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=says):
@@ -199,7 +199,7 @@ def test_standard_variables_switch_the_sdk(monkeypatch, variable, value, expecte
         assert telemetry.force_flush().ended == expected
 
 
-def test_resource_attributes_of_variables_go_before_arguments(monkeypatch):
+def test_resource_attributes_of_variables_take_precedence_over_arguments(monkeypatch):
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=env,a=env")
     with configure("app", resource_attributes={"a": "argument", "b": "argument"}) as telemetry:
         make_spans(1)
@@ -215,7 +215,7 @@ def test_resource_attributes_of_variables_go_before_arguments(monkeypatch):
     }
 
 
-def test_a_place_that_cannot_be_written_is_said_once_and_memory_serves(monkeypatch, caplog):
+def test_an_unwritable_store_is_logged_once_and_memory_is_used(monkeypatch, caplog):
     monkeypatch.setenv("NODESPAN_STORE", "/proc/nowhere/spans.db")
     with configure() as telemetry:
         make_spans(3)

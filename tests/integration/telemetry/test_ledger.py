@@ -35,7 +35,7 @@ def points(receiver: OtlpReceiver, name: str) -> dict[str, float]:
     }
 
 
-def test_the_last_metrics_say_what_the_last_report_says(make_spans, monkeypatch):
+def test_the_last_metrics_equal_the_last_report(make_spans, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
     with OtlpReceiver() as receiver:
@@ -75,7 +75,7 @@ def test_the_outbox_shows_in_the_metrics_how_much_waits_and_for_how_long(make_sp
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_attached_to_a_provider_of_somebody_elses_it_counts_on_the_meter_provider_that_is_there(make_spans):
+def test_attached_to_a_foreign_provider_it_counts_on_the_existing_meter_provider(make_spans):
     reader = InMemoryMetricReader()
     meter_provider = MeterProvider([reader], shutdown_on_exit=False)
     metrics.set_meter_provider(meter_provider)
@@ -94,7 +94,7 @@ def test_attached_to_a_provider_of_somebody_elses_it_counts_on_the_meter_provide
     meter_provider.shutdown()
 
 
-def test_a_report_that_is_not_whole_says_by_how_much(make_spans):
+def test_an_incomplete_report_has_the_missing_number(make_spans):
     with OtlpReceiver() as receiver:
         pass
     with configure(endpoint=receiver.endpoint) as telemetry:
@@ -116,7 +116,7 @@ def test_a_span_that_the_encoder_cannot_take_does_not_take_others_along(make_spa
     assert (report.ended, report.stored, report.dropped) == (11, 10, {"not_encodable": 1})
 
 
-def test_our_own_requests_make_no_spans(make_spans, monkeypatch):
+def test_nodespans_own_requests_make_no_spans(make_spans, monkeypatch):
     """Whoever instruments requests would otherwise have a span for each batch of spans, for ever."""
     enabled = []
     send = requests.Session.send
@@ -135,7 +135,7 @@ def test_our_own_requests_make_no_spans(make_spans, monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_headers_of_the_variable_go_before_those_of_the_argument(protocol, make_spans, monkeypatch):
+def test_headers_of_the_variable_take_precedence_over_those_of_the_argument(protocol, make_spans, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=variable")
     with (
         OtlpReceiver(protocol) as receiver,

@@ -144,7 +144,7 @@ for number in range(rounds):
 
 
 @pytest.mark.extended
-def test_whatever_was_reported_stored_is_delivered_after_a_hundred_kills(run_python, figures):
+def test_all_spans_reported_as_stored_are_delivered_after_a_hundred_kills(run_python, figures):
     """At least once. A child says how many of its spans are stored, and is killed at any moment, while it sends too."""
     with OtlpReceiver() as receiver:
         none = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}

@@ -83,7 +83,7 @@ def test_a_stopped_process_is_silent_and_runs_again_when_it_goes_on(reader, monk
         until(lambda: states(reader), {"chat of one": "ended"})
 
 
-def test_a_follower_hears_of_a_death_though_nothing_is_written(reader):
+def test_a_follower_detects_a_dead_process_though_nothing_is_written(reader):
     with program("one") as process:
         until(lambda: states(reader), {"chat of one": "running"})
         cursor = reader.cursor()
@@ -127,7 +127,7 @@ def test_a_forked_child_does_not_keep_its_dead_parent_alive(reader):
         until(lambda: states(reader), {"chat of one": "lost", "of the child": "lost"})
 
 
-def test_a_clock_that_is_set_makes_nobody_silent_or_lost(reader, monkeypatch):
+def test_a_changed_clock_makes_no_process_silent_or_lost(reader, monkeypatch):
     with program("one"):
         until(lambda: states(reader), {"chat of one": "running"})
         real = time.time_ns
@@ -137,7 +137,7 @@ def test_a_clock_that_is_set_makes_nobody_silent_or_lost(reader, monkeypatch):
             assert (found["state"], found["duration_s"] >= 0) == ("running", True)
 
 
-def test_a_lock_file_that_somebody_removed_is_no_death(reader):
+def test_a_removed_lock_file_does_not_count_as_a_dead_process(reader):
     with program("one"):
         until(lambda: states(reader), {"chat of one": "running"})
         for file in lock_path(store_path(), "").iterdir():
@@ -146,7 +146,7 @@ def test_a_lock_file_that_somebody_removed_is_no_death(reader):
         assert states(reader) == {"chat of one": "running"}
 
 
-def test_rows_of_the_long_dead_are_removed_by_the_next_start(reader, monkeypatch):
+def test_rows_of_long_dead_processes_are_removed_by_the_next_start(reader, monkeypatch):
     with program("one") as process:
         until(lambda: states(reader), {"chat of one": "running"})
         process.kill()

@@ -179,7 +179,7 @@ def test_open_spans_are_not_sent():
         assert [each.name for each in receiver.spans] == ["open"]
 
 
-def test_a_span_of_nobody_is_kept_alive_by_nothing(reader, leaks):
+def test_an_unreferenced_span_is_not_kept_alive(reader, leaks):
     import weakref
 
     with configure():

@@ -91,7 +91,7 @@ def test_a_platform_without_posix_locks_is_rejected_with_what_is_supported(run_p
 
 
 @pytest.mark.parametrize("has_endpoint", [False, True])
-def test_a_place_that_cannot_serve_is_said_once_and_memory_serves(has_endpoint, monkeypatch, make_spans, caplog):
+def test_an_unusable_store_is_logged_once_and_memory_is_used(has_endpoint, monkeypatch, make_spans, caplog):
     monkeypatch.setenv("NODESPAN_STORE", "/proc/nowhere/spans.db")
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint if has_endpoint else None) as telemetry:
         make_spans(30)
@@ -135,7 +135,7 @@ def test_a_file_that_breaks_under_a_running_program_costs_only_what_was_in_it(ma
     after.close()
 
 
-def test_a_store_that_somebody_holds_stops_no_span_and_what_is_too_much_is_counted(make_spans, monkeypatch):
+def test_a_locked_store_blocks_no_span_and_overflow_is_counted(make_spans, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "500")
     with configure() as telemetry:
         make_spans(1, "first")

@@ -17,7 +17,7 @@ def test_what_slows_all_variants_down_is_not_counted_as_anyones() -> None:
     assert found.is_met is False
 
 
-def test_the_interval_says_how_much_the_rounds_differ() -> None:
+def test_the_interval_is_the_spread_of_the_rounds() -> None:
     found = figure("x", "s", {"x": list(range(101))}, median("x"))
     assert found.value == 50
     assert found.low is not None

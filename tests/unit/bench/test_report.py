@@ -9,7 +9,7 @@ def test_the_page_shows_the_figures_that_were_kept() -> None:
     assert report.PAGE.read_text() == report.page()
 
 
-def test_a_goal_that_is_not_reached_is_said_so() -> None:
+def test_a_goal_that_is_not_reached_is_reported() -> None:
     figure = {"name": "x", "value": 1234.5, "unit": "ms", "goal": "<= 20", "low": 0.01234, "high": 2.0}
     said = {"title": "T", "size": "normal", "seconds": 1, "when": "now", "commit": "c", "machine": "m", "versions": {}}
     kept = {"t": {**said, "figures": [{**figure, "of": "this", "is_met": False}]}}

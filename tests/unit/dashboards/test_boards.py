@@ -118,7 +118,7 @@ def test_panels_fill_the_grid_and_none_lies_on_another(uid: str) -> None:
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=lambda item: item["title"] if isinstance(item, dict) else None)
-def test_a_panel_says_what_it_answers(uid: str, panel: dict[str, Any]) -> None:
+def test_a_panel_has_its_question(uid: str, panel: dict[str, Any]) -> None:
     assert panel["title"].endswith("?")
     assert panel["description"].endswith(".")
     assert len(panel["description"]) > 60
@@ -129,7 +129,7 @@ def test_a_panel_says_what_it_answers(uid: str, panel: dict[str, Any]) -> None:
     assert len(set(refs)) == len(refs)
 
 
-def test_a_panel_with_a_good_and_a_bad_says_where_the_bad_begins() -> None:
+def test_a_panel_with_a_good_and_a_bad_has_a_threshold() -> None:
     limits = {panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for _, panel in PANELS}
     judged = {title: [step["color"] for step in steps] for title, steps in limits.items() if len(steps) > 1}
     assert judged == snapshot(
@@ -157,7 +157,7 @@ def test_no_two_panels_ask_the_same() -> None:
 
 
 @each(asked())
-def test_a_query_asks_only_for_metrics_and_labels_that_are_emitted(item: Asked) -> None:
+def test_a_query_uses_only_emitted_metrics_and_labels(item: Asked) -> None:
     expression = item.expression(service="assistant")
     chosen = selectors(expression)
     assert chosen
@@ -250,6 +250,6 @@ def test_a_variable_is_read_from_a_metric_and_label_that_are_emitted(uid: str) -
             assert {found[2], *matched} <= METRICS[selector.name] | ON_EVERY_SERIES
 
 
-def test_the_docs_say_how_to_read_each_panel() -> None:
+def test_the_docs_describe_each_panel() -> None:
     page = " ".join((FOLDER.parent / "docs" / "boards.md").read_text().split())
     assert [panel["title"] for _, panel in PANELS if f"*{panel['title']}*" not in page] == []

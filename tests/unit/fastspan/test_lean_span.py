@@ -233,7 +233,7 @@ class Dropping(Sampler):
         return "dropping"
 
 
-def test_a_sampler_of_the_user_s_is_asked_for_each_span() -> None:
+def test_a_sampler_of_the_user_s_is_called_for_each_span() -> None:
     ours = Ours()
     tracer = make(True, ours, sampler=Dropping())
     root = tracer.start_span("sampled")
@@ -297,7 +297,7 @@ def test_a_forked_child_makes_other_ids() -> None:
     assert not set(ids) & {tracer.start_span("a").get_span_context().span_id for _ in range(5)}
 
 
-def test_a_waiting_span_of_twelve_attributes_takes_at_most_1_1_kib() -> None:
+def test_a_waiting_span_of_twelve_attributes_has_at_most_1_1_kib() -> None:
     ours = Ours()
     tracer = make(True, ours, sampler=ALWAYS_ON)
     root = tracer.start_span("root")

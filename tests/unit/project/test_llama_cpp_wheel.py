@@ -29,7 +29,7 @@ def test_version_processor_and_compiler_flags_each_make_another_key(tool: dict[s
     assert len({same, *others}) == 5
 
 
-def test_a_processor_with_amx_gets_a_build_without_it_unless_the_user_says_otherwise(tool: dict[str, Any]) -> None:
+def test_a_processor_with_amx_gets_a_build_without_it_by_default(tool: dict[str, Any]) -> None:
     build_environment = tool["build_environment"]
     has_amx = "flags\t: avx512f amx_tile amx_int8"
     assert "-DGGML_NATIVE=OFF" in build_environment({}, has_amx)["CMAKE_ARGS"]
@@ -37,7 +37,7 @@ def test_a_processor_with_amx_gets_a_build_without_it_unless_the_user_says_other
     assert build_environment({}, "flags\t: avx2") == {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}
 
 
-def test_the_processor_is_told_the_same_each_time(tool: dict[str, Any]) -> None:
+def test_the_processor_is_detected_equally_each_time(tool: dict[str, Any]) -> None:
     assert tool["processor"]() == tool["processor"]() != ""
 
 

@@ -21,7 +21,7 @@ def explained() -> set[str]:
     return set(re.findall(r"^  make ([a-z-]+) +\S", make("help"), re.MULTILINE))
 
 
-def test_help_is_what_make_alone_says() -> None:
+def test_help_is_the_output_of_make_alone() -> None:
     assert make() == make("help")
 
 
@@ -37,6 +37,6 @@ def test_a_document_names_only_targets_that_exist(document: Path) -> None:
     assert named - explained() == set()
 
 
-def test_contributing_says_what_each_target_is_for() -> None:
+def test_contributing_describes_each_target() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert {target for target in explained() if f"`make {target}`" not in text} == set()

@@ -30,7 +30,7 @@ def test_the_page_has_every_name_and_every_key_of_the_metadata() -> None:
     assert [name for name in [*NAMES, *NodeMetadata.model_fields] if f"`{name}`" not in page] == []
 
 
-def test_every_command_and_option_is_documented_and_says_what_it_takes() -> None:
+def test_every_command_and_option_is_documented_with_its_values() -> None:
     page = (DOCS / "cli.md").read_text()
     commands: dict[str, Any] = typer.main.get_command(app).commands
     assert [name for name, command in commands.items() if f"`nodespan {name}" not in page or not command.help] == []

@@ -41,5 +41,5 @@ def test_a_room_that_makes_spans_cannot_import_the_sdk(room: str, statement: str
 
 
 @pytest.mark.parametrize("module", ["telemetry/new.py", "otlp/new.py", "delivery/new.py", "testing/new.py"])
-def test_a_room_that_knows_the_sdk_can_import_it(module: str) -> None:
+def test_a_room_that_may_use_the_sdk_can_import_it(module: str) -> None:
     assert "TID251" not in lint(module, "from opentelemetry.sdk.trace import TracerProvider\n")

@@ -45,7 +45,7 @@ def test_the_cache_can_be_moved(tmp_path: Path) -> None:
     assert where({}) == Path.home() / ".cache" / "nodespan" / "stack"
 
 
-def test_a_part_is_kept_when_its_programs_have_said_their_version(
+def test_a_part_is_kept_when_its_programs_print_their_version(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     part = a_part("echo program 1.0")
@@ -71,7 +71,7 @@ def test_a_kept_part_that_has_been_damaged_is_made_anew(tmp_path: Path) -> None:
     assert stack_binaries.works(part, tmp_path / "kept")
 
 
-def test_without_go_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_go_the_error_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"neither go nor a docker engine.*1\.26 or newer"):
         stack_binaries.installed_go()
@@ -86,7 +86,7 @@ def test_a_go_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         stack_binaries.installed_go()
 
 
-def test_a_build_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_build_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("go") is None:
         pytest.skip("go is not installed")
     (tmp_path / "go.mod").write_text("module example.test/broken\n\ngo 1.26\n")

@@ -50,7 +50,7 @@ def read(stream: PipelineStream) -> str:
     return " ".join(chunk.content for chunk in stream)
 
 
-def test_a_model_is_loaded_when_it_is_first_asked_for_and_once(stage: Stage, ask: Ask) -> None:
+def test_a_model_is_loaded_at_its_first_request_and_once(stage: Stage, ask: Ask) -> None:
     assert stage.log == []
     first, second = ask("a b"), ask("c")
     assert (read(first), read(second)) == ("a b", "c")
@@ -82,7 +82,7 @@ def test_many_first_calls_at_once_load_it_once(stage: Stage, ask: Ask) -> None:
     assert stage.overlaps == 0
 
 
-def test_one_generation_at_a_time_whoevers_runner_asks(stage: Stage, factory: PipelineFactory) -> None:
+def test_one_generation_at_a_time_for_all_runners(stage: Stage, factory: PipelineFactory) -> None:
     streams = [Runner(factory).stream_pipeline(raw("a b c"), profile_type=Size.SMALL) for _ in range(10)]
     for stream in streams:
         read(stream)
@@ -90,7 +90,9 @@ def test_one_generation_at_a_time_whoevers_runner_asks(stage: Stage, factory: Pi
     assert stage.log.count("begin a b c") == 10
 
 
-def test_those_that_wait_go_by_priority_then_by_arrival(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
+def test_waiting_requests_are_ordered_by_priority_then_arrival(
+    stage: Stage, ask: Ask, factory: PipelineFactory
+) -> None:
     stage.free = False
     running = ask("running")
     wait_for(lambda: "begin running" in stage.log)
@@ -200,9 +202,7 @@ def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
             assert (read(low), read(high)) == ("low", "high")
 
 
-def test_whoever_has_read_a_stream_to_its_end_finds_the_model_idle(
-    stage: Stage, ask: Ask, factory: PipelineFactory
-) -> None:
+def test_the_model_is_idle_once_a_stream_is_read_to_its_end(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
     for _ in range(300):
         read(ask("a"))
         assert factory.running(Size.SMALL) is None
@@ -259,7 +259,7 @@ def test_a_stream_keeps_the_factory_it_came_from(stage: Stage) -> None:
     assert read(stream) == "a b"
 
 
-def test_an_idle_model_keeps_nothing_of_what_it_was_asked(stage: Stage, ask: Ask) -> None:
+def test_an_idle_model_keeps_nothing_of_its_requests(stage: Stage, ask: Ask) -> None:
     stream = ask("a")
     read(stream)
     generation = weakref.ref(stream._generation)

@@ -178,7 +178,7 @@ BAD_NUMBERS = [-1, float("nan"), float("inf"), -0.5, "12", b"1", [1], Odd(), 10*
 @pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
 @pytest.mark.parametrize("field", [*COUNTS, *SECONDS, *SIZES])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_measurement_that_cannot_be_is_left_out_and_counted(
+def test_an_impossible_measurement_is_ignored_and_counted(
     form: Any, field: str, value: object, tracer_provider: TracerProvider, measured: Measured
 ) -> None:
     stand = Stand(form, tracer_provider, measured)
@@ -220,7 +220,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", ["load", "call", "first", "later", "cleanup"])
-def test_whatever_is_raised_and_wherever_the_reader_sees_an_error(stand: Stand, where: str, error: Any) -> None:
+def test_every_exception_at_every_place_reaches_the_reader(stand: Stand, where: str, error: Any) -> None:
     def raise_it(*_: Any) -> Any:
         raise error
 

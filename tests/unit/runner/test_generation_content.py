@@ -55,7 +55,7 @@ def test_a_chat_has_its_messages_and_the_whole_answer(
     }
 
 
-def test_a_raw_prompt_is_the_user_s_and_a_reader_that_leaves_leaves_what_was_said(
+def test_a_raw_prompt_is_a_user_message_and_an_abandoned_answer_is_kept(
     tracer_provider: TracerProvider, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")

@@ -171,7 +171,7 @@ def test_a_cancelled_waiter_is_counted_with_the_time_it_waited(play: Ask, stage:
         assert measured.of(semconv.QUEUE_DURATION, semconv.PRIORITY) == {1: (waiter.metadata.queue_s, 1)}
 
 
-def test_a_model_that_is_loaded_for_somebody_who_has_left_is_counted_as_loaded(
+def test_a_model_loaded_for_an_abandoned_request_is_counted_as_loaded(
     play: Ask, stage: Stage, measured: Measured
 ) -> None:
     stage.may_load.clear()

@@ -87,7 +87,7 @@ def test_the_tree_of_a_first_and_of_a_second_generation(ask: Ask, exporter: InMe
     )
 
 
-def test_what_was_asked_and_what_came_of_it_are_attributes(ask: Ask, exporter: InMemorySpanExporter) -> None:
+def test_request_and_outcome_are_attributes(ask: Ask, exporter: InMemorySpanExporter) -> None:
     sampling = {"max_tokens": 2, "temperature": 0.7, "top_k": 5, "seed": 3, "stop": ("q", "z")}
     stream = ask(chat("say it again", **sampling), priority=11)
     list(stream)

@@ -137,7 +137,7 @@ def test_after_an_error_and_after_a_success_nothing_is_in_flight(prompt: str, as
     assert loaded(measured) == {"small": 1, "large": 0}
 
 
-def test_a_closed_factory_has_nothing_loaded_and_nobody_waiting(
+def test_a_closed_factory_has_no_loaded_models_and_no_waiting_requests(
     stage: Stage, ask: Ask, factory: PipelineFactory, measured: Measured
 ) -> None:
     stage.free = False
@@ -166,7 +166,7 @@ def test_factories_with_one_model_are_added_up(stage: Stage, ask: Ask, measured:
         assert loaded(measured) == {"small": 2, "large": 0}
 
 
-def test_a_collection_waits_for_nobody(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
+def test_a_collection_waits_for_no_lock(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
     list(ask("a"))
     held, release = threading.Event(), threading.Event()
 

@@ -131,7 +131,7 @@ anything = st.recursive(
 
 
 @given(anything)
-def test_whatever_is_given_the_encoder_takes_what_is_held(value):
+def test_the_encoder_accepts_every_converted_value(value):
     span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("span")
     attributes = to_attributes({"value": value})
     span.set_attributes(attributes)

@@ -69,7 +69,7 @@ def messages_of(exporter):
         ("SPAN_AND_EVENT", True, True),
     ],
 )
-def test_the_variable_says_where_content_goes(monkeypatch, call, exporter, logs, given, on_spans, on_events):
+def test_the_variable_selects_where_content_goes(monkeypatch, call, exporter, logs, given, on_spans, on_events):
     if given is not None:
         monkeypatch.setenv(VARIABLE, given)
     assert capture() == (on_spans, on_events)

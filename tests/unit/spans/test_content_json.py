@@ -120,7 +120,7 @@ def test_the_hook_sees_every_text_of_the_user_s_and_nothing_of_ours(redact):
     assert seen == ["secret key", "a secret"]
 
 
-def test_a_hook_that_fails_takes_the_text_away(redact, monkeypatch):
+def test_a_failing_hook_removes_the_text(redact, monkeypatch):
     redact(lambda text: text.no_such_thing)
     assert fit_json([message("user", [text_part("secret")])], 512) == [
         {"role": "user", "parts": [{"type": "text", "content": REMOVED}]}
@@ -179,7 +179,7 @@ STRUCTURES = {
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_the_time_is_bounded_whatever_the_size(name):
+def test_the_time_is_bounded_for_any_size(name):
     """It is spent on the caller's thread, often an event loop."""
     took_s = _took_s(lambda structure: fit_json(structure, 32 * 1024), STRUCTURES[name])
     assert took_s < 0.1  # 0.004 to 0.015; without a bound 0.06 to 2.3

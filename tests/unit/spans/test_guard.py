@@ -20,7 +20,7 @@ def counted(no_global_providers, monkeypatch, measured):
     return lambda: measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
 
 
-def test_an_error_of_ours_is_swallowed_said_once_and_counted_each_time(monkeypatch, caplog, counted):
+def test_an_internal_error_is_suppressed_logged_once_and_counted_each_time(monkeypatch, caplog, counted):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     for _ in range(3):
         with Guard("tie a shoe"):
@@ -30,7 +30,7 @@ def test_an_error_of_ours_is_swallowed_said_once_and_counted_each_time(monkeypat
     assert counted() == {"tie a shoe": 3}
 
 
-def test_two_kinds_of_error_are_both_said(monkeypatch, caplog, counted):
+def test_two_kinds_of_error_are_both_logged(monkeypatch, caplog, counted):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     for error in (ValueError, KeyError):
         with Guard("tie a shoe"):

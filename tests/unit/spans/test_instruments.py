@@ -34,7 +34,7 @@ def read(source):
 
 
 @pytest.mark.parametrize("name", METRICS, ids=lambda name: name.name)
-def test_each_instrument_is_what_the_table_says(name, measured):
+def test_each_instrument_is_as_in_the_table(name, measured):
     instruments = get_instruments(measured.provider)
     if name.type.startswith("observable"):
         source = Source(1)
@@ -201,7 +201,7 @@ def test_work_that_the_garbage_collector_ends_inside_of_the_sdk_does_not_block(m
     assert measured.of(semconv.NODE_DURATION, semconv.STATUS) == {"cancelled": (2, 2)}
 
 
-def test_a_source_is_asked_at_each_collection_while_it_lives(measured):
+def test_a_source_is_read_at_each_collection_while_it_exists(measured):
     instruments = get_instruments(measured.provider)
     source, other = Source(1), Source(10)
     for each in (source, source, other):
@@ -231,7 +231,7 @@ def test_a_source_that_fails_is_counted_and_does_not_hide_the_others(measured, m
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_a_meter_that_fails_is_said_once_and_does_not_recurse(measured, monkeypatch, caplog):
+def test_a_failing_meter_is_logged_once_and_does_not_recurse(measured, monkeypatch, caplog):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     monkeypatch.setattr(guard, "_seen", set())
     metrics.set_meter_provider(measured.provider)

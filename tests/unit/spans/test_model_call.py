@@ -25,7 +25,7 @@ def test_what_runs_inside_a_model_call_finds_it(tracer_provider: TracerProvider)
         assert current_model_call() is None
 
 
-def test_what_the_engine_has_measured_goes_over_what_the_outer_library_says(
+def test_measurements_of_the_engine_take_precedence_over_the_outer_library(
     tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
     call = ModelCallSpan(
