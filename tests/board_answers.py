@@ -19,11 +19,11 @@ def key(item: Asked) -> tuple[str, str]:
 
 
 class Grafana:
-    """Asks Prometheus as Grafana would, with a window that is the seeded run's time."""
+    """Queries Prometheus as Grafana does, with the time of the seeded run as window."""
 
-    def __init__(self, prometheus: Prometheus, told: dict[str, Any]) -> None:
-        self.service = told["service"]
-        self.start, self.end = told["started_at"] - 1, told["ended_at"] + MARGIN_S
+    def __init__(self, prometheus: Prometheus, printed: dict[str, Any]) -> None:
+        self.service = printed["service"]
+        self.start, self.end = printed["started_at"] - 1, printed["ended_at"] + MARGIN_S
         self._prometheus = prometheus
 
     def expression(self, item: Asked, window_s: float | None = None) -> str:

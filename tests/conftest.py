@@ -21,11 +21,11 @@ from nodespan.testing import reset
 
 pytest_plugins = ["pytester"]
 
-# llama.cpp's threads wait for each other by spinning, which on a busy machine takes the cores from those they wait for:
-# 18 s for what takes 3 s so. OpenMP reads this when llama.cpp is loaded; programs that tests start inherit it.
+# llama.cpp's threads wait for each other by spinning, which on a busy machine occupies the cores of the others: 18 s
+# instead of 3 s. OpenMP reads this when llama.cpp is loaded; programs that tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# An example that took long was held up by the machine.
+# A slow example was delayed by the machine.
 settings.register_profile("nodespan", deadline=None)
 settings.load_profile("nodespan")
 

@@ -1,7 +1,7 @@
 """What the panels of the boards have to show after the seeded run (tests/stack/seeded_run.py): one table.
 
 A panel's lines are named by the values of their labels, in the order of the labels' names. The numbers come from what
-the run printed of itself and, where they are durations, from its spans in Jaeger. A range stands where only bounds
+the run printed of itself and, where they are durations, from its spans in Jaeger. A range is given where only bounds
 are known.
 """
 
@@ -39,12 +39,12 @@ class Run:
     """What is known of the seeded run.
 
     Attributes:
-        told: What it printed.
+        printed: What it printed.
         spans: All its spans, from Jaeger.
         model_bytes: Size of the model's file.
     """
 
-    told: dict[str, Any]
+    printed: dict[str, Any]
     spans: list[SeenSpan]
     model_bytes: int
 
@@ -58,25 +58,25 @@ class Run:
 
     def models(self, key: str) -> dict[str, Any]:
         """A sum of each model's."""
-        return {name: of_model[key] for name, of_model in self.told["models"].items()}
+        return {name: of_model[key] for name, of_model in self.printed["models"].items()}
 
     def generations(self, value: Callable[[dict[str, Any]], float], *by: str) -> dict[str, list[float]]:
         """A value of each generation, apart by facts of it."""
         found: dict[str, list[float]] = {}
-        for one in self.told["generations"]:
+        for one in self.printed["generations"]:
             found.setdefault(" ".join(str(one[key]) for key in by), []).append(value(one))
         return found
 
     def nodes(self, *statuses: str) -> dict[str, int]:
         """Executions of each node, of those with these statuses."""
         counted = Counter[str]()
-        for one in self.told["nodes"]:
+        for one in self.printed["nodes"]:
             counted[one["node"]] += one["count"] if one["status"] in statuses or not statuses else 0
         return dict(counted)
 
     def runs(self, *statuses: str) -> int:
         """Runs that ended with one of these statuses."""
-        return sum(one["status"] in statuses or not statuses for one in self.told["runs"])
+        return sum(one["status"] in statuses or not statuses for one in self.printed["runs"])
 
 
 def quantile(values: list[float], q: float, metric: str) -> float:
@@ -110,7 +110,7 @@ def _node_durations(run: Run) -> dict[str, list[float]]:
 
 
 def _ends(run: Run) -> Expected:
-    ends = Counter(one["status"] for one in run.told["runs"])
+    ends = Counter(one["status"] for one in run.printed["runs"])
     return {("ValueError error" if status == "error" else status): count for status, count in ends.items()}
 
 
@@ -140,7 +140,7 @@ def _decode_speed(run: Run) -> Expected:
 
 def _waiting(run: Run) -> Expected:
     """One of each of two priorities waits for the first model; who need not wait is seen for a moment at most."""
-    seen = run.told["queue_seen"]
+    seen = run.printed["queue_seen"]
     return {
         f"{model} {priority}": seen[priority] if model == "small" and priority in seen else (0, 1)
         for model, priorities in run.models("by_priority").items()
@@ -178,7 +178,7 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
         node: count / run.nodes()[node] for node, count in run.nodes("error").items()
     },
     ("Which nodes are tried again, and after which error?", "A"): lambda run: {
-        f"ConnectionError {one['node']}": one["count"] for one in run.told["retries"]
+        f"ConnectionError {one['node']}": one["count"] for one in run.printed["retries"]
     },
     ("How are the durations of nodes spread?", "A"): _spread,
     ("Which nodes are the slowest?", "B"): lambda run: run.nodes(),
@@ -214,13 +214,13 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ),
     ("Which models are loaded, and are they thrown out again?", "B"): lambda run: run.models("loads"),
     # The second model took the place of the first.
-    ("Which models are loaded, and are they thrown out again?", "C"): lambda run: {"small": run.told["evictions"]},
+    ("Which models are loaded, and are they thrown out again?", "C"): lambda run: {"small": run.printed["evictions"]},
     ("Are Collector, Jaeger and Prometheus up?", "A"): lambda _: dict.fromkeys(STACK, 1),
-    ("How many spans wait to be sent?", "A"): lambda run: {"": run.told["delivery"]["waiting"]},
+    ("How many spans wait to be sent?", "A"): lambda run: {"": run.printed["delivery"]["waiting"]},
     ("For how long has the oldest waited?", "A"): lambda _: {"": 0},
     ("Has a metric too many label values?", "A"): lambda _: {"": 0},
-    ("Do the spans get out of the program?", "A"): lambda run: {"": run.told["delivery"]["ended"]},
-    ("Do the spans get out of the program?", "B"): lambda run: {"": run.told["delivery"]["exported"]},
+    ("Do the spans get out of the program?", "A"): lambda run: {"": run.printed["delivery"]["ended"]},
+    ("Do the spans get out of the program?", "B"): lambda run: {"": run.printed["delivery"]["exported"]},
     ("Which spans were dropped, and why?", "A"): lambda _: {"": 0},
     ("Which spans were dropped, and why?", "B"): lambda _: {"": 0},
     ("Which spans were dropped, and why?", "C"): lambda _: {},  # a line per reason, and there was none

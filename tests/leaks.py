@@ -28,13 +28,13 @@ class Leaks(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._open: dict[Span, None] = {}  # held, so that a span which nobody ends does not slip away
+        self._open: dict[Span, None] = {}  # strong references, so that a span without an end is not collected
         # By id, as tokens cannot be hashed; each is held as well, so that its id is no other's meanwhile.
         self._attached: dict[int, tuple[Token[Context], trace.Span, asyncio.Task[Any] | None]] = {}
         self._messages: list[str] = []
 
     def forget(self, span: trace.Span) -> None:
-        """Says that a span is left open or current on purpose: its process will be killed, a node is careless."""
+        """Excludes a span that is left open or current on purpose: its process will be killed, or its node leaks it."""
         self._open.pop(span, None)
         for key, (_, attached, _) in list(self._attached.items()):
             if attached is span:

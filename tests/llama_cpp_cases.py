@@ -1,4 +1,4 @@
-"""Requests to a llama.cpp model in which a count is easily wrong, and what llama-cpp-python itself says of them."""
+"""Requests to a llama.cpp model in which a count is easily wrong, and llama-cpp-python's own counts."""
 
 from __future__ import annotations
 

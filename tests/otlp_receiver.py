@@ -1,4 +1,4 @@
-"""A real OTLP receiver on a real socket, over HTTP and gRPC, which can be told to misbehave."""
+"""A real OTLP receiver on a real socket, over HTTP and gRPC, with failures on request."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class OtlpReceiver:
     Attributes:
         spans, metrics, log_records: What was accepted.
         received: Each accepted span with the headers of its request.
-        answers: What it does before it accepts again, one per request: over HTTP a status, headers, body, or a
+        answers: Its next answers before it accepts again, one per request: over HTTP a status, headers, body, or a
             misbehaviour; over gRPC a status code and details, or a response.
         requests: Headers of every request, with its path as ``:path``.
         arrivals: When each request arrived, on the monotonic clock.
-        delay_s: How long it takes for an answer.
-        max_bytes: It refuses a request that is larger.
-        poison: It breaks at a request that holds this.
+        delay_s: Delay of each answer.
+        max_bytes: It rejects larger requests.
+        poison: It answers 500 to requests that contain this.
 
     Args:
-        certificate: Paths of a key and of a certificate chain: it speaks TLS.
+        certificate: Paths of a key and of a certificate chain: it serves TLS.
     """
 
     def __init__(

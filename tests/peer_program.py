@@ -32,7 +32,7 @@ provider.add_span_processor(SimpleSpanProcessor(exporter))
 
 @tool
 def weather(place: str) -> str:
-    """Tells the weather."""
+    """Returns the weather."""
     return f"rain in {place}"
 
 

@@ -1,4 +1,4 @@
-"""What tests of the runner share: requests, and a pipeline that does what the test says, step by step."""
+"""Shared by the tests of the runner: requests, and a pipeline that the test controls step by step."""
 
 from __future__ import annotations
 

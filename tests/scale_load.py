@@ -191,7 +191,7 @@ class Counters:
             return ""
 
     def queues(self) -> dict[str, list[str]]:
-        """The lines of the metrics pages that tell how full the collectors' queues are."""
+        """The lines of the metrics pages with the fill level of the collectors' queues."""
         wanted = ("otelcol_exporter_queue_size{", "otelcol_exporter_send_failed", "otelcol_receiver_refused")
         pages = {name: self._page(ports.metrics) for name, ports in self._chain.ports.items()}
         return {

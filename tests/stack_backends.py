@@ -82,7 +82,7 @@ class Jaeger:
         return list(_spans(found))
 
     def monitor(self, what: str, service: str, **parameters: str | int) -> dict[str, list[float]]:
-        """What the Monitor tab asks for: numbers by operation. ``what``: calls, errors or latencies."""
+        """The Monitor tab's numbers by operation. ``what``: calls, errors or latencies."""
         answer = get(
             f"{self._address}/api/metrics/{what}",
             service=service,

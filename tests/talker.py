@@ -1,4 +1,4 @@
-"""A chat model for tests: says who it is and what it used, and notes which span is current where a provider works."""
+"""A chat model for tests: reports its name and usage, and records the current span inside the provider's code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ways(known: Iterable[str]) -> list[Any]:
 
 
 class Talker(BaseChatModel):
-    """Says ``words``, one per chunk; fails instead of the word with the number ``fails_at``; waits at ``waits_at``."""
+    """Streams ``words``, one per chunk; fails in place of the word number ``fails_at``; waits at ``waits_at``."""
 
     model_name: str = "talker-1"
     temperature: float = 0.5

@@ -34,7 +34,7 @@ class State(TypedDict, total=False):
 
 
 class Talker(GenericFakeChatModel):
-    """A chat model that takes its time."""
+    """A slow chat model."""
 
     pace_s: float = 0.05
 
@@ -115,7 +115,7 @@ def make_subgraph(pace_s: float) -> Any:
 
 
 def run(question: str, thread: str, rounds: int, pace_s: float, *, fails: bool = False, asks: bool = False) -> None:
-    """One run, and a second that resumes it where it asks."""
+    """One run, and a second that resumes it if it interrupts."""
     graph = make_graph(rounds, pace_s, fails=fails, asks=asks)
     config = {
         "configurable": {"thread_id": thread},

@@ -111,13 +111,13 @@ class Load:
         provider.add_span_processor(self._recorder)
         self._workflow = workflow()
 
-    def run(self, phase: str, pause_s: float, fail_every: int, told: threading.Event) -> dict[str, Any]:
+    def run(self, phase: str, pause_s: float, fail_every: int, stop: threading.Event) -> dict[str, Any]:
         before = self._telemetry.force_flush(0)
         started = time.monotonic()
         cpu_started = time.process_time()
         with (self._folder / f"{phase}-{os.getpid()}.ids").open("a", buffering=1) as ids:
             workflows = 0
-            while not told.wait(pause_s):
+            while not stop.wait(pause_s):
                 workflows += 1
                 outcome = self._once(fails=fail_every > 0 and workflows % fail_every == 0)
                 self._wait(lambda report: report.stored >= report.ended, STORED_S, "stored")
@@ -168,9 +168,9 @@ def main(folder: Path) -> None:
             command, *arguments = line.split()
             if command != "run":
                 break
-            told = threading.Event()
-            threading.Thread(target=lambda told=told: (sys.stdin.readline(), told.set()), daemon=True).start()
-            answer(load.run(arguments[0], float(arguments[1]), int(arguments[2]), told))
+            stop = threading.Event()
+            threading.Thread(target=lambda stop=stop: (sys.stdin.readline(), stop.set()), daemon=True).start()
+            answer(load.run(arguments[0], float(arguments[1]), int(arguments[2]), stop))
 
 
 if __name__ == "__main__":

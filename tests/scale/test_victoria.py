@@ -83,19 +83,19 @@ def run(stack: LocalStack, smollm2: Path, tmp_path_factory: pytest.TempPathFacto
         command, env={**ours, **given}, cwd=folder, check=False, capture_output=True, text=True, timeout=SEEDED_S
     )
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
-    told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    printed: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     jaeger = Jaeger(stack.jaeger)
-    traces = {one["trace_id"] for one in told["runs"]}
+    traces = {one["trace_id"] for one in printed["runs"]}
     spans = eventually(
         lambda: [span for trace_id in traces for span in jaeger.trace(trace_id)],
-        lambda spans: len(spans) == told["delivery"]["ended"],
+        lambda spans: len(spans) == printed["delivery"]["ended"],
         "the seeded run's spans in Jaeger",
     )
-    return Run(told, spans, smollm2.stat().st_size)
+    return Run(printed, spans, smollm2.stat().st_size)
 
 
 def test_the_boards_show_on_victoriametrics_what_the_run_did(stack: LocalStack, run: Run, table: list[str]) -> None:
-    grafana = Grafana(Prometheus(stack.prometheus), run.told)
+    grafana = Grafana(Prometheus(stack.prometheus), run.printed)
     shown = 0
     for item in asked():
         if key(item) in AT_THE_END:
@@ -110,9 +110,9 @@ def test_the_boards_show_on_victoriametrics_what_the_run_did(stack: LocalStack, 
 
 def test_jaeger_s_monitor_reads_victoriametrics(stack: LocalStack, run: Run) -> None:
     jaeger = Jaeger(stack.jaeger)
-    nodes = {f"invoke_node {one['node']}" for one in run.told["nodes"]}
+    nodes = {f"invoke_node {one['node']}" for one in run.printed["nodes"]}
     eventually(
-        lambda: jaeger.monitor("calls", run.told["service"]),
+        lambda: jaeger.monitor("calls", run.printed["service"]),
         lambda seen: nodes <= {operation for operation, values in seen.items() if any(values)},
         "calls of each node",
     )

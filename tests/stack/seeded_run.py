@@ -37,7 +37,7 @@ from nodespan import (
 
 SERVICE = "nodespan-seeded"
 STANDS_S = 1.0
-"""How long the last value of a gauge stands before the next: the boards' tests look every 0.2 s."""
+"""How long the last value of a gauge is kept before the next: the boards' tests read every 0.2 s."""
 MODELS = {ModelProfileType.Primary: "small", ModelProfileType.Secondary: "second"}
 ROUNDS = 2
 SUMMED = ("input_tokens", "cached_input_tokens", "output_tokens", "queue_s", "load_s", "prompt_eval_s", "decode_s")
@@ -173,7 +173,7 @@ class Seeded:
         self.nodes["failing", "broken", "error"] += 1
 
     async def interrupted(self) -> None:
-        """A node that asks a human, and the run that answers it."""
+        """A node that interrupts for a human, and the run that answers it."""
 
         def review(_state: WorkflowState) -> dict[str, Any]:
             interrupt("seeded: is this right?")
@@ -217,7 +217,7 @@ class Seeded:
 
 
 def _export_metrics() -> None:
-    """Sends what the instruments say at this moment; without an SDK provider there is nothing to send."""
+    """Sends the current values of the instruments; without an SDK provider there are none."""
     flush = getattr(metrics.get_meter_provider(), "force_flush", None)
     if flush is not None:
         flush()

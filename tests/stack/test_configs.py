@@ -178,7 +178,7 @@ def test_each_service_of_compose_is_limited_and_comes_up_again(compose: dict[str
 
 
 def test_fresh_volumes_are_given_to_their_user_before_he_starts(compose: dict[str, Any]) -> None:
-    """And `up --wait` takes the end of what does so for an error unless a service that stays depends on it."""
+    """`up --wait` treats the end of a service as an error unless a running service depends on it."""
     services = compose["services"]
     [owned] = re.findall(r"chown -R 10001:10001 (.+)", services["volume-permissions"]["entrypoint"][-1])
     given = {m["source"] for m in services["volume-permissions"]["volumes"] if m["target"] in owned.split()}

@@ -93,16 +93,16 @@ def test_what_goes_through_the_collector(item: Asked, grafana: Grafana, promethe
 @pytest.mark.parametrize("uid", BOARDS)
 def test_every_variable_has_the_runs_values(uid: str, prometheus: Prometheus, run: Run) -> None:
     wanted = {
-        "service": {run.told["service"]},
-        "workflow": {one["workflow"] for one in run.told["runs"]},
-        "node": {one["node"] for one in run.told["nodes"]},
-        "model": set(run.told["models"]),
+        "service": {run.printed["service"]},
+        "workflow": {one["workflow"] for one in run.printed["runs"]},
+        "node": {one["node"] for one in run.printed["nodes"]},
+        "model": set(run.printed["models"]),
     }
     for variable in BOARDS[uid]["templating"]["list"]:
         if variable["type"] == "query":
             found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
             assert found is not None
-            match = substituted(found[1], {"service": run.told["service"]})
+            match = substituted(found[1], {"service": run.printed["service"]})
             values = eventually(
                 lambda: set(prometheus.label_values(found[2], match)),  # noqa: B023 called at once
                 lambda seen: wanted[variable["name"]] <= seen,  # noqa: B023
@@ -119,7 +119,7 @@ def test_an_exemplar_of_the_panel_leads_to_the_runs_trace(
     expression = grafana.expression(item)
     exemplars = eventually(lambda: prometheus.exemplars(expression), bool, f"exemplars of {item}")
     traces = {exemplar["labels"]["trace_id"] for exemplar in exemplars}
-    assert traces <= {one["trace_id"] for one in run.told["runs"]}
+    assert traces <= {one["trace_id"] for one in run.printed["runs"]}
     assert all(jaeger.trace(trace_id) for trace_id in traces)
 
 
@@ -148,11 +148,11 @@ def test_a_data_link_finds_the_runs_traces(
         clicked.replace("/search?", "/api/traces?"),
         {
             "jaeger": stack.jaeger,
-            "service": run.told["service"],
+            "service": run.printed["service"],
             "__from": f"{1000 * grafana.start:.0f}",
             "__to": f"{1000 * grafana.end:.0f}",
         },
     )
     found = {trace["traceID"] for trace in get(address)["data"]}
     assert found
-    assert found <= {one["trace_id"] for one in run.told["runs"]}
+    assert found <= {one["trace_id"] for one in run.printed["runs"]}

@@ -1,4 +1,4 @@
-"""What `nodespan export` writes is what Jaeger's page takes as an upload, and what the collector takes as a request."""
+"""The output of `nodespan export` is accepted by Jaeger's page as an upload, and by the collector as a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Jaeger's page asks of Jaeger's API, asked of a run of ours: the page itself is not in the build that is tested.
+"""The requests of Jaeger's page to Jaeger's API, for a run of nodespan: the page itself is not in the tested build.
 
 The requests are those of the page's client in Jaeger UI (``packages/jaeger-ui/src/api``), and a span is classified as
 its GenAI view does it (``src/utils/genai``).
@@ -31,7 +31,7 @@ WEEK_MS = 7 * 86_400_000
 
 @pytest.fixture(scope="module")
 def api(stack: LocalStack, seeded: dict[str, Any], jaeger: Jaeger) -> Callable[..., Any]:
-    """Asks Jaeger's API as the page does; the seeded run has arrived."""
+    """Sends the page's requests to Jaeger's API; the seeded run has arrived."""
     traces = {one["trace_id"] for one in seeded["runs"]}
     eventually(
         lambda: sum(len(jaeger.trace(trace_id)) for trace_id in traces),

@@ -1,4 +1,4 @@
-"""What the programs of the stack say of themselves while real traffic goes through them."""
+"""Logs of the programs of the stack while real traffic goes through them."""
 
 from __future__ import annotations
 

@@ -88,10 +88,10 @@ def test_each_run_and_node_has_the_status_it_had(seeded: dict[str, Any], seeded_
     nodes: dict[tuple[str, str, str], int] = {}
     for span in seeded_spans:
         if kind_of(span) == "invoke_node":
-            told = span.attributes
-            key = told["gen_ai.workflow.name"], told["gen_ai.node.name"], told["nodespan.status"]
+            found = span.attributes
+            key = found["gen_ai.workflow.name"], found["gen_ai.node.name"], found["nodespan.status"]
             nodes[key] = nodes.get(key, 0) + 1
-            assert span.is_error == (told["nodespan.status"] == "error")
+            assert span.is_error == (found["nodespan.status"] == "error")
     assert nodes == {(one["workflow"], one["node"], one["status"]): one["count"] for one in seeded["nodes"]}
 
 
@@ -114,9 +114,9 @@ def test_the_state_s_metadata_and_jaeger_s_span_agree(seeded: dict[str, Any], se
     assert len(seeded["generations"]) > 0
     for entry in seeded["generations"]:
         span = spans[entry["span_id"]]
-        told = {key: span.attributes.get(f"nodespan.{key}") for key in entry if f"nodespan.{key}" in span.attributes}
-        assert {"input_tokens", "decode_s", "queue_s", "priority", "node_id"} <= set(told)
-        assert told == {key: entry[key] for key in told}
+        found = {key: span.attributes.get(f"nodespan.{key}") for key in entry if f"nodespan.{key}" in span.attributes}
+        assert {"input_tokens", "decode_s", "queue_s", "priority", "node_id"} <= set(found)
+        assert found == {key: entry[key] for key in found}
 
 
 def test_the_demo_s_trace_is_there_whole(jaeger: Jaeger, demo: str) -> None:

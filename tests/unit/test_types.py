@@ -33,7 +33,7 @@ NODE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: ModelProfile(n_ctx=0), r"n_ctx=0: .*greater than 0"),
         (lambda: ModelProfile(n_batch=-1), r"n_batch=-1: .*greater than 0"),
@@ -46,8 +46,8 @@ NODE: dict[str, Any] = {
         (lambda: GenerationRequest(prompt="a", messages=(ChatMessage(role="user", content="b"),)), r"messages|prompt"),
     ],
 )
-def test_an_invalid_value_is_an_error_with_the_allowed_values(make, says):
-    with pytest.raises(ConfigurationError, match=says) as caught:
+def test_an_invalid_value_is_an_error_with_the_allowed_values(make, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
         make()
     assert isinstance(caught.value, NodespanError)
     assert not isinstance(caught.value, ValueError)

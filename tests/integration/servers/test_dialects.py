@@ -1,4 +1,4 @@
-"""Each kind of server, as ``nodespan.testing.FakeServer`` plays it: what it is asked, what it tells, how it fails."""
+"""Each dialect, as ``nodespan.testing.FakeServer`` plays it: requests, measurements and failures."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_a_dialect_is_detected_and_its_measurements_are_recorded(
     assert (metadata.input_tokens, metadata.output_tokens) == (4, 4)
     assert metadata.tokens_estimated is (True if kind == "llama-cpp-python" else None)
     assert metadata.finish_reason == "stop"
-    told = {
+    reported = {
         "llama-server": ["server.queue", "llama_cpp.prefill", "llama_cpp.decode"],
         "ollama": ["server.load", "llama_cpp.prefill", "llama_cpp.decode"],
     }
-    assert children(exporter) == told.get(kind, [])
+    assert children(exporter) == reported.get(kind, [])
     assert (metadata.server_queue_s is not None) == (kind == "llama-server")
-    assert (metadata.decode_s is not None) == (kind in told)
+    assert (metadata.decode_s is not None) == (kind in reported)
     if metadata.server_queue_s is not None:
         assert 0.03 <= metadata.server_queue_s < 0.2
     assert (the_span(exporter).attributes["nodespan.server.dialect"]) == kind
-    assert ("nodespan.server.other_s" in the_span(exporter).attributes) == (kind in told)
+    assert ("nodespan.server.other_s" in the_span(exporter).attributes) == (kind in reported)
 
 
 def test_an_sglang_before_its_model_info_was_renamed_is_found(
@@ -179,7 +179,7 @@ def test_a_field_set_to_none_is_not_sent(run: Callable[..., Ask]) -> None:
     assert "stream_options" not in server.received[0].body
     assert server.received[0].body["user"] == "u1"
     assert stream.metadata is not None
-    assert stream.metadata.output_tokens is None  # the server tells none, and none is guessed
+    assert stream.metadata.output_tokens is None  # the server reports none, and none is guessed
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -145,7 +145,7 @@ def test_the_trace_is_sent_to_the_listed_hosts_only(
 
 
 @pytest.mark.parametrize(
-    ("profile", "says"),
+    ("profile", "message"),
     [
         ({"base_url": "http://user:canary@127.0.0.1:1/v1"}, "user name or a password"),
         ({"base_url": "ftp://127.0.0.1/v1"}, "not a server's address"),
@@ -156,7 +156,7 @@ def test_the_trace_is_sent_to_the_listed_hosts_only(
         ({"base_url": "http://127.0.0.1:1/v1", "dialect": "other"}, "dialect"),
     ],
 )
-def test_an_invalid_profile_is_rejected_at_set_up(profile: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigurationError, match=says) as raised:
+def test_an_invalid_profile_is_rejected_at_set_up(profile: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as raised:
         PipelineFactory({ModelProfileType.Primary: ModelProfile(**{"name": "m", **profile})})
     assert "user:canary" not in str(raised.value)

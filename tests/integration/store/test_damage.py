@@ -215,7 +215,7 @@ def test_an_unwritable_path_is_an_error_with_what_to_type(place):
 
 
 def test_a_read_only_directory_is_an_error():
-    """Root may write everywhere, and so is somebody else meanwhile."""
+    """Root can write everywhere, so the test runs as another user."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o555)

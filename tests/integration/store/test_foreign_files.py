@@ -1,4 +1,4 @@
-"""Files that nodespan did not make are neither written nor renamed, whatever is in them."""
+"""Files that nodespan did not make are neither written nor renamed, for any content."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_application_id_is_in_the_header_while_the_log_is_not_yet_in_the_fil
 
 
 def test_looking_at_the_header_keeps_the_locks_of_the_process(tmp_path):
-    """POSIX locks go when any handle of the file is closed in the process, unless SQLite takes care of them."""
+    """POSIX locks are released when any handle of the file is closed in the process, unless SQLite closes it."""
     path = tmp_path / "store.db"
     with closing(SqliteStore(path)) as store:
         store.append(BATCH, None)

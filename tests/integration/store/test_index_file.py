@@ -1,4 +1,4 @@
-"""The index beside the store, where it cannot be, and copies that nobody writes."""
+"""The index beside the store, where it cannot be written, and copies without a writer."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def test_a_copy_beside_its_log_is_read_without_it_and_that_is_logged(store, clos
 
 def test_where_the_index_cannot_be_written_it_is_temporary(store, caplog):
     write(store, span(1, 0, 1, 2))
-    index_path(store.path).write_bytes(b"This is a file of somebody else.")
+    index_path(store.path).write_bytes(b"This is another program's file.")
     for _ in range(2):
         found, _, status = read_all(store.path)
         assert (found, status["is_index_temporary"], status["is_copy"]) == ([1], True, False)
-    assert index_path(store.path).read_bytes() == b"This is a file of somebody else."
+    assert index_path(store.path).read_bytes() == b"This is another program's file."
     assert set(codes_of(caplog)) == {"store.index_unavailable"}
 
 

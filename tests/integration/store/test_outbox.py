@@ -189,7 +189,7 @@ def test_a_locked_store_is_an_error_and_the_operation_can_be_repeated(store, pat
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusyError):
         store.append(batch(), HERE)
-    assert store.stats().spans == 1  # reading waits for nobody
+    assert store.stats().spans == 1  # reading waits for no lock
     blocker.execute("ROLLBACK")
     store.append(batch(), HERE)
     assert store.stats().spans == 2

@@ -1,4 +1,4 @@
-"""The search index: filled from batches by whoever reads, exact, and in nobody's way."""
+"""The search index: filled from batches by readers, exact, and without blocking others."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_an_index_that_was_deleted_is_built_anew(store):
         write(store, span(number, 0, number, number + 1, node="a"))
     before = StoreReader(store).find(TraceFilter(node="a"), 1000)
     index_path(store.path).unlink()
-    told: list[tuple[int, int]] = []
-    reader = StoreReader(store, progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    reader = StoreReader(store, progress=lambda done, total: reported.append((done, total)))
     assert reader.find(TraceFilter(node="a"), 1000) == before
-    assert told == [(32, 100), (64, 100), (96, 100), (100, 100)]
-    told.clear()
+    assert reported == [(32, 100), (64, 100), (96, 100), (100, 100)]
+    reported.clear()
     reader.find(TraceFilter(), 1)
-    assert told == []
+    assert reported == []
 
 
 def test_readers_that_fill_at_once_count_each_span_once(store):
@@ -124,7 +124,7 @@ def test_a_batch_that_cannot_be_read_is_left_out_and_counted(store, monkeypatch)
 
 
 def test_a_writer_waits_for_no_reader(store):
-    """A read transaction is open all the while, as in a search that takes long."""
+    """A read transaction is open all the while, as in a long search."""
     write(store, span(1, 0, 1, 2))
     reader = sqlite3.connect(store.path, isolation_level=None)
     reader.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""What the tests of delivery share: spans that can be told apart, and the figures of what became of them."""
+"""Shared by the tests of delivery: distinguishable spans, and the figures of their outcomes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nodespan.store import SqliteStore, StoreReader, store_path
 
 @pytest.fixture
 def make_spans() -> Callable[..., list[str]]:
-    """Makes so many spans, and says by which names they are known."""
+    """Makes a number of spans and returns their names."""
 
     def make(number: int, name: str = "work", **attributes: Any) -> list[str]:
         tracer = trace.get_tracer("test")

@@ -118,7 +118,7 @@ def test_a_success_with_an_undecodable_body_is_an_acceptance(make_spans):
 @pytest.mark.extended
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_destination_is_not_contacted_during_its_retry_after(status, make_spans, figures):
-    """It names more than one try of the SDK's may take, and somebody flushes meanwhile."""
+    """The time is longer than one attempt of the SDK, and a flush runs meanwhile."""
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.append((status, {"Retry-After": "4"}, b""))
         names = make_spans(10)

@@ -93,7 +93,7 @@ def test_an_endpoint_that_does_not_answer_is_logged_once_and_nothing_is_lost(cap
             took_s.append(time.monotonic() - started)
             assert not report
             assert report.waiting == 20
-        assert min(took_s) < 3  # and not as long as it may take if it is not told, or for ever
+        assert min(took_s) < 3  # not the default timeout, and not forever
         with OtlpReceiver(port=receiver._port) as again:
             make_spans(5, "later")
             again.wait_for(lambda r: len(r.spans) == 25, 30)
@@ -158,7 +158,7 @@ def test_an_existing_provider_is_kept_and_logged(caplog):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variables", "says"),
+    ("arguments", "variables", "message"),
     [
         ({"endpoint": "localhost:4318"}, {}, "http://localhost:4318"),
         ({"endpoint": "http://"}, {}, "not a valid URL"),
@@ -166,10 +166,10 @@ def test_an_existing_provider_is_kept_and_logged(caplog):
         ({}, {"NODESPAN_STORE_MAX_BYTES": "-1"}, "number above 0"),
     ],
 )
-def test_invalid_settings_are_an_error_at_once(arguments, variables, says, monkeypatch):
+def test_invalid_settings_are_an_error_at_once(arguments, variables, message, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=message):
         configure(**arguments)
 
 
@@ -242,8 +242,8 @@ def test_redaction_given_to_configure_reaches_exceptions():
     with configure(redact=lambda text: text.replace("secret", "***")) as telemetry:
         from nodespan.spans.scope import SpanScope, get_tracer
 
-        owner = SpanScope(get_tracer(), "work")
-        owner.fail(ValueError("the secret"))
+        scope = SpanScope(get_tracer(), "work")
+        scope.fail(ValueError("the secret"))
         telemetry.force_flush()
         assert telemetry.store is not None
         (found,) = StoreReader(telemetry.store).find(TraceFilter(is_error=True), 1)

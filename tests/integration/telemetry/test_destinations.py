@@ -56,7 +56,7 @@ def flush(endpoint: str, key: str = "", **options):
 
 def test_spans_that_wait_under_one_key_do_not_leave_under_another():
     with OtlpReceiver() as receiver:
-        pass  # nobody listens now
+        pass  # there is no listener now
     assert run("a", receiver.endpoint, "KEY-OF-A", timeout_s=0.3)[0][:2] == [0, 5]
     with OtlpReceiver(port=receiver._port) as again:
         report, warnings = run("b", again.endpoint, "KEY-OF-B", spans=3)
@@ -206,7 +206,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", ["none", "fork", "ctypes"])
 def test_the_lock_is_free_as_soon_as_its_holder_dies(tmp_path, how):
-    """A child that was forked does not keep it, by whatever means it was forked."""
+    """A forked child does not keep it, for every kind of fork."""
     program = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "s.db"), how], stdout=subprocess.PIPE)
     child = int(program.stdout.readline())
     lock = SenderLock(tmp_path / "s.db", "identity")

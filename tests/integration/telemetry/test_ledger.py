@@ -1,4 +1,4 @@
-"""The report is true, the metrics say the same, and a span is stored soon after its end."""
+"""The report is exact, the metrics equal it, and a span is stored soon after its end."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_span_that_the_encoder_cannot_take_does_not_take_others_along(make_spa
 
 
 def test_nodespans_own_requests_make_no_spans(make_spans, monkeypatch):
-    """Whoever instruments requests would otherwise have a span for each batch of spans, for ever."""
+    """An instrumentation of requests would otherwise make a span for each batch of spans, without end."""
     enabled = []
     send = requests.Session.send
 

@@ -1,4 +1,4 @@
-"""Processes that fork, share a store, leave while nobody listens, or are killed."""
+"""Processes that fork, share a store, exit while the endpoint is down, or are killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def only_traces(monkeypatch):
 
 @pytest.fixture
 def closed_port():
-    """An endpoint where nobody listens."""
+    """An endpoint without a listener."""
     with OtlpReceiver() as receiver:
         pass
     return receiver
@@ -67,7 +67,7 @@ print(time.time(), flush=True)
 def test_leaving_while_offline_takes_two_seconds_and_everything_goes_out_later(
     is_mute, closed_port, run_python, figures, tmp_path
 ):
-    """Nobody listens; or somebody takes the connection and never answers. Metrics and logs wait for him too.
+    """No listener; or one that accepts the connection and never answers. Metrics and logs wait for it too.
 
     The SDK alone would try for as long as OTEL_EXPORTER_OTLP_TIMEOUT. The machine may have other things to do, so that
     the quickest of three counts; the end of the process itself is in it.
@@ -134,18 +134,18 @@ for number in range(rounds):
     time.sleep(chance.uniform(0.02, 0.25))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    said = b""
+    output = b""
     while more := os.read(out, 1 << 16):
-        said += more
+        output += more
     os.close(out)
-    whole = len(said) // 4 * 4
-    print(number, int.from_bytes(said[whole - 4 : whole], "big") if whole else 0, flush=True)
+    whole = len(output) // 4 * 4
+    print(number, int.from_bytes(output[whole - 4 : whole], "big") if whole else 0, flush=True)
 """
 
 
 @pytest.mark.extended
 def test_all_spans_reported_as_stored_are_delivered_after_a_hundred_kills(run_python, figures):
-    """At least once. A child says how many of its spans are stored, and is killed at any moment, while it sends too."""
+    """At least once. A child prints the number of its stored spans; it is killed at any moment, also while it sends."""
     with OtlpReceiver() as receiver:
         none = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
         done = run_python(KILLED_AGAIN_AND_AGAIN, "100", "20261125", receiver.endpoint, **none)

@@ -1,4 +1,4 @@
-"""A store that is full, held, broken or in no place to serve: memory serves, and it is said; and clocks that jump."""
+"""A store that is full, locked, damaged or unusable: memory is used, and it is logged; and clocks that jump."""
 
 from __future__ import annotations
 

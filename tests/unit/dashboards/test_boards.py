@@ -242,7 +242,7 @@ def test_a_variable_is_read_from_a_metric_and_label_that_are_emitted(uid: str) -
         assert found is not None
         (selector,) = selectors(substituted(found[1], {"service": "s"}))
         matched = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
-        if variable["name"] == "service":  # whoever has emitted anything of ours
+        if variable["name"] == "service":  # every service that has emitted one of nodespan's metrics
             assert (found[2], list(matched)) == ("service_name", ["__name__"])
             ours = re.compile(matched["__name__"])
             assert [name for name in emitted() if not ours.fullmatch(name) and not name.startswith("otel_sdk_")] == []

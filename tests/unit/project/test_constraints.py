@@ -1,4 +1,4 @@
-"""constraints.txt pins whatever pyproject.toml asks for, and whatever that needs."""
+"""constraints.txt pins all direct and transitive dependencies of pyproject.toml."""
 
 from __future__ import annotations
 

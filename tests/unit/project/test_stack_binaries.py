@@ -1,4 +1,4 @@
-"""The programs of the stack are built once per manifest and compiler, and what cannot work is said in words."""
+"""The programs of the stack are built once per manifest and compiler, and failures are reported as text."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_versions_stand_in_the_manifests() -> None:
         stack_binaries.find(r"^nothing (\S+)$", folder / "jaeger" / "go.mod")
 
 
-# Stands for docker on this machine, which has no engine: a container is a folder with a program at its entry point.
+# Replaces docker on this machine, which has no engine: a container is a folder with a program at its entry point.
 DOCKER = """#!/bin/sh
 case "$1" in
   version) echo 28.0 ;;
@@ -138,7 +138,7 @@ def test_without_go_the_programs_come_out_of_the_pinned_images(tmp_path: Path, m
     assert len((tmp_path / "removed").read_text().split()) == 4
 
     monkeypatch.setenv("BROKEN", "1")
-    assert stack_binaries.binaries() == found  # from the cache: docker is not asked for them again
+    assert stack_binaries.binaries() == found  # from the cache: docker is not used again
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(BuildError, match=r"`docker cp .*` failed: no such file"):
         stack_binaries.binaries()

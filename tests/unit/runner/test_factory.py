@@ -297,7 +297,7 @@ def test_a_profile_that_has_replaced_another_in_a_dict_is_found_out_when_both_ar
 
 
 class _Pairs(dict[Any, Any]):
-    """A mapping that tells equal keys apart."""
+    """A mapping that distinguishes equal keys."""
 
     def items(self) -> Any:
         return [(ModelProfileType.Primary, ModelProfile(name="a")), (Other.NULL, ModelProfile(name="b"))]
@@ -332,7 +332,7 @@ def test_a_profile_without_a_file_is_refused_at_set_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profiles", "options", "says"),
+    ("profiles", "options", "message"),
     [
         ({}, {}, "no profile"),
         (PROFILES, {"max_loaded": 0}, "max_loaded=0"),
@@ -341,6 +341,6 @@ def test_a_profile_without_a_file_is_refused_at_set_up() -> None:
         ({Size.SMALL: ModelProfile(options={"dely_s": 1})}, {}, "dely_s.*delay_s"),
     ],
 )
-def test_bad_arguments_are_refused_with_what_is_allowed(profiles: Any, options: Any, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=says):
+def test_bad_arguments_are_refused_with_what_is_allowed(profiles: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         PipelineFactory(profiles, create=EchoPipeline, **options)

@@ -1,4 +1,4 @@
-"""What a Runner's generation was asked and answered, where the user has switched content on."""
+"""Input and output of a Runner's generation, if the user has enabled content."""
 
 from __future__ import annotations
 

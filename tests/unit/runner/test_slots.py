@@ -171,7 +171,7 @@ class RunsWild:
         yield f"{type(task.exception()).__name__}"
 
     async def aclose(self) -> None:
-        await asyncio.sleep(3600)  # closing takes too long
+        await asyncio.sleep(3600)  # closing lasts too long
 
 
 def test_a_task_that_ends_the_program_does_not_end_the_loop(

@@ -1,4 +1,4 @@
-"""What a stream promises to whoever reads it, in a thread and in an event loop."""
+"""Guarantees of a stream to its reader, in a thread and in an event loop."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_leaving_an_async_with_block_early_stops_the_model(stage: Stage, a
 
 
 def test_a_model_does_not_wait_for_its_reader(stage: Stage, ask: Ask) -> None:
-    """A slow reader with little unread text holds the model no longer than its generation takes."""
+    """A slow reader with little unread text holds the model no longer than its generation."""
     prompt = "a " * 5000
     slow = ask(prompt)
     assert next(slow).content == "a"

@@ -15,8 +15,8 @@ from nodespan.spans.model_call import ModelCallSpan
 from nodespan.spans.scope import SpanScope, get_tracer
 
 VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-ASKED = [message("system", [text_part("Be short.")]), message("user", [text_part("Hello?")])]
-SAID = [message("assistant", [tool_call_part("call_1", "look_up", {"word": "hello"})], "tool_calls")]
+INPUT = [message("system", [text_part("Be short.")]), message("user", [text_part("Hello?")])]
+OUTPUT = [message("assistant", [tool_call_part("call_1", "look_up", {"word": "hello"})], "tool_calls")]
 
 
 def as_it_is(one):
@@ -43,8 +43,8 @@ def call(tracer_provider, logger_provider):
         tracer = get_tracer(tracer_provider)
         scope = ModelCallSpan(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
         if scope.content is not None:
-            scope.content.set_input(ASKED, as_it_is)
-            scope.content.set_output(SAID)
+            scope.content.set_input(INPUT, as_it_is)
+            scope.content.set_output(OUTPUT)
         scope.set({"gen_ai.usage.input_tokens": 3})
         scope.fail(TimeoutError())
         return scope
@@ -110,10 +110,10 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
     assert (log.event_name, log.severity_number.name) == ("gen_ai.client.inference.operation.details", "DEBUG")
     assert log.span_id == scope.span.get_span_context().span_id
     attributes = dict(log.attributes)
-    [asked] = attributes.pop("gen_ai.input.messages")
-    assert (asked["role"], asked["parts"][0]["content"]) == ("user", "Hello?")
-    [said] = attributes.pop("gen_ai.output.messages")
-    assert said["parts"][0]["arguments"]["word"] == "hello"
+    [given] = attributes.pop("gen_ai.input.messages")
+    assert (given["role"], given["parts"][0]["content"]) == ("user", "Hello?")
+    [answer] = attributes.pop("gen_ai.output.messages")
+    assert answer["parts"][0]["arguments"]["word"] == "hello"
     del attributes["gen_ai.system_instructions"]
     [span] = exporter.get_finished_spans()
     assert attributes == {key: value for key, value in span.attributes.items() if key != "nodespan.status"}
@@ -122,7 +122,7 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
 def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     scope = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    scope.content.set_input([ASKED[1], ASKED[0]], as_it_is)
+    scope.content.set_input([INPUT[1], INPUT[0]], as_it_is)
     scope.finish()
     assert [one["role"] for one in messages_of(exporter)["gen_ai.input.messages"]] == ["user", "system"]
 

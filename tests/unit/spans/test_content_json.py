@@ -1,4 +1,4 @@
-"""Content as JSON that fits: whatever it is, it can be parsed, is no longer than allowed, and says what was cut."""
+"""Content as JSON that fits: it can be parsed, is at most as long as allowed, and states what was cut."""
 
 from __future__ import annotations
 

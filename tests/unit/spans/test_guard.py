@@ -1,4 +1,4 @@
-"""The guard: our own errors stop there, are said once and counted every time."""
+"""The guard: internal errors stop there, are logged once and counted every time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instruments: as the table says, once per provider, safe where the garbage collector calls, and never in the way."""
+"""Instruments: as in the table, once per provider, safe during garbage collection, and never blocking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model call that is under way: found by whatever runs inside it, and by nothing else."""
+"""The current model call: visible to code inside it, and to nothing else."""
 
 from __future__ import annotations
 
