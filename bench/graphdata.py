@@ -1,4 +1,4 @@
-"""What a node pays for being seen while it runs, for its edges and for its writes; and what the declared graph costs."""
+"""What a node pays for running spans, edges and writes, and what reading the declared graph costs."""
 
 from __future__ import annotations
 
