@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from nodespan.spans.scope import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
-_HANDLED: Final = "_OTHER"
-"""The conventions' ``error.type`` where the class of an error is not known: LangChain made a text of it."""
+_OTHER: Final = "_OTHER"
+"""The conventions' value for what is not one of a known set: here the class of an error that LangChain made a text of,
+and the name of a tool that does not exist."""
+_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 STATE: Final = InstrumentationState()
@@ -200,15 +203,23 @@ class ModelCall(ModelCallSpan):
 
 
 class ToolCall(SpanScope):
-    """Owns ``execute_tool {tool}``: one call of a tool."""
+    """The span ``execute_tool {tool}``: one call of a tool.
 
-    __slots__ = ("_name",)
+    Args:
+        is_missing: There is no such tool. The name is the model's, and so without bounds: no label of a metric, and a
+            part of the span's name only if it could be the name of a tool.
+    """
 
-    def __init__(self, providers: Providers, name: str, call_id: str | None, arguments: object) -> None:
-        self._name = name
+    __slots__ = ("_label",)
+
+    def __init__(
+        self, providers: Providers, name: str, call_id: str | None, arguments: object, *, is_missing: bool = False
+    ) -> None:
+        self._label = _OTHER if is_missing else name
+        is_named = not is_missing or _TOOL_NAME.fullmatch(name) is not None
         super().__init__(
             providers.tracer,
-            f"{semconv.EXECUTE_TOOL} {name}",
+            f"{semconv.EXECUTE_TOOL} {name}" if is_named else semconv.EXECUTE_TOOL,
             {
                 semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
                 semconv.TOOL_NAME: name,
@@ -230,10 +241,10 @@ class ToolCall(SpanScope):
         if getattr(output, "status", None) == "error":
             if self.span.is_recording():
                 with _DESCRIBING:
-                    self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
+                    self.span.set_attribute(semconv.ERROR_TYPE, _OTHER)
                     self.span.set_status(StatusCode.ERROR)
             self.finish("error")
-            self._record("error", _HANDLED)
+            self._record("error", _OTHER)
         else:
             self.leave()
 
@@ -247,7 +258,7 @@ class ToolCall(SpanScope):
         self.instruments.record(
             semconv.TOOL_DURATION,
             self.took_s,
-            {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
+            {semconv.TOOL_NAME: self._label, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
             exemplar_context(self.span),
         )
 

@@ -7,6 +7,7 @@ whose run's owner is found in the context. Nothing else changes hands: arguments
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphInterrupt
@@ -20,14 +21,12 @@ from nodespan.instrumentation.langgraph._resume import (
     remember_unfinished,
     resumes,
 )
-from nodespan.instrumentation.langgraph._run import STATE, defer_run
+from nodespan.instrumentation.langgraph._run import STATE, DeferredRun, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
 from nodespan.spans.scope import current_scope, own_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from opentelemetry.context import Context
 
     from nodespan.instrumentation.langgraph._convert import Graph, Task
@@ -39,27 +38,31 @@ _RESUMING = "__pregel_resuming"
 """LangGraph sets this key for the attempt that follows a failed one, right after it has waited the back-off."""
 
 
-def stream(original: Callable[..., Steps]) -> Callable[..., Steps]:
-    """Wraps ``Pregel.stream``, where ``invoke``, ``batch`` and the event streams end too."""
+Defer = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[DeferredRun, tuple[Any, ...], dict[str, Any]]]
+"""Makes the run of a call from its graph and arguments; returns it with the arguments for the original method."""
+
+
+def stream(original: Callable[..., Steps], defer: Defer = defer_run) -> Callable[..., Steps]:
+    """Wraps ``stream`` of a graph, which ``invoke``, ``batch`` and the event streams call."""
 
     @functools.wraps(original)
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> Steps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = defer_run(self, args, kwargs)
+        run, args, kwargs = defer(self, args, kwargs)
         return in_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
 
 
-def astream(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
-    """Wraps ``Pregel.astream``."""
+def astream(original: Callable[..., AsyncSteps], defer: Defer = defer_run) -> Callable[..., AsyncSteps]:
+    """Wraps ``astream`` of a graph."""
 
     @functools.wraps(original)
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> AsyncSteps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = defer_run(self, args, kwargs)
+        run, args, kwargs = defer(self, args, kwargs)
         return in_async_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper

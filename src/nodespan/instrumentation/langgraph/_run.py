@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._state import InstrumentationState
@@ -66,6 +67,10 @@ class DeferredRun:
 
     __slots__ = ("_config", "_context", "_graph", "_input", "_opt_in", "_run_context")
 
+    adopts: ClassVar = True
+    """The run may adopt a span that was opened for it."""
+    kind: ClassVar = SpanKind.INTERNAL
+
     def __init__(
         self,
         graph: _convert.Graph,
@@ -87,7 +92,7 @@ class DeferredRun:
             return Suppressed()
         with _OPENING:
             outer = current_scope(self._context)
-            if isinstance(outer, WorkflowSpan) and outer.adopt():
+            if self.adopts and isinstance(outer, WorkflowSpan) and outer.adopt():
                 return self._started(outer, adopted=True)
             owner = self._own(outer)
             if owner is not None and (_is_real(owner, self._context) or owner.matters_anyway):
@@ -108,7 +113,7 @@ class DeferredRun:
             return None
         facts = run_facts(self._graph, self._config, self._input, self._run_context, outer)
         instruments = outer.instruments if outer is not None else get_instruments(STATE.meter_provider)
-        return WorkflowSpan(tracer, facts, instruments, parent=self._context)
+        return WorkflowSpan(tracer, facts, instruments, parent=self._context, kind=self.kind)
 
 
 def _is_real(owner: WorkflowSpan, context: Context) -> bool:

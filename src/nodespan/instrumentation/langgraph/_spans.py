@@ -7,6 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.trace import SpanKind
 from typing_extensions import override
 
 from nodespan import semconv
@@ -70,6 +71,7 @@ class WorkflowSpan(SpanScope):
         parent: Context | None = None,
         directory: RunDirectory | None = None,
         offered: bool = False,
+        kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
         self._adoptable = offered
         self.workflow_name = facts.name
@@ -84,6 +86,7 @@ class WorkflowSpan(SpanScope):
             tracer,
             f"{semconv.INVOKE_WORKFLOW} {facts.name}",
             _convert.workflow_attributes(facts),
+            kind=kind,
             parent=parent,
             directory=directory,
             instruments=instruments,
