@@ -32,6 +32,7 @@ test: $(READY) ## Run the tests on the real model: all but the extended ones and
 	NODESPAN_TEST_EXAMPLES=500 $(PYTEST) $(ONLY) -m "not extended" --dist loadfile $(ARGS)
 
 test-extended: $(READY) ## Run the tests that take long: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
+	-@$(BIN)/python tools/page/chromium.py
 	$(PYTEST) tests $(APART) -m extended --dist loadfile $(ARGS)
 	NODESPAN_TEST_EXAMPLES=10000 $(PYTEST) tests/unit/otlp tests/unit/fastspan --timeout 0 -k "same_message_as or receive_of_the_sdk"
 

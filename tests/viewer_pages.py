@@ -29,7 +29,7 @@ class Events(threading.Thread):
         self._opened = threading.Event()
         # A connection of its own: one that is closed in the middle of an answer is of no further use.
         self._client = httpx.Client(
-            base_url=viewer.base, cookies=viewer.client.cookies, timeout=PATIENCE_S, trust_env=False
+            base_url=viewer.base, cookies=viewer.client.cookies, timeout=PATIENCE_S, trust_env=False, verify=False
         )
         self._request = self._client.build_request("GET", "/events", params=query, headers=headers)
 

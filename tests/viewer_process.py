@@ -29,11 +29,13 @@ class Viewer:
 
     Attributes:
         base: Scheme, host and port.
+        address: What `nodespan ui` prints: with the token.
         token: Empty without one.
         client: Has the cookie.
     """
 
     base: str
+    address: str
     token: str
     client: httpx.Client
 
@@ -45,7 +47,9 @@ class Viewer:
 
     def new_client(self, **options: Any) -> httpx.Client:
         """A client without the cookie."""
-        made = httpx.Client(base_url=self.base, timeout=30, trust_env=False, **options)
+        made = httpx.Client(
+            base_url=self.base, timeout=30, trust_env=False, verify=False, **options
+        )  # not to read certificates
         self._clients.append(made)
         return made
 
@@ -62,6 +66,7 @@ class ViewerThread(Viewer):
         self.settings = ViewerSettings(port=self.listener.getsockname()[1], **settings)
         self.base = f"http://127.0.0.1:{self.settings.port}"
         self.token = self.settings.token if self.settings.has_token else ""
+        self.address = f"{self.base}/#token={self.token}" if self.token else self.base
         self._server = ViewerServer(store, self.settings, page)
 
     def __enter__(self) -> ViewerThread:
@@ -79,11 +84,7 @@ class ViewerThread(Viewer):
 
 
 class ViewerProcess(Viewer):
-    """``nodespan ui``.
-
-    Attributes:
-        address: The printed address.
-    """
+    """``nodespan ui``."""
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._command: Sequence[str] = [sys.executable, "-c", "from nodespan.cli import main; main()", "ui", *arguments]

@@ -23,6 +23,7 @@ from langgraph.types import Command, Send, interrupt
 import nodespan
 
 ANSWERS = ("Look at the map first.", "Ask the harbour master.", "The river flows north.")
+ROUNDS = 14
 
 
 class State(TypedDict, total=False):
@@ -136,13 +137,12 @@ def main() -> None:
         nodespan.instrument()
         if sys.argv[1] == "few":
             for i in range(4):
-                run("Where does the river flow?", f"thread-{i % 2}", 2 + 4 * i, 0.02)
+                run("Where does the river flow?", f"thread-{i % 2}", ROUNDS if i == 3 else 2, 0.02)
             run("Is the harbour open?", "thread-2", 2, 0.03, fails=True)
             run("Is it safe to sail?", "thread-2", 2, 0.03, asks=True)
         else:
             seconds = float(sys.argv[1])
-            rounds = max(2, int(seconds / 1.3))
-            run("Where does the river flow?", "thread-long", rounds, 1.2)
+            run("Where does the river flow?", "thread-long", ROUNDS, seconds / (ROUNDS + 3))  # 3 nodes after the loop
 
 
 if __name__ == "__main__":

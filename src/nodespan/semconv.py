@@ -200,6 +200,10 @@ RESPONSE_CACHED: Final = _ours(
 )
 CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
 
+CONTEXT_SIZE: Final = _ours(
+    "nodespan.context_size", "Tokens that fit into the model's context.", _BELOW, "int", "{token}"
+)
+
 # What of a prompt a model's context held from the call before
 _PREFIX: Final = "the conventions count cached tokens, and do not name the call that left them"
 PREFIX_SHARED: Final = _ours(

@@ -12,15 +12,20 @@ import chromium
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from viewer_process import ViewerProcess
+from nodespan.store import SqliteStore
+from viewer_process import Viewer, ViewerProcess, ViewerThread
 
 Start = Callable[..., "subprocess.Popen[str]"]
+PROGRAM = [sys.executable, str(Path(__file__).parents[1] / "watched_program.py")]
 TIMEOUT_MS = 15_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium; without one the tests fail in CI and are skipped, loudly, elsewhere."""
+    """Chromium; without one the tests fail in CI and are skipped with a banner elsewhere.
+
+    It ends with each file: Playwright's event loop runs until then, and no asynchronous test can run beside it.
+    """
     executable = chromium.find() or chromium.install()
     if executable is None:
         reason = "NO BROWSER: the tests of the viewer's page did not run. Type: make browser"
@@ -33,17 +38,40 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+@pytest.fixture(scope="session")
+def runs_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with some ended runs of each kind, which no test changes."""
+    path = tmp_path_factory.mktemp("runs") / "store.db"
+    subprocess.run([*PROGRAM, "few"], env={**os.environ, "NODESPAN_STORE": str(path)}, check=True, timeout=60)
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs_viewer(runs_store: Path) -> Iterator[ViewerProcess]:
+    """`nodespan ui` on that store, in a process of its own."""
+    with ViewerProcess("--port", "0", environment={"NODESPAN_STORE": str(runs_store)}) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def viewer(runs_viewer: ViewerProcess) -> Viewer:
+    """The viewer that `page` opens. A file whose tests write spans returns `own_viewer` instead."""
+    return runs_viewer
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of programs and viewer, one per file of tests, as a viewer takes seconds to start."""
+    """An empty store for the tests of one file."""
     return tmp_path_factory.mktemp("viewer") / "store.db"
 
 
 @pytest.fixture(scope="module")
-def viewer(store: Path) -> Iterator[ViewerProcess]:
-    """`nodespan ui` in a process of its own, on the test's store."""
-    with ViewerProcess("--port", "0", environment={"NODESPAN_STORE": str(store)}) as process:
-        yield process
+def own_viewer(store: Path) -> Iterator[Viewer]:
+    """A viewer on the store of the file."""
+    opened = SqliteStore(store)
+    with ViewerThread(opened) as thread:
+        yield thread
+    opened.close()
 
 
 @pytest.fixture
@@ -56,7 +84,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def page(context: BrowserContext, viewer: ViewerProcess) -> Iterator[Page]:
+def page(context: BrowserContext, viewer: Viewer) -> Iterator[Page]:
     """A tab with a session; a request to another machine and an error in the console fail the test."""
     made = context.new_page()
     problems = watch(made, viewer.base)
@@ -67,13 +95,12 @@ def page(context: BrowserContext, viewer: ViewerProcess) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def start(store: Path) -> Iterator[Start]:
-    """Starts ``watched_program`` with arguments, on the store that the viewer shows."""
+    """Starts ``watched_program`` with arguments, on the store of the file."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "NODESPAN_STORE": str(store), **environment}
-        command = [sys.executable, str(Path(__file__).parents[1] / "watched_program.py"), *arguments]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*PROGRAM, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
 
@@ -84,16 +111,8 @@ def start(store: Path) -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.fixture(scope="module")
-def runs(start: Start) -> None:
-    """Some ended runs of each kind are in the store."""
-    process = start("few")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-
-
 def watch(page: Page, base: str) -> list[str]:
-    """What the tab should not do, as it does it."""
+    """Requests to other machines, errors and dialogs of the tab, as they occur."""
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on("console", lambda message: problems.append(f"console: {message.text}") if message.type == "error" else None)

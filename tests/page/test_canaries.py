@@ -8,7 +8,7 @@ import time
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from viewer_process import ViewerProcess
+from viewer_process import Viewer
 
 CANARIES = {
     "script": "<script>document.title='owned'</script>",
@@ -104,35 +104,45 @@ def spans_of(text: str, trace: str) -> dict[str, object]:
     }
 
 
+@pytest.fixture(scope="module")
+def viewer(own_viewer: Viewer) -> Viewer:
+    return own_viewer
+
+
 @pytest.mark.parametrize("name", CANARIES)
-def test_a_canary_is_text_wherever_it_stands(name: str, page: Page, viewer: ViewerProcess) -> None:
+def test_a_canary_is_text_in_every_view(name: str, page: Page, viewer: Viewer) -> None:
     text = CANARIES[name]
     trace = f"{list(CANARIES).index(name) + 1:032x}"
     answer = viewer.new_client().post("/v1/traces", json=spans_of(text, trace))
     assert answer.status_code == 200, answer.text
     shown = SHOWN.get(name, text)
-    page.goto(viewer.base)
-    row = page.locator(f"tr[data-id='{trace}']")
+    row = page.locator(f"tr[data-id='{trace}']")  # the open list gets it as a change
     row.wait_for()
     assert shown in row.inner_text()
-    for view in ("waterfall", "graph", "conversation", "state"):
-        page.goto(f"{viewer.base}/trace/{trace}?view={view}&span={'3' * 16}")
+    page.goto(f"{viewer.base}/trace/{trace}?view=graph&span={'3' * 16}&q=zzz")
+    for view in ("graph", "conversation", "state", "waterfall"):
+        page.get_by_role("link", name=view.capitalize(), exact=True).click()
+        page.locator(f"section.{'writes' if view == 'state' else view}").wait_for()
         expect(page.locator(".exception h3")).to_have_text(shown)
         assert shown in page.locator(".stacktrace").inner_text() or name == "long"
-    page.goto(f"{viewer.base}/trace/{trace}?span={'3' * 16}&q=zzz")
+        assert foreign(page) == [], view
     page.locator(".names .row").first.wait_for()
     assert shown[:50] in page.locator(".names").inner_text()
     page.locator(".attributes tr").first.wait_for()
     values = page.locator(".attributes td").all_inner_texts()
     assert any(shown[:1000] in value for value in values), values
     assert page.evaluate("document.title") != "owned"
-    inside: list[str] = page.evaluate(FOREIGN)
-    assert [each for each in inside if "importmap" not in each and "/static/main.js" not in each] == []
     links = page.evaluate("() => [...document.querySelectorAll('a')].map(link => link.href)")
     assert all(link.startswith(viewer.base) for link in links), links
 
 
-def test_the_policy_refuses_inline_code(context: BrowserContext, viewer: ViewerProcess) -> None:
+def foreign(page: Page) -> list[str]:
+    """Elements that load or run something, but the page's own two scripts."""
+    inside: list[str] = page.evaluate(FOREIGN)
+    return [each for each in inside if "importmap" not in each and "/static/main.js" not in each]
+
+
+def test_the_policy_refuses_inline_code(context: BrowserContext, viewer: Viewer) -> None:
     page = context.new_page()  # not the fixture, which would fail on the refusal in the console
     page.goto(viewer.address)
     policy = viewer.client.get("/").headers["content-security-policy"]

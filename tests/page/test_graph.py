@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
-from viewer_process import ViewerProcess
+from viewer_process import Viewer
 
 PROGRAM = Path(__file__).parents[1] / "random_graphs.py"
 COUNT = int(os.environ.get("NODESPAN_TEST_GRAPHS", "12"))
@@ -29,7 +28,12 @@ DRAWN = """() => ({
 
 
 @pytest.fixture(scope="module")
-def graphs(store: Path, viewer: ViewerProcess) -> list[dict[str, Any]]:
+def viewer(own_viewer: Viewer) -> Viewer:
+    return own_viewer
+
+
+@pytest.fixture(scope="module")
+def graphs(store: Path, viewer: Viewer) -> list[dict[str, Any]]:
     """What the programs declared and did, each with its trace."""
     command = [sys.executable, str(PROGRAM), str(SEED), str(COUNT)]
     environment = {**os.environ, "NODESPAN_STORE": str(store)}
@@ -41,7 +45,7 @@ def graphs(store: Path, viewer: ViewerProcess) -> list[dict[str, Any]]:
 
 
 def test_graph_view_equals_the_declared_graph_and_the_executions(
-    page: Page, viewer: ViewerProcess, graphs: list[dict[str, Any]]
+    page: Page, viewer: Viewer, graphs: list[dict[str, Any]]
 ) -> None:
     assert len(graphs) == COUNT
     kinds = Counter[str]()
@@ -64,28 +68,3 @@ def test_graph_view_equals_the_declared_graph_and_the_executions(
         for node, count in executed.items():
             assert not count or incoming[node], f"{node} was executed, and no edge into it was taken: {graph}"
     assert min(kinds["taken"], kinds["not taken"], kinds["not declared"]) > 0, kinds
-
-
-@pytest.mark.usefixtures("runs")
-def test_iterations_subgraphs_and_keys(page: Page, viewer: ViewerProcess) -> None:
-    trace = viewer.client.get("/runs.json", params={"service": "guide"}).json()["traces"][3]["trace_id"]
-    page.goto(f"{viewer.base}/trace/{trace}?view=graph")
-    plan = page.locator("[data-node=plan]")
-    expect(plan).to_have_attribute("data-count", "14")
-    page.get_by_label("Iteration", exact=True).select_option("3")
-    expect(plan).to_have_attribute("data-count", "1")
-    expect(page).to_have_url(re.compile("iteration=3"))
-    page.get_by_role("button", name="Next iteration").click()
-    expect(page.get_by_label("Iteration", exact=True)).to_have_value("4")
-    page.get_by_label("Iteration", exact=True).select_option("0")
-    page.locator("[data-node=check]").click()
-    expect(page.locator(".detail h2")).to_have_text("node check")
-    page.locator(".graph-canvas").focus()
-    page.keyboard.press("Enter")
-    expect(page.locator("[data-node=spell]")).to_have_attribute("data-count", "1")
-    expect(page.locator(".crumbs")).to_have_text("guide / check")
-    page.keyboard.press("o")
-    expect(plan).to_have_attribute("data-count", "14")
-    page.keyboard.press("l")
-    page.keyboard.press("g")
-    expect(page.locator(".gnode.is-selected")).to_have_count(1)

@@ -12,21 +12,30 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from viewer_process import ViewerProcess
+from viewer_process import Viewer
 
 EXPORT = [sys.executable, "-c", "from nodespan.cli import main; main()", "export", "--html"]
 
+REQUEST = """() => new Promise((done) => {
+    document.addEventListener('securitypolicyviolation', () => done('refused'), { once: true });
+    fetch('http://127.0.0.1:9/').then(() => done('sent'), () => setTimeout(() => done('not refused'), 1000));
+})"""
+INLINE = """() => {
+    const script = document.createElement('script');
+    script.textContent = "document.title = 'inline'";
+    document.head.append(script);
+}"""
+
 
 @pytest.fixture(scope="module")
-def traces(runs: None, viewer: ViewerProcess) -> list[str]:
-    del runs
+def traces(viewer: Viewer) -> list[str]:
     return [trace["trace_id"] for trace in viewer.client.get("/runs.json").json()["traces"]]
 
 
 @pytest.fixture(scope="module")
-def mailed(traces: list[str], store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mailed(traces: list[str], runs_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("mail") / "run #1 & more.html"
-    environment = {**os.environ, "NODESPAN_STORE": str(store)}
+    environment = {**os.environ, "NODESPAN_STORE": str(runs_store)}
     subprocess.run([*EXPORT, *traces[:4], "-o", str(file)], env=environment, check=True, timeout=60)
     return file
 
@@ -76,3 +85,12 @@ def test_policy_and_notice_are_in_the_file(mailed: Path, tab: Page) -> None:
     assert "Content-Security-Policy" in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
     assert tab.locator(".notice").inner_text()
+
+
+def test_the_policy_of_the_file_refuses_requests_and_inline_code(context: BrowserContext, mailed: Path) -> None:
+    page = context.new_page()  # not the fixture, which would fail on the refusal in the console
+    page.goto(mailed.as_uri())
+    page.locator("tr[data-id]").first.wait_for()
+    assert page.evaluate(REQUEST) == "refused"
+    page.evaluate(INLINE)
+    assert page.title() != "inline"

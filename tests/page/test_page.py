@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import check
-import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from viewer_process import ViewerProcess
+from viewer_process import Viewer
 
 VIEWS = ("waterfall", "graph", "conversation", "state")
 
@@ -24,9 +23,8 @@ def open_run(page: Page, index: int = 0) -> None:
     page.locator(".names .row").first.wait_for()
 
 
-@pytest.mark.usefixtures("runs")
 class TestRuns:
-    def test_the_newest_run_is_on_top_and_ends_are_named(self, page: Page, viewer: ViewerProcess) -> None:
+    def test_the_newest_run_is_on_top_and_ends_are_named(self, page: Page, viewer: Viewer) -> None:
         expected = viewer.client.get("/runs.json").json()["traces"]
         page.locator("tr[data-id]").first.wait_for()
         shown = page.locator("tr[data-id]").evaluate_all("all => all.map(row => row.dataset.id)")
@@ -61,7 +59,7 @@ class TestRuns:
         expect(page.locator("tr.group")).to_have_count(3)
         assert "thread-2" in page.locator("tr.group").first.inner_text()
 
-    def test_pages_follow_each_other(self, page: Page, viewer: ViewerProcess) -> None:
+    def test_pages_follow_each_other(self, page: Page, viewer: Viewer) -> None:
         newest = viewer.client.get("/runs.json?limit=2").json()
         page.goto(f"{viewer.base}/?before={newest['next']}")
         page.locator("tr[data-id]").first.wait_for()
@@ -88,7 +86,6 @@ class TestRuns:
         expect(page).to_have_url(re.compile("/trace/[0-9a-f]{32}"))
 
 
-@pytest.mark.usefixtures("runs")
 class TestARun:
     def test_keys_move_open_and_close(self, page: Page) -> None:
         open_run(page, 2)  # the one with an error
@@ -132,7 +129,7 @@ class TestARun:
             assert ("view=" in page.url) == bool(view)
             expect(page.locator(".detail h2")).to_have_text("node write")
 
-    def test_a_span_of_a_url_is_shown_however_deep_it_is_folded(self, page: Page, viewer: ViewerProcess) -> None:
+    def test_a_span_of_a_url_is_shown_however_deep_it_is_folded(self, page: Page, viewer: Viewer) -> None:
         trace = viewer.client.get("/runs.json").json()["traces"][3]  # a loop with many iterations
         document = viewer.client.get(f"/trace/{trace['trace_id']}.json").json()
         spans = document["spans"]
@@ -176,7 +173,30 @@ class TestARun:
         expect(page.locator(".how pre")).to_have_text("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=SPAN_ONLY")
 
 
-@pytest.mark.usefixtures("runs")
+def test_iterations_subgraphs_and_keys(page: Page, viewer: Viewer) -> None:
+    trace = viewer.client.get("/runs.json", params={"service": "guide"}).json()["traces"][3]["trace_id"]
+    page.goto(f"{viewer.base}/trace/{trace}?view=graph")
+    plan = page.locator("[data-node=plan]")
+    expect(plan).to_have_attribute("data-count", "14")
+    page.get_by_label("Iteration", exact=True).select_option("3")
+    expect(plan).to_have_attribute("data-count", "1")
+    expect(page).to_have_url(re.compile("iteration=3"))
+    page.get_by_role("button", name="Next iteration").click()
+    expect(page.get_by_label("Iteration", exact=True)).to_have_value("4")
+    page.get_by_label("Iteration", exact=True).select_option("0")
+    page.locator("[data-node=check]").click()
+    expect(page.locator(".detail h2")).to_have_text("node check")
+    page.locator(".graph-canvas").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-node=spell]")).to_have_attribute("data-count", "1")
+    expect(page.locator(".crumbs")).to_have_text("guide / check")
+    page.keyboard.press("o")
+    expect(plan).to_have_attribute("data-count", "14")
+    page.keyboard.press("l")
+    page.keyboard.press("g")
+    expect(page.locator(".gnode.is-selected")).to_have_count(1)
+
+
 def test_axe_finds_nothing_serious_in_any_view_and_theme(page: Page) -> None:
     axe = (check.node_modules() / "axe-core" / "axe.min.js").read_text()
     for scheme in ("light", "dark"):
@@ -210,7 +230,6 @@ def serious(page: Page, axe: str) -> list[str]:
     ]
 
 
-@pytest.mark.usefixtures("runs")
 def test_at_360_pixels_nothing_is_cut_off(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 720})
     page.locator("tr[data-id]").first.wait_for()
@@ -240,7 +259,7 @@ def overflow(page: Page) -> list[str]:
     return page.evaluate(OVERFLOW)
 
 
-def test_a_browser_without_a_token_is_told_what_to_open(context: BrowserContext, viewer: ViewerProcess) -> None:
+def test_a_browser_without_a_token_shows_what_to_open(context: BrowserContext, viewer: Viewer) -> None:
     page = context.new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text))
@@ -252,7 +271,7 @@ def test_a_browser_without_a_token_is_told_what_to_open(context: BrowserContext,
     assert all("401" in problem for problem in problems)
 
 
-def test_the_token_is_not_left_in_the_address(page: Page, viewer: ViewerProcess) -> None:
+def test_the_token_is_not_left_in_the_address(page: Page, viewer: Viewer) -> None:
     assert viewer.token
     assert viewer.token not in page.url
     assert viewer.token not in page.evaluate("document.cookie")

@@ -50,12 +50,14 @@ class PrefixUse:
     call: PromptCall = field(default_factory=PromptCall)
 
 
-def describe_prefix(owner: ModelCallSpan, result: GenerationResult) -> None:
-    """Sets what is known of the reuse of a prompt, to be called before the span ends.
+def describe_context(owner: ModelCallSpan, result: GenerationResult) -> None:
+    """Sets the size of the model's context and what is known of the reuse of a prompt, before the span ends.
 
     A server reports the number of cached tokens alone: then there is a metric and no previous node.
     """
     with _DESCRIBING:
+        if result.context_size:
+            owner.measured[semconv.CONTEXT_SIZE] = result.context_size
         node = _node_around(owner)
         use = result.prefix
         previous = use.previous if use is not None else None

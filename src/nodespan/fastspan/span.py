@@ -18,6 +18,8 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 from typing_extensions import override
 
+from nodespan.spans.attributes import PlainAttributes
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -100,15 +102,19 @@ class SpanOrigin:
     keeps_plain: bool
 
     def accept(self, attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The attributes as the SDK would hold them, in a new dict; ``None`` where its own cleaning is needed."""
-        if self.keeps_plain and len(attributes) <= self.capacity and _TEXT.issuperset(map(type, attributes)):
-            if PLAIN.issuperset(map(type, attributes.values())):
-                return dict(attributes) if "" not in attributes else None
-            return _with_sequences(attributes)
-        return None
+        """The attributes as the SDK would hold them, in the span's own dict; ``None`` to let the SDK clean them."""
+        if not self.keeps_plain or len(attributes) > self.capacity or "" in attributes:
+            return None
+        if type(attributes) is PlainAttributes:
+            return attributes
+        if not _TEXT.issuperset(map(type, attributes)):
+            return None
+        if PLAIN.issuperset(map(type, attributes.values())):
+            return dict(attributes)
+        return _with_tuples(attributes)
 
 
-def _with_sequences(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+def _with_tuples(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
     """The attributes with their lists as tuples; ``None`` where the SDK's own cleaning is needed."""
     accepted: dict[str, Any] = {}
     for key, value in attributes.items():
@@ -118,7 +124,7 @@ def _with_sequences(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
             accepted[key] = tuple(value)
         else:
             return None
-    return None if "" in accepted else accepted
+    return accepted
 
 
 class LeanSpan(sdk.Span):
@@ -173,6 +179,11 @@ class LeanSpan(sdk.Span):
             origin.resource,
             origin.scope,
         )
+
+    @property
+    def sampled_ids(self) -> tuple[int, int] | None:
+        """Span id and trace id; ``None`` where the span is not exported."""
+        return (self._span_id, self._trace_id) if self._flags & 1 else None
 
     @property
     def is_sampled(self) -> bool:

@@ -10,7 +10,7 @@ from nodespan import semconv
 from nodespan.engine.generation_span import GenerationSpan
 from nodespan.engine.measurement import Phase, describe, engine_phases, record_generation
 from nodespan.engine.phase import engine_phase
-from nodespan.engine.prefix import describe_prefix
+from nodespan.engine.prefix import describe_context
 from nodespan.errors import ServerError
 from nodespan.spans import phases
 from nodespan.spans.exceptions import error_type
@@ -156,7 +156,7 @@ class GenerationRecord:
             )
             self.owner.provider = metadata.model_provider.lower()
             self.owner.measured.update(result.attributes)
-            describe_prefix(self.owner, result)
+            describe_context(self.owner, result)
             self.owner.measured[semconv.PROVIDER_NAME] = self.owner.provider
             if isinstance(error, ServerError):
                 self.owner.measured[semconv.ERROR_TYPE] = metadata.error_type

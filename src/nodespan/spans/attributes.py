@@ -19,7 +19,17 @@ _SCALARS: Final = frozenset({str, bool, int, float})
 _CHANGING: Final = "hold a metadata value as it was given"
 
 Scalar = str | bool | int | float
-AttributeValue = Scalar | list[str] | list[int] | list[float] | list[bool]
+AttributeValue = Scalar | tuple[str, ...] | tuple[int, ...] | tuple[float, ...] | tuple[bool, ...]
+
+
+class PlainAttributes(dict[str, AttributeValue]):
+    """Attributes as the SDK holds them while no limit is set: of exactly these types, sequences as tuples.
+
+    A span may hold this very dict without another look at its values: whoever passes one to a span no longer changes
+    it.
+    """
+
+    __slots__ = ()
 
 
 def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny] any value of a state
@@ -41,9 +51,11 @@ def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[report
         return None
 
 
-def to_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:  # pyright: ignore[reportExplicitAny]
-    """The attributes that have a value, converted."""
-    held: dict[str, AttributeValue] = {}
+def to_attributes(attributes: Mapping[str, Any]) -> PlainAttributes:  # pyright: ignore[reportExplicitAny]
+    """The attributes that have a value, converted; the same object where they are plain already."""
+    if type(attributes) is PlainAttributes:
+        return attributes
+    held = PlainAttributes()
     for key, value in attributes.items():
         # Most are short texts; a call for each of them would be the larger part of the time.
         if type(value) is str and value.isascii() and len(value) <= MAX_TEXT_BYTES:
@@ -81,13 +93,13 @@ def _other(value: object) -> AttributeValue | None:
 
 
 def _sequence(values: list[object] | tuple[object, ...]) -> AttributeValue:
-    """A list of one kind of scalars, as attributes are; any other list becomes JSON."""
+    """A tuple of one kind of scalars, as attributes are; any other sequence becomes JSON."""
     kinds = set(map(type, values))
     if not kinds or (len(kinds) == 1 and kinds <= _SCALARS):
-        held = [to_attribute(value) for value in values]
+        held = tuple([to_attribute(value) for value in values])
         if len(set(map(type, held))) <= 1:
             return held  # pyright: ignore[reportReturnType] all of one kind
-        return [str(value) for value in held]  # an integer among them was too long
+        return tuple(map(str, held))  # an integer among them was too long
     return _json(values)
 
 

@@ -38,14 +38,20 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if error is None:
-            return False
-        if not isinstance(error, Exception):
-            return False
-        if os.environ.get(RAISE_INTERNAL_ERRORS) == "1":
+        if error is None or not isinstance(error, Exception) or _raises():
             return False
         report(self.operation, error)
         return True
+
+    def failed(self, error: Exception) -> None:
+        """The same in an ``except Exception`` clause, for work that is done at every span: ``try`` costs nothing."""
+        if _raises():
+            raise error
+        report(self.operation, error)
+
+
+def _raises() -> bool:
+    return os.environ.get(RAISE_INTERNAL_ERRORS) == "1"
 
 
 def report(operation: str, problem: Exception | str) -> None:

@@ -28,6 +28,7 @@ Readings: TypeAlias = Iterable[tuple[float, Labels]]
 
 _Source = TypeVar("_Source")
 
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 _RECORDING: Final = Guard("record a metric")
 _READING: Final = Guard("read an observed metric")
 _MAX_PUT_OFF: Final = 4096
@@ -70,7 +71,7 @@ def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
 
 def exemplar_context(span: Span) -> Context:
     """A context from which an exemplar takes this span, and nothing else."""
-    return trace.set_span_in_context(span, Context())
+    return Context({_SPAN_KEY: span})
 
 
 class Instruments:
@@ -152,8 +153,10 @@ class Instruments:
     def _write(self, name: str, value: float, labels: Labels, context: Context | None) -> None:
         if None in labels.values():
             labels = {label: given for label, given in labels.items() if given is not None}
-        with _RECORDING:
+        try:
             (self._writers.get(name) or self._make(name))(value, labels, context)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _RECORDING.failed(error)
 
     def _catch_up(self) -> None:
         """Writes what was put off until now; what fails anew is put off again by the guard, and not waited for."""

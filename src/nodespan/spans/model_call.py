@@ -82,7 +82,7 @@ class ModelCallSpan(SpanScope):
     Args:
         operation: One of the operations in ``semconv``.
         model: The requested model.
-        request: Further attributes of the request, for the sampler.
+        request: Further attributes of the request.
         kind: ``INTERNAL`` for a model in this process, ``CLIENT`` for one behind a network.
 
     Attributes:
@@ -115,6 +115,7 @@ class ModelCallSpan(SpanScope):
         start_time_ns: int | None = None,
         instruments: Instruments | None = None,
         logger_provider: LoggerProvider | None = None,
+        around: SpanScope | None = None,
     ) -> None:
         self.operation = operation
         self.provider = provider
@@ -139,6 +140,7 @@ class ModelCallSpan(SpanScope):
             parent=parent,
             start_time_ns=start_time_ns,
             instruments=instruments,
+            around=around,
         )
         if not self.is_suppressed:
             self.content = ModelContent.begin(logger_provider)

@@ -24,6 +24,7 @@ from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metric, MetricsData
 
 from nodespan import semconv
+from nodespan.fastspan import LeanSpan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,8 +92,8 @@ class Tally:
             self._write(value, labels, context)
             return
         index = bisect_left(self._bounds, value)
-        span = trace.get_current_span(context).get_span_context()
-        seen = _Seen(value, time.time_ns(), span.span_id, span.trace_id) if span.trace_flags.sampled else None
+        ids = _sampled_ids(context)
+        seen = None if ids is None else _Seen(value, time.time_ns(), *ids)
         with cell.lock:
             cell.counts[index] += 1
             cell.count += 1
@@ -193,6 +194,15 @@ def _joined(point: HistogramDataPoint, cells: Sequence[_Cell]) -> HistogramDataP
                 exemplars=_exemplars(point, seen),
             )
     return point
+
+
+def _sampled_ids(context: Context | None) -> tuple[int, int] | None:
+    """Span id and trace id of the span in the context, if it is exported."""
+    span = trace.get_current_span(context)
+    if type(span) is LeanSpan:  # has no SpanContext until one is read
+        return span.sampled_ids
+    made = span.get_span_context()
+    return (made.span_id, made.trace_id) if made.trace_flags.sampled else None
 
 
 def _exemplars(point: HistogramDataPoint, seen: Mapping[int, _Seen]) -> list[Exemplar]:

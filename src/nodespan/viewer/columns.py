@@ -11,14 +11,19 @@ from nodespan.otlp import SpanColumns
 from nodespan.store import edge_records, write_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nodespan.store.records import EdgeRecord, SpanRecord, WriteRecord
 
 _T = TypeVar("_T")
 
-WRITES: Final = (semconv.LANGGRAPH_WRITES, semconv.LANGGRAPH_WRITTEN_VALUES)
-"""Further attributes, for ``View.writes``: nearly every value differs, so that they take the most time."""
+_WRITES: Final = (semconv.LANGGRAPH_WRITES, semconv.LANGGRAPH_WRITTEN_VALUES)
+_PREFIXES: Final = {
+    "shared": semconv.PREFIX_SHARED,
+    "repeated": semconv.PREFIX_REPEATED,
+    "previous_node": semconv.PREFIX_PREVIOUS_NODE,
+    "cost_s": semconv.PREFIX_COST,
+}
 STATES: Final = {"ended": 0, "running": 1, "silent": 2, "lost": 3}
 INTERRUPTED: Final = 1
 CANCELLED: Final = 2
@@ -41,8 +46,13 @@ _NOISE: Final = ("opentelemetry.instrumentation.", "openinference.instrumentatio
 """How the scopes of instrumented frameworks begin."""
 
 
-def new_columns(others: Iterable[str] = ()) -> SpanColumns:
-    """Columns with the attributes that the page draws, and further ones."""
+def new_columns(others: Iterable[str] = (*_WRITES, *_PREFIXES.values())) -> SpanColumns:
+    """Columns with the attributes that the page draws.
+
+    Args:
+        others: Attributes without a column, for ``View.writes`` and ``View.prefixes`` if not given. Nearly every
+            value differs, so that they cost the most time.
+    """
     texts = (*_TEXTS.values(), semconv.STATUS, semconv.CONVERSATION_ID, semconv.LANGGRAPH_GRAPH_HASH)
     objects = (semconv.LANGGRAPH_EDGES, semconv.LANGGRAPH_INTERRUPTED, semconv.RESPONSE_CACHED)
     return SpanColumns(texts, _NUMBERS.values(), objects, others)
@@ -124,11 +134,22 @@ class View:
         return {place: records[index] for place, index in enumerate(indices) if index and records[index]}
 
     def writes(self) -> dict[int, list[WriteRecord]]:
-        """Written channels by place, of columns with ``WRITES``; without those that have none."""
-        others, order = self.columns.others, self.order
-        found = ((place, others[row]) for place, row in enumerate(order) if row in others)
-        records = ((place, write_records(*(values.get(key) for key in WRITES))) for place, values in found)
+        """Written channels by place; without those that have none."""
+        records = ((place, write_records(*map(values.get, _WRITES))) for place, values in self._others())
         return {place: several for place, several in records if several}
+
+    def prefixes(self) -> dict[int, dict[str, Any]]:
+        """What prompts shared with the model's call before, by place; without those that were not compared."""
+        return {
+            place: {name: values.get(key) for name, key in _PREFIXES.items()}
+            for place, values in self._others()
+            if isinstance(values.get(semconv.PREFIX_SHARED), int)
+        }
+
+    def _others(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Attributes without a column by place."""
+        others = self.columns.others
+        return ((place, others[row]) for place, row in enumerate(self.order) if row in others)
 
     def _picked(self, column: Sequence[_T]) -> list[_T]:
         """The values of a column in the order of the rows."""

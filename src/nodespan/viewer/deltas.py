@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodespan import semconv
 from nodespan.store import matches
-from nodespan.viewer.columns import WRITES, View, new_columns, now_us
+from nodespan.viewer.columns import View, new_columns, now_us
 from nodespan.viewer.documents import parts_of
 from nodespan.viewer.graphs import drawn_by_hash
 
@@ -47,7 +47,7 @@ def of_trace(
     trace = next((trace for trace in changes["traces"] if trace["trace_id"] == trace_id), None)
     if trace is None:
         return None
-    columns = new_columns(WRITES)
+    columns = new_columns()
     for data in batches:
         columns.add_batch(data, trace_id)
     opened = [span for span in changes["running"] or () if span["trace_id"] == trace_id]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nodespan import semconv
 from nodespan.store import TraceFilter
-from nodespan.viewer.columns import WRITES, View, new_columns, now_us
+from nodespan.viewer.columns import View, new_columns, now_us
 from nodespan.viewer.graphs import drawn
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def trace(reader: StoreReader, trace_id: str) -> dict[str, Any]:
         StoreError: No trace or more than one matches, or the store cannot be read.
     """
     cursor = reader.cursor()
-    columns = new_columns(WRITES)
+    columns = new_columns()
     content = reader.fill_columns(trace_id, columns)
     view = View(columns, content["spans"])
     found = content["trace"]
@@ -85,6 +85,7 @@ def parts_of(view: View, graphs: Mapping[str, Any]) -> dict[str, Any]:
         "processes": view.of_open("process"),
         "edges": view.edges(),
         "writes": view.writes(),
+        "prefixes": view.prefixes(),
         "runs": _runs(view, graphs),
         "strings": view.columns.strings,
     }

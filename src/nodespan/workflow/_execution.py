@@ -63,9 +63,14 @@ class NodeExecution:
             self.owner = found
         else:
             name = langgraph_name or node_name or "PipelineNode"
-            attributes = {semconv.OPERATION_NAME: semconv.INVOKE_NODE, semconv.NODE: name}
+            shown_name = node_name or name
+            attributes = {
+                semconv.OPERATION_NAME: semconv.INVOKE_NODE,
+                semconv.NODE: name,
+                semconv.NODE_NAME: shown_name,
+            }
             told = told_owner(config, node_name)
-            self.owner = told or NodeSpan(tracer, name, node_name or name, attributes, instruments)
+            self.owner = told or NodeSpan(tracer, f"{semconv.INVOKE_NODE} {name}", shown_name, attributes, instruments)
             self._attached = self.owner.attached()
         directory = self.owner.directory
         self.streams = streams and (directory is None or directory.streams is not False)

@@ -41,6 +41,7 @@ def test_a_prompt_that_breaks_the_prefix_names_the_node_and_the_token(llama, exp
     prompts(llama, ("plan", PLAN), ("check", CHECK)).invoke({"seen": []})
     first, second = calls(exporter)
     assert "nodespan.prefix.shared_tokens" not in first.attributes
+    assert first.attributes["nodespan.context_size"] == llama.n_ctx()
     tokens = [llama.tokenize(text.encode()) for text in (PLAN, CHECK)]
     shared = next(i for i, pair in enumerate(zip(*tokens, strict=False)) if pair[0] != pair[1])
     assert shared > 10

@@ -22,6 +22,7 @@ from nodespan.store import SqliteStore, StoreReader, open_store
 from nodespan.viewer import documents
 from nodespan.viewer.columns import CANCELLED, INTERRUPTED, NOISE
 from running import Work, until
+from viewer_pages import Events, cursor_of
 from viewer_process import ViewerThread
 
 COLUMNS = {
@@ -136,6 +137,31 @@ def test_the_columns_of_a_trace_are_its_spans_by_start(viewer: ViewerThread, sto
         }
     ]
     assert (document["phases"], document["processes"], document["graphs"]) == ({}, {}, {})
+
+
+def prefixed(number: int, **values: object) -> Span:
+    """A model call with ``nodespan.prefix.*``."""
+    made = span(7, number, number, number + 1)
+    return set_attributes(made, **{f"nodespan__prefix__{key}": value for key, value in values.items()})
+
+
+def test_what_prompts_share_is_by_row(viewer: ViewerThread, store: SqliteStore) -> None:
+    cursor = cursor_of(viewer)
+    write(
+        store,
+        span(7, 0, 0, 9),
+        prefixed(1, shared_tokens=80, repeated_tokens=20, previous_node="plan", cost_s=0.25),
+        prefixed(2, shared_tokens=0, repeated_tokens=0),
+        prefixed(3, shared_tokens="text", repeated_tokens=1),
+        prefixed(4, previous_node="plan"),
+    )
+    expected = {
+        "1": {"shared": 80, "repeated": 20, "previous_node": "plan", "cost_s": 0.25},
+        "2": {"shared": 0, "repeated": 0, "previous_node": None, "cost_s": None},
+    }
+    assert get(viewer, f"/trace/{trace_id(7)}.json")["prefixes"] == expected
+    with Events(viewer, cursor=cursor, trace=trace_id(7)) as events:
+        until(lambda: [data["prefixes"] for _, data in events.found], [expected])
 
 
 def test_a_span_that_is_stored_twice_has_one_row(viewer: ViewerThread, store: SqliteStore) -> None:
@@ -275,7 +301,7 @@ VALUES = st.one_of(
 ATTRIBUTES = st.dictionaries(st.sampled_from(KEYS), VALUES)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), ATTRIBUTES), min_size=1, max_size=8))
 def test_columns_have_what_the_records_of_the_read_model_have(tmp_path_factory: Any, spans: list[Any]) -> None:
     store = SqliteStore(tmp_path_factory.mktemp("columns") / "store.db")

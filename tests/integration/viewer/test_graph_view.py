@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,67 +24,65 @@ from viewer_process import ViewerThread
 PROGRAM = Path(__file__).with_name("graph_program.py")
 
 
-@pytest.fixture
-def start():
-    started: list[subprocess.Popen[bytes]] = []
+class Watched(NamedTuple):
+    """Documents of a run, the changes between the first and the last, and its records."""
 
-    def start(seconds: float) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, str(PROGRAM), str(seconds)]))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    first: dict[str, Any]
+    deltas: list[dict[str, Any]]
+    during: dict[str, Any]
+    last: dict[str, Any]
+    content: Any
 
 
-def document(viewer: ViewerThread) -> dict[str, Any] | None:
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A run of `graph_program.py`, watched from its first document to its end."""
+    store = SqliteStore(tmp_path_factory.mktemp("graphs") / "store.db")
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        viewer = stack.enter_context(ViewerThread(store))
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "0.5"], env={**os.environ, "NODESPAN_STORE": str(store.path)}
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        until(lambda: document(viewer)["trace"]["state"], "running")
+        drawn = Drawn(viewer, document(viewer)["trace"]["trace_id"])
+        with drawn.events(viewer) as events:
+            until(lambda: "trip" in graph_names(document(viewer)), True)
+            during = document(viewer)
+            until(lambda: events.found[-1][1]["trace"]["state"] if events.found else "", "ended")
+        with StoreReader(store) as reader:
+            content = reader.get(during["trace"]["trace_id"])
+        yield Watched(drawn.document, [delta for _, delta in events.found], during, document(viewer), content)
+
+
+def document(viewer: ViewerThread) -> dict[str, Any]:
+    """The document of the newest run; of none, a record without a state."""
     traces = viewer.client.get("/runs.json").json()["traces"]
-    return viewer.client.get(f"/trace/{traces[0]['trace_id']}.json").json() if traces else None
+    return viewer.client.get(f"/trace/{traces[0]['trace_id']}.json").json() if traces else {"trace": {"state": ""}}
 
 
-def test_the_declared_graph_is_drawn_while_its_first_run_lasts(viewer: ViewerThread, start: Any) -> None:
-    process = start(3)
+def graph_names(found: dict[str, Any]) -> set[str]:
+    return {graph["topology"]["name"] for graph in found.get("graphs", {}).values()}
 
-    def graphs() -> list[str]:
-        found = document(viewer)
-        return [] if found is None else sorted({one["topology"]["name"] for one in found["graphs"].values()})
 
-    until(lambda: "trip" in graphs(), True)
-    found = document(viewer)
-    assert found is not None
-    assert process.poll() is None
+def test_the_declared_graph_is_drawn_while_its_first_run_lasts(watched: Watched) -> None:
+    found = watched.during
     assert found["trace"]["state"] == "running"
     run = found["runs"][0]
     assert {node["id"] for node in found["graphs"][run["graph"]]["layout"]["nodes"]} >= {"plan", "left", "detail"}
 
 
-def test_a_page_that_is_open_gets_the_graph_with_the_change(viewer: ViewerThread, start: Any) -> None:
-    start(1)
-    until(lambda: document(viewer) is not None, True)
-    found = document(viewer)
-    assert found is not None
-    drawn = Drawn(viewer, found["trace"]["trace_id"])
-    with drawn.events(viewer) as events:
-        until(lambda: events.found[-1][1]["trace"]["state"] if events.found else "", "ended")
-        names = {
-            graph["topology"]["name"] for _, delta in events.found for graph in delta.get("graphs", {}).values()
-        } | {graph["topology"]["name"] for graph in drawn.document["graphs"].values()}
-        edges = [edge for _, delta in events.found for several in delta["edges"].values() for edge in several]
-    assert "trip" in names
+def test_an_open_page_gets_graph_and_edges_with_the_changes(watched: Watched) -> None:
+    assert "trip" in set().union(*map(graph_names, (watched.first, *watched.deltas)))
+    edges = [edge for delta in watched.deltas for several in delta["edges"].values() for edge in several]
     assert {"target": "review", "kind": "join", "is_declared": True, "count": 1} in edges
 
 
-def test_the_graph_view_equals_the_recorded_topology_and_the_executions(
-    viewer: ViewerThread, store: SqliteStore, start: Any
-) -> None:
-    assert start(0).wait(60) == 0
-    until(lambda: (document(viewer) or {"trace": {"state": ""}})["trace"]["state"], "ended")
-    found = document(viewer)
-    assert found is not None
+def test_the_graph_view_equals_the_recorded_topology_and_the_executions(watched: Watched) -> None:
+    found, content = watched.last, watched.content
     spans, strings = found["spans"], found["strings"]
-    with StoreReader(store) as reader:
-        content = reader.get(found["trace"]["trace_id"])
     assert [span["span_id"] for span in content["spans"]] == spans["id"]
     # Taken edges and writes: those of the records.
     assert {int(row): edges for row, edges in found["edges"].items()} == {

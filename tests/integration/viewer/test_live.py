@@ -40,7 +40,7 @@ def program(name: str, seconds: float, *options: str) -> Iterator[tuple[subproce
 
 
 def test_two_programs_are_seen_from_their_start_to_their_end(viewer: ViewerThread) -> None:
-    with Events(viewer, cursor=cursor_of(viewer)) as events, program("one", 2) as one, program("two", 2) as two:
+    with Events(viewer, cursor=cursor_of(viewer)) as events, program("one", 1) as one, program("two", 1) as two:
         until(events.states, {"run one": "ended", "run two": "ended"})
         seen = {(found["name"], found["state"]) for _, data in events.found for found in data["traces"]}
         assert seen >= {("run one", "running"), ("run two", "running")}
@@ -51,7 +51,7 @@ def test_two_programs_are_seen_from_their_start_to_their_end(viewer: ViewerThrea
 
 
 def test_a_trace_is_drawn_node_by_node_while_it_runs(viewer: ViewerThread) -> None:
-    with program("one", 4) as (_, trace):
+    with program("one", 2) as (_, trace):
         until(lambda: viewer.client.get(f"/trace/{trace}.json").status_code, 200)
         drawn = Drawn(viewer, trace)
         with drawn.events(viewer) as events:
@@ -78,7 +78,7 @@ def test_a_trace_is_drawn_node_by_node_while_it_runs(viewer: ViewerThread) -> No
 
 
 def test_a_killed_program_is_shown_as_lost(viewer: ViewerThread) -> None:
-    with program("one", 1, "hang") as (started, trace):
+    with program("one", 0.4, "hang") as (started, trace):
         until(lambda: viewer.client.get(f"/trace/{trace}.json").status_code, 200)
         drawn = Drawn(viewer, trace)
         with drawn.events(viewer) as events, Events(viewer, cursor=cursor_of(viewer)) as listed:
@@ -139,7 +139,7 @@ def test_a_wrong_cursor_or_filter_is_refused(viewer: ViewerThread, query: dict[s
 
 
 def test_many_pages_that_come_and_go_leave_nothing(viewer: ViewerThread, store: SqliteStore) -> None:
-    for number in range(1, 6):
+    for number in range(1, 4):
         with contextlib.ExitStack() as stack:
             pages = [stack.enter_context(Events(viewer, cursor=cursor_of(viewer))) for _ in range(5)]
             write(store, span(number, 0, number, number + 1))

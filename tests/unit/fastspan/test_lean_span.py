@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, Pa
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from nodespan.fastspan import LeanProcessors, LeanSpan, LeanTracer, check, find_difference
+from nodespan.spans.attributes import to_attributes
 
 EXAMPLES = int(os.environ.get("NODESPAN_TEST_EXAMPLES", "50"))
 START_NS = 1_700_000_000_000_000_000
@@ -118,7 +119,6 @@ def context_of(parent: SpanContext | None) -> Context:
 
 DO = {
     "attribute": lambda span, at, key, value: span.set_attribute(key, value),
-    "attributes": lambda span, at, several: span.set_attributes(several),
     "event": lambda span, at, name, several: span.add_event(name, several, at),
     "link": lambda span, at, context, several: span.add_link(context, several),
     "status": lambda span, at, code, text: span.set_status(Status(code, text if code is StatusCode.ERROR else None)),
@@ -128,15 +128,25 @@ DO = {
 }
 
 
-def perform(tracer: sdk.Tracer, parent: SpanContext | None, attributes: Any, steps: Any) -> list[trace.Span]:
+def plain(attributes: Any) -> Any:
+    """The attributes as nodespan passes them to its own spans."""
+    return to_attributes(attributes) if all(type(key) is str for key in attributes) else attributes
+
+
+def perform(
+    tracer: sdk.Tracer, parent: SpanContext | None, attributes: Any, steps: Any, is_plain: bool
+) -> list[trace.Span]:
     """A fixed clock and fixed ids; the same program on each tracer."""
+    given_as = plain if is_plain else dict
     links = [Link(REMOTE, {"l": [1]})]
-    spans = [tracer.start_span("root", context_of(parent), SpanKind.SERVER, attributes, links, START_NS)]
+    spans = [tracer.start_span("root", context_of(parent), SpanKind.SERVER, given_as(attributes), links, START_NS)]
     for number, step in enumerate(steps):
         span = spans[-1]
         if step[0] == "child":
             below = trace.set_span_in_context(span, Context())
-            spans.append(tracer.start_span(step[1], below, step[3], step[2], (), START_NS + number))
+            spans.append(tracer.start_span(step[1], below, step[3], given_as(step[2]), (), START_NS + number))
+        elif step[0] == "attributes":
+            span.set_attributes(given_as(step[1]))
         else:
             DO[step[0]](span, START_NS + number, *step[1:])
     for span in reversed(spans):
@@ -154,13 +164,13 @@ def facts(span: Any) -> str:
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(LIMITS, PARENTS, SAMPLERS, ATTRIBUTES, STEPS)
-def test_other_processors_receive_what_they_receive_of_the_sdk(limits, parent, sampler, attributes, steps):
+@given(LIMITS, PARENTS, SAMPLERS, ATTRIBUTES, STEPS, st.booleans())
+def test_other_processors_receive_what_they_receive_of_the_sdk(limits, parent, sampler, attributes, steps, is_plain):
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     seen = []
     for is_lean in (False, True):
         kept = Kept()
-        spans = perform(make(is_lean, kept, sampler=sampler, **limits), parent, attributes, steps)
+        spans = perform(make(is_lean, kept, sampler=sampler, **limits), parent, attributes, steps, is_plain)
         contexts = [(span.get_span_context(), span.is_recording()) for span in spans]
         seen.append((kept.started, [facts(span) for span in kept.spans], contexts))
     assert repr(seen[1]) == repr(seen[0])

@@ -118,6 +118,7 @@ def test_what_was_asked_and_what_came_of_it_are_attributes(ask: Ask, exporter: I
             "gen_ai.response.finish_reasons": ("length",),
             "nodespan.priority": 11,
             "nodespan.chunks": 2,
+            "nodespan.context_size": 4096,
             "nodespan.status": "ok",
         }
     )

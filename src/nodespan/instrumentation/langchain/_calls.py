@@ -79,30 +79,30 @@ def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseTool.run(tool_input, ..., run_id=..., tool_call_id=...)``."""
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     given: object = None
     if capture().on_spans:
         given = args[0] if args else kwargs["tool_input"]
         if isinstance(given, dict):
             given = _convert.arguments_of(target, cast("dict[str, Any]", given))
-    return _with_run_id(ToolCall(providers, target.name, kwargs.get("tool_call_id"), given), kwargs)
+    return _with_run_id(ToolCall(here, target.name, kwargs.get("tool_call_id"), given), kwargs)
 
 
 def missing_tool(node: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``ToolNode._validate_tool_call(call)``, which answers the call of a tool that the node lacks with an error."""
     requested: Mapping[str, Any] = args[0] if args else kwargs["call"]
-    if requested["name"] in node.tools_by_name or (providers := STATE.providers()) is None:
+    if requested["name"] in node.tools_by_name or (here := STATE.surroundings()) is None:
         return None
-    return ToolCall(providers, requested["name"], requested["id"], requested["args"], is_missing=True)
+    return ToolCall(here, requested["name"], requested["id"], requested["args"], is_missing=True)
 
 
 def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseRetriever.invoke(query, config, run_id=...)``."""
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     query, _ = call_arguments(args, kwargs)
-    return _with_run_id(Retrieval(providers, target, query), kwargs)
+    return _with_run_id(Retrieval(here, target, query), kwargs)
 
 
 class Streaming:
@@ -177,16 +177,17 @@ class EventStream:
 def _model_call(
     operation: str, model: Any, kwargs: Mapping[str, Any], entry: Entry, parent: Context | None = None
 ) -> ModelCall | None:
-    providers = STATE.providers(parent)
-    outer = current_model_call(parent)
-    if providers is None or (isinstance(outer, ModelCall) and outer.continues_in(model, entry)):
+    if (here := STATE.surroundings(parent)) is None:
+        return None
+    outer = here.around
+    if isinstance(outer, ModelCall) and outer.is_open and outer.continues_in(model, entry):
         return None
     asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
     identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
-    if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
+    if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), here.context):
         return None
-    call = ModelCall(providers, operation, model, identity, asked, entry, parent=parent)
+    call = ModelCall(here, operation, model, identity, asked, entry)
     if call.content is not None:
         call.content.set_tools(definitions(asked.get("tools") or asked.get("functions")))
     return call

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _PROVIDERS: Final = {"llamacpp": "llama_cpp", "chatllamacpp": "llama_cpp"}
 """LangChain's names of providers that this table of names calls otherwise."""
 
+_SAMPLING_KEYS: Final = tuple([(key, f"ls_{key}") for key in SAMPLING_KEYS])
+"""Names of the sampling parameters, and LangChain's of the same for its tracers."""
 _ADDRESS_ENDINGS: Final = ("base_url", "api_base", "api_url", "server_url", "endpoint", "endpoint_url")
 _SECRET_ENDINGS: Final = ("_api_key", "_api_token")
 
@@ -111,23 +113,31 @@ def sampling_of(model: object, parameters: Mapping[str, Any], kwargs: Mapping[st
     sampling: dict[str, Any] = {
         "stop": kwargs.get("stop") or (getattr(model, "stop", None) if "stop" in fields else None)
     }
-    for key in SAMPLING_KEYS:
-        own = getattr(model, key, None) if key in fields else None
-        sampling[key] = kwargs.get(key, parameters.get(f"ls_{key}", own))
+    for key, reported_key in _SAMPLING_KEYS:
+        if key in kwargs:
+            sampling[key] = kwargs[key]
+        elif reported_key in parameters:
+            sampling[key] = parameters[reported_key]
+        elif key in fields:
+            sampling[key] = getattr(model, key, None)
     return sampling
 
 
 def answer_attributes(generations: Sequence[Generation], llm_output: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the answers to one call say of themselves: usage, why they ended, who gave them."""
-    whole = {**(llm_output or {}), **(_info(generations[0]) if generations else {})}
-    reasons = [str(reason) for one in generations if (reason := finish_reason_of(one)) is not None]
+    """What the answers to one call report: usage, why they ended, who gave them."""
+    infos = [_info(generation) for generation in generations]
+    reasons = [str(reason) for info in infos if (reason := _finish_reason(info)) is not None]
+    messages = [message_of(generation) for generation in generations]
+    whole = {**(llm_output or {}), **(infos[0] if infos else {})}
+    attributes = _usage(messages, whole)
+    if reasons:
+        attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
     model = whole.get("model_name") or whole.get("model")
-    return {
-        **_usage([message_of(generation) for generation in generations], whole),
-        semconv.RESPONSE_FINISH_REASONS: reasons or None,
-        semconv.RESPONSE_MODEL: _stem(model) if isinstance(model, str) else None,
-        semconv.RESPONSE_ID: _provider_id(whole, message_of(generations[0]) if generations else None),
-    }
+    if isinstance(model, str):
+        attributes[semconv.RESPONSE_MODEL] = _stem(model)
+    if (found := _provider_id(whole, messages[0] if messages else None)) is not None:
+        attributes[semconv.RESPONSE_ID] = found
+    return attributes
 
 
 def message_of(generation: Generation) -> BaseMessage | None:
@@ -142,7 +152,10 @@ def _info(generation: Generation) -> dict[str, Any]:
 
 def finish_reason_of(generation: Generation) -> object:
     """Why an answer ended, in the provider's word."""
-    info = _info(generation)
+    return _finish_reason(_info(generation))
+
+
+def _finish_reason(info: Mapping[str, Any]) -> object:
     return info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
 
 
@@ -157,17 +170,18 @@ def _provider_id(whole: Mapping[str, Any], message: BaseMessage | None) -> str |
 
 def _usage(messages: Sequence[BaseMessage | None], whole: Mapping[str, Any]) -> dict[str, Any]:
     """Of several answers to one prompt each has the usage of the whole call."""
-    usage = next((found for message in messages if (found := getattr(message, "usage_metadata", None))), None)
-    if usage is not None:
-        read: Mapping[str, Any] = usage.get("input_token_details") or {}
-        written: Mapping[str, Any] = usage.get("output_token_details") or {}
-        return {
-            semconv.USAGE_INPUT_TOKENS: usage["input_tokens"],
-            semconv.USAGE_OUTPUT_TOKENS: usage["output_tokens"],
-            semconv.USAGE_CACHE_READ: read.get("cache_read"),
-            semconv.USAGE_CACHE_CREATION: read.get("cache_creation"),
-            semconv.USAGE_REASONING: written.get("reasoning"),
-        }
+    for message in messages:
+        if usage := getattr(message, "usage_metadata", None):
+            attributes = {
+                semconv.USAGE_INPUT_TOKENS: usage["input_tokens"],
+                semconv.USAGE_OUTPUT_TOKENS: usage["output_tokens"],
+            }
+            if read := usage.get("input_token_details"):
+                attributes[semconv.USAGE_CACHE_READ] = read.get("cache_read")
+                attributes[semconv.USAGE_CACHE_CREATION] = read.get("cache_creation")
+            if written := usage.get("output_token_details"):
+                attributes[semconv.USAGE_REASONING] = written.get("reasoning")
+            return attributes
     counts: Mapping[str, Any] = whole.get("token_usage") or whole.get("usage") or {}
     return {
         semconv.USAGE_INPUT_TOKENS: counts.get("prompt_tokens", counts.get("input_tokens")),

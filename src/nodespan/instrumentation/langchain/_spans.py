@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan.instrumentation._outcome import end_span, outcome_of
-from nodespan.instrumentation._state import InstrumentationState, Providers
+from nodespan.instrumentation._state import InstrumentationState, Surroundings
 from nodespan.instrumentation.langchain import _convert, _messages
 from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
@@ -31,8 +31,6 @@ except ImportError:  # langchain-core before 1.1
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
-
-    from opentelemetry.context import Context
 
     from nodespan.spans.scope import Outcome
 
@@ -52,8 +50,7 @@ def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID
     ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
     """
     runs = owner.directory.runs if owner.directory is not None else None
-    span_id = span_id_of(owner.span)
-    if runs is None or span_id is None or isinstance(given, list):
+    if runs is None or isinstance(given, list) or (span_id := span_id_of(owner.span)) is None:
         return None
     chosen = [cast("UUID", given)] if given is not None and count == 1 else [new_run_id() for _ in range(count)]
     runs.update((str(run_id), span_id) for run_id in chosen)
@@ -82,14 +79,12 @@ class ModelCall(ModelCallSpan):
 
     def __init__(
         self,
-        providers: Providers,
+        here: Surroundings,
         operation: str,
         model: object,
         identity: _convert.Identity,
         kwargs: Mapping[str, Any],
         entry: Entry,
-        *,
-        parent: Context | None = None,
     ) -> None:
         self._model: object = model
         self._entry = entry
@@ -99,19 +94,17 @@ class ModelCall(ModelCallSpan):
         self._facts: dict[str, Any] = {}
         self._first_chunk_s: float | None = None
         super().__init__(
-            providers.tracer,
+            here.tracer,
             operation,
             identity.provider,
             identity.model,
+            _request(model, identity, kwargs),
             kind=_convert.kind_of(model),
-            parent=parent,
-            instruments=providers.instruments,
+            parent=here.context,
+            instruments=here.instruments,
             logger_provider=STATE.logger_provider,
+            around=here.around,
         )
-        if self.span.is_recording():
-            with _DESCRIBING:
-                sampling = _convert.sampling_of(model, identity.parameters, kwargs)
-                self.set({**_convert.server_of(model), **request_attributes(sampling)})
 
     def continues_in(self, model: object, entry: Entry) -> bool:
         """Whether a method called inside this call is a part of it: a later one of the same model.
@@ -124,12 +117,13 @@ class ModelCall(ModelCallSpan):
         return True
 
     def saw(self, item: object) -> None:
-        """Keeps a piece of a streamed answer; they are put together when it ends."""
+        """Keeps what is needed of a chunk of a streamed answer: all of them only for content."""
         self.streams()
-        if self.accumulator is None:
+        if self.accumulator is not None:
+            if getattr(self.accumulator, "done", False):  # the reader may stop here, before the end of the stream
+                self.leave()
+        elif self.content is not None or not self._chunks or _reports(item):
             self._chunks.append(item)
-        elif getattr(self.accumulator, "done", False):  # its reader need not ask once more and come to an end
-            self.leave()
 
     def streams(self) -> None:
         """Says that a piece of the answer is here."""
@@ -152,7 +146,7 @@ class ModelCall(ModelCallSpan):
         """Ends the span as the call ended."""
         if not self.is_open:
             return
-        if (message := self._streamed_message()) is not None:
+        if (self._chunks or self.accumulator is not None) and (message := self._streamed_message()) is not None:
             self._answered([message])
         self._chunks.clear()
         if self._first_chunk_s is not None:
@@ -166,13 +160,15 @@ class ModelCall(ModelCallSpan):
         self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
     ) -> None:
         """Keeps what the answer says of itself."""
-        with _DESCRIBING:
+        try:
             if self.content is not None:
                 self.content.set_output(_messages.answers(generations))
             self._facts = _convert.answer_attributes(generations, llm_output)
             if self.from_cache:
                 self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
                 self._facts[semconv.RESPONSE_CACHED] = True
+        except Exception as error:  # noqa: BLE001 see Guard
+            _DESCRIBING.failed(error)
 
     def _record_call(self, error: BaseException | None) -> None:
         """The call's metrics, with the facts that its span has."""
@@ -202,6 +198,21 @@ class ModelCall(ModelCallSpan):
         return None
 
 
+def _reports(chunk: object) -> bool:
+    """Whether a chunk has usage or metadata of the answer; most have text alone."""
+    return bool(getattr(chunk, "usage_metadata", None) or getattr(chunk, "response_metadata", None))
+
+
+def _request(model: object, identity: _convert.Identity, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Attributes of the request; none if a model's own fields cannot be read."""
+    try:
+        sampling = _convert.sampling_of(model, identity.parameters, kwargs)
+        return {**_convert.server_of(model), **request_attributes(sampling)}
+    except Exception as error:  # noqa: BLE001 see Guard
+        _DESCRIBING.failed(error)
+        return {}
+
+
 class ToolCall(SpanScope):
     """The span ``execute_tool {tool}``: one call of a tool.
 
@@ -213,12 +224,12 @@ class ToolCall(SpanScope):
     __slots__ = ("_label",)
 
     def __init__(
-        self, providers: Providers, name: str, call_id: str | None, arguments: object, *, is_missing: bool = False
+        self, here: Surroundings, name: str, call_id: str | None, arguments: object, *, is_missing: bool = False
     ) -> None:
         self._label = _OTHER if is_missing else name
         is_named = not is_missing or _TOOL_NAME.fullmatch(name) is not None
         super().__init__(
-            providers.tracer,
+            here.tracer,
             f"{semconv.EXECUTE_TOOL} {name}" if is_named else semconv.EXECUTE_TOOL,
             {
                 semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
@@ -226,7 +237,9 @@ class ToolCall(SpanScope):
                 semconv.TOOL_TYPE: "function",
                 semconv.TOOL_CALL_ID: call_id,
             },
-            instruments=providers.instruments,
+            parent=here.context,
+            instruments=here.instruments,
+            around=here.around,
         )
         set_content(self.span, {semconv.TOOL_CALL_ARGUMENTS: arguments})
 
@@ -268,15 +281,17 @@ class Retrieval(SpanScope):
 
     __slots__ = ()
 
-    def __init__(self, providers: Providers, retriever: object, query: object) -> None:
+    def __init__(self, here: Surroundings, retriever: object, query: object) -> None:
         name = _convert.retriever_name(retriever)
         kind = _convert.kind_of(retriever)
         super().__init__(
-            providers.tracer,
+            here.tracer,
             f"{semconv.RETRIEVAL} {name}",
             {semconv.OPERATION_NAME: semconv.RETRIEVAL, semconv.DATA_SOURCE_ID: name},
             kind=kind,
-            instruments=providers.instruments,
+            parent=here.context,
+            instruments=here.instruments,
+            around=here.around,
         )
         if kind is SpanKind.CLIENT:
             self.set(_convert.server_of(retriever))

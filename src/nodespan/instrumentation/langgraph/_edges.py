@@ -16,7 +16,7 @@ from nodespan.instrumentation.langgraph._convert import section
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import BRANCH_TO, END, START, DeclaredGraph
 from nodespan.instrumentation.langgraph._writes import to_record, values, written
-from nodespan.spans.attributes import to_attribute
+from nodespan.spans.attributes import PlainAttributes, to_attribute
 from nodespan.spans.content import set_content
 from nodespan.spans.guard import Guard
 from nodespan.spans.scope import current_scope
@@ -56,9 +56,11 @@ def task_returned(owner: NodeSpan, task: Task) -> None:
     """Records the edges that the task took, on its span."""
     parent = owner.parent
     if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
-        with _RECORDING:
+        try:
             plan = _plan(graph, task.name, task.writes)
             _write(owner, parent, task, _taken(graph, task.name, plan, task.writes), plan.writes)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _RECORDING.failed(error)
 
 
 def task_failed(owner: NodeSpan, task: Task, error: BaseException) -> None:
@@ -79,12 +81,14 @@ def run_entered(task: Task, context: Context) -> None:
                 owner.span.set_attribute(semconv.LANGGRAPH_EDGES, edges)
 
 
-def _write(owner: NodeSpan, parent: WorkflowSpan, task: Task, edges: Sequence[str], recorded: Sequence[Write]) -> None:
+def _write(
+    owner: NodeSpan, parent: WorkflowSpan, task: Task, edges: tuple[str, ...], recorded: Sequence[Write]
+) -> None:
     iteration = parent.iteration(task.name, section(task.config, "metadata").get("langgraph_step"))
     span = owner.span
     if not span.is_recording():
         return
-    attributes: dict[str, Sequence[str] | int] = {}
+    attributes = PlainAttributes()
     if edges:
         attributes[semconv.LANGGRAPH_EDGES] = edges
     if recorded:
@@ -107,7 +111,7 @@ def _plan(graph: DeclaredGraph, source: str, writes: Iterable[tuple[str, object]
     return plan
 
 
-def _taken(graph: DeclaredGraph, source: str, plan: Plan, writes: Iterable[tuple[str, object]]) -> Sequence[str]:
+def _taken(graph: DeclaredGraph, source: str, plan: Plan, writes: Iterable[tuple[str, object]]) -> tuple[str, ...]:
     return (*plan.edges, *_sends(graph, source, writes)) if plan.has_sends else plan.edges
 
 

@@ -13,6 +13,7 @@ from langchain_core.tracers.context import register_configure_hook
 from langgraph.constants import TAG_HIDDEN
 from typing_extensions import override
 
+from nodespan import semconv
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.instrumentation.langgraph._run import STATE
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
@@ -56,7 +57,7 @@ class NodeCallbacks(BaseCallbackHandler):
             with _OPENING:
                 run.told[run_id] = NodeSpan(
                     run.tracer,
-                    metadata["langgraph_node"],
+                    f"{semconv.INVOKE_NODE} {metadata['langgraph_node']}",
                     metadata["langgraph_node"],
                     _convert.told_attributes(metadata, run.workflow_name),
                     run.instruments,

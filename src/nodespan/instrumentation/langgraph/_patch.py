@@ -24,12 +24,13 @@ from nodespan.instrumentation.langgraph._resume import (
 from nodespan.instrumentation.langgraph._run import STATE, DeferredRun, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
-from nodespan.spans.scope import current_scope, own_context
+from nodespan.spans.scope import current_scope, enclosing
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from nodespan.instrumentation.langgraph._convert import Graph, Task
+    from nodespan.spans.scope import SpanScope
 
 _OPENING = Guard("open a LangGraph span")
 _IDENTIFYING = Guard("read the identity of a LangGraph run")
@@ -73,8 +74,8 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        context = own_context()
-        owner = _open_node(task, context)
+        context, around = enclosing()
+        owner = _open_node(task, around, context)
         if owner is None:
             result = original(task, *args, **kwargs)
             run_entered(task, context)
@@ -98,8 +99,8 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        context = own_context()
-        owner = _open_node(task, context)
+        context, around = enclosing()
+        owner = _open_node(task, around, context)
         if owner is None:
             result = await original(task, *args, **kwargs)
             run_entered(task, context)
@@ -118,14 +119,14 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _open_node(task: Task, context: Context) -> NodeSpan | None:
-    parent = current_scope(context)
-    if parent is not None:
-        with _OPENING:
-            return open_node(task, parent.tracer, parent.instruments, parent, context)
-    elif STATE.lacks_runs and (providers := STATE.providers(context)) is not None:
-        with _OPENING:
-            return open_node(task, *providers, None, context)
+def _open_node(task: Task, around: SpanScope | None, context: Context) -> NodeSpan | None:
+    try:
+        if around is not None:
+            return open_node(task, around.tracer, around.instruments, around, context)
+        if STATE.lacks_runs and (here := STATE.surroundings(context)) is not None:
+            return open_node(task, here.tracer, here.instruments, None, context)
+    except Exception as error:  # noqa: BLE001 see Guard
+        _OPENING.failed(error)
     return None
 
 

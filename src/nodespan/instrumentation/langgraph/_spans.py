@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from nodespan.spans.scope import Outcome
 
 _COUNTING: Final = Guard("count a LangGraph run")
+_TEMPLATES_MAX: Final = 1024
+"""Templates kept per graph: those of ``Send`` have a path with an index."""
 
 
 class WorkflowSpan(SpanScope):
@@ -204,18 +206,19 @@ class NodeSpan(SpanScope):
     def __init__(
         self,
         tracer: Tracer,
-        name: str,
+        span_name: str,
         shown_name: str,
         attributes: dict[str, Any],
         instruments: Instruments,
         *,
         parent: Context | None = None,
+        around: SpanScope | None = None,
     ) -> None:
         self.node_id = attributes[semconv.NODE_ID] = new_node_id()
-        self.node_name = attributes[semconv.NODE_NAME] = shown_name
+        self.node_name = shown_name
         self.facts: Mapping[str, Any] = {}
         self._attributes = attributes
-        super().__init__(tracer, f"{semconv.INVOKE_NODE} {name}", attributes, parent=parent, instruments=instruments)
+        super().__init__(tracer, span_name, attributes, parent=parent, instruments=instruments, around=around)
         self.attempt = 1
         self._attempt_started_ns = self.started_ns
         self._adopted_attempt = 0
@@ -271,12 +274,14 @@ class NodeSpan(SpanScope):
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
-            with _COUNTING:
+            try:
                 ended = self._labels()
                 ended[semconv.STATUS] = outcome
                 if self.error_type is not None:
                     ended[semconv.ERROR_TYPE] = self.error_type
                 self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, exemplar_context(self.span))
+            except Exception as error:  # noqa: BLE001 see Guard
+                _COUNTING.failed(error)
         return True
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -302,16 +307,29 @@ class NodeSpan(SpanScope):
 
 
 def open_node(
-    task: _convert.Task, tracer: Tracer, instruments: Instruments, parent: SpanScope | None, context: Context
+    task: _convert.Task, tracer: Tracer, instruments: Instruments, around: SpanScope | None, context: Context
 ) -> NodeSpan | None:
-    """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
+    """Opens the span of a LangGraph task in the scope around; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
-    run = run_around(parent)
-    attributes = _convert.node_attributes(task, None if run is None else run.workflow_name)
+    run = run_around(around)
+    template = _template(task, run)
+    attributes = _convert.node_attributes(task, template)
     if run is not None and run.labels:
         attributes.update(run.labels)
-    return NodeSpan(tracer, task.name, _convert.display_name(task), attributes, instruments, parent=context)
+    name, shown_name = template.span_name, template.shown_name
+    return NodeSpan(tracer, name, shown_name, attributes, instruments, parent=context, around=around)
+
+
+def _template(task: _convert.Task, run: WorkflowSpan | None) -> _convert.NodeTemplate:
+    if run is None or run.graph is None:
+        return _convert.node_template(task, None if run is None else run.workflow_name)
+    known, key = run.graph.templates, (run.workflow_name, task.name, tuple(task.triggers), task.path)
+    if (template := known.get(key)) is None:
+        template = _convert.node_template(task, run.workflow_name)
+        if len(known) < _TEMPLATES_MAX:
+            known[key] = template
+    return template
 
 
 def run_around(owner: SpanScope | None) -> WorkflowSpan | None:

@@ -12,7 +12,7 @@ from nodespan.engine.contract import GenerationResult
 from nodespan.engine.llama_cpp.pipeline import LlamaCppPipeline
 from nodespan.engine.measurement import add_to_outer, describe, engine_phases, record_engine, record_generation, total
 from nodespan.engine.phase import engine_phase
-from nodespan.engine.prefix import describe_prefix
+from nodespan.engine.prefix import describe_context
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
 from nodespan.instrumentation.llama_cpp import _convert
@@ -67,11 +67,11 @@ def open_call(
         request: Returns the attributes of the request.
         set_input: Writes the model's input; ``None`` where that is not text.
     """
-    if (providers := STATE.providers()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
+    if (here := STATE.surroundings()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
-        call = LlamaCall(llama, *providers, operation, request(), outer)
+        call = LlamaCall(llama, here.tracer, here.instruments, operation, request(), outer)
         if set_input is not None:
             call.set_input(set_input)
         return call
@@ -181,7 +181,7 @@ class LlamaCall:
         owner, results, started_at = self._owner, self._results, self._started_at
         facts = {**total(results).facts(started_at), "model_name": self._model_name}
         for result in results:
-            describe_prefix(owner, result)
+            describe_context(owner, result)
         phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
         if not self._is_own:
             record_engine(owner, facts, results)

@@ -15,7 +15,7 @@ from nodespan.engine.generation_span import server_attributes
 from nodespan.engine.measurement import add_to_outer, describe, engine_phases, record_engine, record_generation
 from nodespan.engine.openai_compatible.endpoints import propagates_to
 from nodespan.engine.openai_compatible.readers import place_phases
-from nodespan.engine.prefix import describe_prefix
+from nodespan.engine.prefix import describe_context
 from nodespan.engine.tool_calls import ToolCallPieces
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState
@@ -47,7 +47,7 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
 
     Inside a call of a LangChain model, or of another instrumentation of the package, the measurements go to its span.
     """
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     with _OPENING:
         model = _convert.model_of(given)
@@ -57,7 +57,7 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
         theirs = _peers.span_of_a_peer() if outer is None else None
         if outer is None and theirs is None and _peers.makes_spans():
             return None
-        return OpenAICall(resource, given, *providers, outer, theirs)
+        return OpenAICall(resource, given, here.tracer, here.instruments, outer, theirs)
     return None
 
 
@@ -166,7 +166,7 @@ class OpenAICall:
                 self._theirs.set_attributes(to_attributes(_own_facts(facts)))
             return
         assert self._owner is not None
-        describe_prefix(self._owner, result)
+        describe_context(self._owner, result)
         phases = list(engine_phases(result, self._unix_ns))
         if not self._is_own:
             record_engine(self._owner, facts, (result,), in_process=False)
