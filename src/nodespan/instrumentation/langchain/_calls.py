@@ -142,8 +142,8 @@ def streaming(
     run_id = None
     model_input, config = call_arguments(args, kwargs)
     with _OPENING:
-        owner = current_scope()
-        if owner is not None and owner.directory is not None and owner.directory.runs is not None:
+        scope = current_scope()
+        if scope is not None and scope.directory is not None and scope.directory.runs is not None:
             run_id = config.get("run_id") or new_run_id()
             args, kwargs = with_config(args, kwargs, {**config, "run_id": run_id})
     return Streaming(operation, model, model_input, kwargs, run_id), args, kwargs

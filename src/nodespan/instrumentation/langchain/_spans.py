@@ -1,4 +1,4 @@
-"""The owners of LangChain's spans: a model call, a tool call, a search."""
+"""LangChain's spans: a model call, a tool call, a search."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 STATE: Final = InstrumentationState()
 
 
-def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
-    """Run ids for a call whose events lead back to its span, chosen as LangChain would and before it tells anybody.
+def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
+    """Run ids by which the events of a call lead to its span, chosen before callbacks receive them.
 
-    ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
+    ``None`` leaves the choice to LangChain, if no reader uses the run directory.
     """
-    runs = owner.directory.runs if owner.directory is not None else None
-    if runs is None or isinstance(given, list) or (span_id := span_id_of(owner.span)) is None:
+    runs = scope.directory.runs if scope.directory is not None else None
+    if runs is None or isinstance(given, list) or (span_id := span_id_of(scope.span)) is None:
         return None
     chosen = [cast("UUID", given)] if given is not None and count == 1 else [new_run_id() for _ in range(count)]
     runs.update((str(run_id), span_id) for run_id in chosen)
@@ -68,7 +68,7 @@ class Entry(IntEnum):
 
 
 class ModelCall(ModelCallSpan):
-    """Owns the span of one call of a chat model, an LLM or an embedding model.
+    """The span of one call of a chat model, an LLM or an embedding model.
 
     Attributes:
         from_cache: LangChain had the answer already.
@@ -126,7 +126,7 @@ class ModelCall(ModelCallSpan):
             self._chunks.append(item)
 
     def streams(self) -> None:
-        """Says that a piece of the answer is here."""
+        """Records the time of the first piece of the answer."""
         if self._first_chunk_s is None:
             self._first_chunk_s = self.duration_s
 
@@ -159,7 +159,7 @@ class ModelCall(ModelCallSpan):
     def _answered(
         self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
     ) -> None:
-        """Keeps what the answer says of itself."""
+        """Keeps the facts of the answer."""
         try:
             if self.content is not None:
                 self.content.set_output(_messages.answers(generations))
@@ -185,7 +185,7 @@ class ModelCall(ModelCallSpan):
         )
 
     def _streamed_message(self) -> Generation | None:
-        """A streamed answer, whole as far as it came; an LLM's says nothing of itself but its text."""
+        """A streamed answer, whole as far as it came; an LLM's has its text alone."""
         with _DESCRIBING:
             if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
                 return ChatGeneration(message=message)
@@ -277,7 +277,7 @@ class ToolCall(SpanScope):
 
 
 class Retrieval(SpanScope):
-    """Owns ``retrieval {what is searched}``: one search for documents."""
+    """The span ``retrieval {what is searched}``: one search for documents."""
 
     __slots__ = ()
 

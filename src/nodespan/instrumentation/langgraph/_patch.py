@@ -1,7 +1,7 @@
 """Thin wrappers around LangGraph's seams. Each encloses the original call in one frame, so attach and detach are exact.
 
 A wrapper acts only for runs that are claimed: by ``instrument()``, which claims every run, or by a ComposerService,
-whose run's owner is found in the context. Nothing else changes hands: arguments, results, exceptions are passed on.
+whose run is found in the context. Arguments, results and exceptions are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -75,20 +75,20 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
         context, around = enclosing()
-        owner = _open_node(task, around, context)
-        if owner is None:
+        node = _open_node(task, around, context)
+        if node is None:
             result = original(task, *args, **kwargs)
             run_entered(task, context)
             return result
         try:
-            with owner.attached(context):
+            with node.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
-            task_failed(owner, task, error)
-            owner.leave(error)
+            task_failed(node, task, error)
+            node.leave(error)
             raise
-        task_returned(owner, task)
-        owner.leave()
+        task_returned(node, task)
+        node.leave()
         return result
 
     return wrapper
@@ -100,20 +100,20 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
         context, around = enclosing()
-        owner = _open_node(task, around, context)
-        if owner is None:
+        node = _open_node(task, around, context)
+        if node is None:
             result = await original(task, *args, **kwargs)
             run_entered(task, context)
             return result
         try:
-            with owner.attached(context):
+            with node.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
-            task_failed(owner, task, error)
-            owner.leave(error)
+            task_failed(node, task, error)
+            node.leave(error)
             raise
-        task_returned(owner, task)
-        owner.leave()
+        task_returned(node, task)
+        node.leave()
         return result
 
     return wrapper
@@ -136,8 +136,8 @@ def should_retry_on(original: Callable[..., bool]) -> Callable[..., bool]:
     @functools.wraps(original)
     def wrapper(retry_policy: Any, error: Exception) -> bool:
         retries = original(retry_policy, error)
-        if retries and isinstance(owner := current_scope(), NodeSpan):
-            owner.attempt_failed(error)
+        if retries and isinstance(node := current_scope(), NodeSpan):
+            node.attempt_failed(error)
         return retries
 
     return wrapper
@@ -148,8 +148,8 @@ def patch_configurable(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(config: Any, patch: dict[str, Any]) -> Any:
-        if _RESUMING in patch and isinstance(owner := current_scope(), NodeSpan):
-            owner.next_attempt()
+        if _RESUMING in patch and isinstance(node := current_scope(), NodeSpan):
+            node.next_attempt()
         return original(config, patch)
 
     return wrapper

@@ -55,19 +55,19 @@ class RemoteRun(DeferredRun):
         self.headers: dict[str, str] = dict(kwargs.get("headers") or {})
 
     @override
-    def _started(self, owner: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
-        label(owner, self._graph, self._config)
+    def _started(self, run: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
+        label(run, self._graph, self._config)
         with _ADDRESSING:
             address = _address_of(self._graph)
             server = urlsplit(address)
             if server.hostname:
-                owner.set({semconv.SERVER_ADDRESS: server.hostname, semconv.SERVER_PORT: server.port})
+                run.set({semconv.SERVER_ADDRESS: server.hostname, semconv.SERVER_PORT: server.port})
             if propagates_to(server.hostname or ""):
                 carrier: dict[str, str] = {}
-                _PROPAGATOR.inject(carrier, owner.context_over(self._context))
+                _PROPAGATOR.inject(carrier, run.context_over(self._context))
                 for name, value in carrier.items():
                     self.headers.setdefault(name, value)
-        return _RemoteSteps(owner, adopted=adopted)
+        return _RemoteSteps(run, adopted=adopted)
 
 
 class _RemoteSteps(InstrumentedRun):
@@ -79,7 +79,7 @@ class _RemoteSteps(InstrumentedRun):
     def saw(self, item: object) -> None:
         with _READING:
             if _has_interrupts(item):
-                self._owner.interrupted()
+                self._run.interrupted()
 
 
 def _has_interrupts(item: object) -> bool:
