@@ -67,8 +67,8 @@ def current_model_call(context: Context | None = None) -> ModelCallSpan | None:
 
     A tool or a graph inside a model call starts something new: only the innermost scope counts.
     """
-    owner = current_scope(context)
-    return owner if isinstance(owner, ModelCallSpan) and owner.is_open else None
+    scope = current_scope(context)
+    return scope if isinstance(scope, ModelCallSpan) and scope.is_open else None
 
 
 class ModelCallSpan(SpanScope):

@@ -91,8 +91,8 @@ class LlamaCall:
     """
 
     __slots__ = (
-        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_model_name",
-        "_results", "_scope", "_started_at", "_started_ns", "llama",
+        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_model_name", "_results",
+        "_scope", "_started_at", "_started_ns", "llama",
     )  # fmt: skip
 
     def __init__(
