@@ -42,4 +42,4 @@ class Identity:
         )
 
 
-NOBODY: Final = Identity()
+NO_IDENTITY: Final = Identity()

@@ -19,7 +19,7 @@ from nodespan._version import __version__
 from nodespan.spans.attributes import PlainAttributes, to_attributes
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
-from nodespan.spans.identity import NOBODY, Identity
+from nodespan.spans.identity import NO_IDENTITY, Identity
 from nodespan.spans.instruments import get_instruments
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class SpanScope:
         self.tracer = tracer
         self.instruments: Instruments = instruments or (around.instruments if around is not None else get_instruments())
         self.directory: RunDirectory | None = directory or (around.directory if around is not None else None)
-        self.identity: Identity = identity or (around.identity if around is not None else NOBODY)
+        self.identity: Identity = identity or (around.identity if around is not None else NO_IDENTITY)
         self.span: Span = trace.INVALID_SPAN
         try:
             held = to_attributes(attributes) if attributes else PlainAttributes()

@@ -1,4 +1,4 @@
-"""A call of llama-cpp-python as nodespan sees it: the outermost method, the pieces of its answer, and its end."""
+"""A call of llama-cpp-python: its outermost method, the pieces of its answer, and its end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
 _OPENING: Final = Guard("open a llama.cpp span")
 _READING: Final = Guard("read an answer of llama.cpp")
-_MEASURING: Final = Guard("say what a llama.cpp call took")
+_MEASURING: Final = Guard("describe a llama.cpp call")
 
 
 STATE: Final = InstrumentationState()
@@ -84,7 +84,7 @@ def _is_of_a_pipeline(llama: llama_cpp.Llama) -> bool:
 
 
 class LlamaCall:
-    """Owns the span of a call, or fills in that of the LangChain call around it.
+    """The span of a call, or additions to that of the LangChain call around it.
 
     Attributes:
         llama: The model.
@@ -170,7 +170,7 @@ class LlamaCall:
         """Ends the call, as it ended."""
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._finish_reason is not None:
-            outcome = "ok"  # the consumer has what there is, and did not wait for the end to be said
+            outcome = "ok"  # the consumer has read the whole answer, but not the end of the iterator
         with _MEASURING:
             self._describe(outcome, error_type(error) if error is not None and outcome == "error" else None)
         if not self._is_own:
