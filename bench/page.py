@@ -8,8 +8,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +16,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench.measure import Figure, Size, percentile
+from bench.viewer import Viewer
 from nodespan import semconv
 from nodespan.otlp import Encoded
 from nodespan.store import SqliteStore, StoreLimits
 
-TITLE = "The page of nodespan ui"
+TITLE = "The page of nodespan ui, in a browser"
 SPANS = {"quick": 2_000, "normal": 100_000, "full": 500_000}
 ROUNDS = {"quick": 2, "normal": 7, "full": 15}
 STEPS = {"quick": 50, "normal": 400, "full": 1_000}
@@ -75,27 +74,18 @@ def run(size: Size) -> list[Figure]:
         browser = playwright.chromium.launch(executable_path=executable, args=arguments)
         large = Path(folder) / "large.db"
         spans = fill(large, SPANS[size])
-        figures = [first_run(browser, large, ROUNDS[size], f"a store with a run of {spans:,} spans")]
-        with viewer(large) as address:
+        figures = [
+            first_run(
+                browser, large, ROUNDS[size], f"a store with a run of {spans:,} spans, in chromium {browser.version}"
+            )
+        ]
+        with Viewer(large) as viewer:
             page = browser.new_page(viewport=VIEWPORT)
-            figures += [click(page, address, ROUNDS[size], spans), scroll(page, STEPS[size], spans)]
+            figures += [click(page, viewer.base, ROUNDS[size], spans), scroll(page, STEPS[size], spans)]
             page.close()
         figures.append(seen(browser, Path(folder) / "live.db", EXECUTIONS[size]))
         browser.close()
     return figures
-
-
-@contextmanager
-def viewer(store: Path) -> Iterator[str]:
-    """`nodespan ui` in a process of its own; gives its address."""
-    command = [sys.executable, "-c", "from nodespan.cli import main; main()", "ui", "--port", "0", "--no-token"]
-    environment = {**os.environ, "NODESPAN_STORE": str(store)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 def first_run(browser: Browser, store: Path, rounds: int, of: str) -> Figure:
@@ -104,8 +94,8 @@ def first_run(browser: Browser, store: Path, rounds: int, of: str) -> Figure:
     for _ in range(rounds):
         page = browser.new_page(viewport=VIEWPORT)
         began = time.perf_counter()
-        with viewer(store) as address:
-            page.goto(address)
+        with Viewer(store) as viewer:
+            page.goto(viewer.base)
             page.locator("tr[data-id]").first.wait_for()
             took.append(time.perf_counter() - began)
             page.close()
@@ -135,9 +125,9 @@ def scroll(page: Page, steps: int, spans: int) -> Figure:
 
 def seen(browser: Browser, store: Path, executions: int) -> Figure:
     """From the start of a node to its row in sight, of a LangGraph program in another process."""
-    with viewer(store) as address:
+    with Viewer(store) as viewer:
         page = browser.new_page(viewport=VIEWPORT)
-        page.goto(address)
+        page.goto(viewer.base)
         command = [sys.executable, "-m", "bench.page_worker", str(executions)]
         with subprocess.Popen(command, env={**os.environ, "NODESPAN_STORE": str(store)}) as program:
             page.locator("tr.is-running a.title").first.click(timeout=60_000)

@@ -1,7 +1,7 @@
-"""A program that works and records: ``python -m bench.viewer_worker`` reads a command a line, answers a JSON a line.
+"""A busy program: ``python -m bench.viewer_worker`` reads seconds a line and answers with JSON a line.
 
-``busy SECONDS``: iterations of 2 ms of work with six spans each; times of all iterations in ms, and the CPU they took.
-``nodes COUNT``: a run with so many nodes of 0.25 s; trace id, and each node's span id and start in Unix seconds.
+Each request has 2 ms of work with six spans. The answer has the time of each request and the CPU time per request, in
+ms.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from opentelemetry import trace
 import nodespan
 
 WORK_S = 0.002
-NODE_S = 0.25
 SPANS = 5
 
 
 def busy(tracer: trace.Tracer, seconds: float) -> dict[str, object]:
     took_ms: list[float] = []
     until = time.perf_counter() + seconds
-    cpu = time.process_time()
+    cpu_s = time.process_time()
     while time.perf_counter() < until:
         started = time.perf_counter()
         with tracer.start_as_current_span("request"):
@@ -33,26 +32,14 @@ def busy(tracer: trace.Tracer, seconds: float) -> dict[str, object]:
                         pass
         took_ms.append((time.perf_counter() - started) * 1e3)
         time.sleep(WORK_S)
-    return {"took_ms": took_ms, "cpu_ms": (time.process_time() - cpu) * 1e3 / len(took_ms)}
-
-
-def nodes(tracer: trace.Tracer, count: int) -> dict[str, object]:
-    starts: dict[str, float] = {}
-    with tracer.start_as_current_span("run"):
-        for i in range(count):
-            with tracer.start_as_current_span(f"node {i}") as span:
-                starts[f"{span.get_span_context().span_id:016x}"] = time.time()
-                time.sleep(NODE_S)
-    return {"starts": starts}
+    return {"took_ms": took_ms, "cpu_ms": (time.process_time() - cpu_s) * 1e3 / len(took_ms)}
 
 
 def main() -> None:
     with nodespan.configure("bench"):
         tracer = trace.get_tracer("bench")
         for line in sys.stdin:
-            command, value = line.split()
-            answer = busy(tracer, float(value)) if command == "busy" else nodes(tracer, int(value))
-            print(json.dumps(answer), flush=True)
+            print(json.dumps(busy(tracer, float(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class ComposerService:
             get_instruments(self._meter_provider),
             parent=context,
             directory=RunDirectory(streams=stream, nodes={}, runs={}),
-            offered=True,
+            handed_over=True,
         )
         enricher = EventEnricher(run, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
         if getattr(workflow, "checkpointer", None):

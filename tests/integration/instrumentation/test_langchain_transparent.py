@@ -34,7 +34,7 @@ def switch(tracer_provider):
 
 def _seams():
     for seam in (*SEAMS._seams, *EVENT_STREAMS._seams):
-        yield getattr(importlib.import_module(seam.module), seam.owner), seam.name
+        yield getattr(importlib.import_module(seam.module), seam.class_name), seam.name
     for name in ("embed_documents", "embed_query"):
         yield DeterministicFakeEmbedding, name
     for name in ("aembed_documents", "aembed_query"):

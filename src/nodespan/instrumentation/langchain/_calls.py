@@ -89,6 +89,14 @@ def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     return _with_run_id(ToolCall(here, target.name, kwargs.get("tool_call_id"), given), kwargs)
 
 
+def missing_tool(node: Any, args: Arguments, kwargs: Keywords) -> Call | None:
+    """``ToolNode._validate_tool_call(call)``, which answers the call of a tool that the node lacks with an error."""
+    requested: Mapping[str, Any] = args[0] if args else kwargs["call"]
+    if requested["name"] in node.tools_by_name or (here := STATE.surroundings()) is None:
+        return None
+    return ToolCall(here, requested["name"], requested["id"], requested["args"], is_missing=True)
+
+
 def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseRetriever.invoke(query, config, run_id=...)``."""
     if (here := STATE.surroundings()) is None:

@@ -52,14 +52,14 @@ class Identity(NamedTuple):
 
 
 def identify(model: Model, kwargs: Mapping[str, Any]) -> Identity:
-    """Provider, name and parameters of a chat model or LLM, as LangChain passes them to its tracers."""
+    """Provider, name and parameters of a chat model or LLM, as LangChain reports them to its tracers."""
     known = model._get_ls_params(**kwargs)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] meant to be overridden by providers, read by LangChain's tracers
     provider = known.get("ls_provider")
     return Identity(_PROVIDERS.get(provider or "", provider), _model_name(model, known.get("ls_model_name")), known)
 
 
 def identify_embeddings(model: object) -> Identity:
-    """The same of an embedding model, which LangChain does not describe to its tracers."""
+    """The same of an embedding model, which LangChain does not report to its tracers."""
     provider = type(model).__name__.removesuffix("Embeddings").lower() or None
     name = getattr(model, "model", None) or getattr(model, "model_name", None)
     return Identity(

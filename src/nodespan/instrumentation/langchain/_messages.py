@@ -40,8 +40,8 @@ def answers(generations: Sequence[_convert.Generation]) -> list[Message]:
     """The answers, each with its finish reason."""
     made: list[Message] = []
     for generation in generations:
-        answer = _convert.message_of(generation)
-        parts = [text_part(generation.text)] if answer is None else _parts(answer)
+        found = _convert.message_of(generation)
+        parts = [text_part(generation.text)] if found is None else _parts(found)
         reason = _convert.finish_reason_of(generation)
         made.append(message("assistant", parts, None if reason is None else str(reason)))
     return made

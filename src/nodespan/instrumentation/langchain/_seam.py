@@ -18,6 +18,7 @@ _LLM: Final = ("langchain_core.language_models.llms", "BaseLLM")
 _TOOL: Final = ("langchain_core.tools.base", "BaseTool")
 _RETRIEVER: Final = ("langchain_core.retrievers", "BaseRetriever")
 _STORE: Final = ("langgraph.store.base.batch", "AsyncBatchedBaseStore")
+_TOOL_NODE: Final = ("langgraph.prebuilt.tool_node", "ToolNode")
 _MANAGERS: Final = "langchain_core.callbacks.manager"
 
 
@@ -58,12 +59,13 @@ SEAMS: Final = Seams(
         Seam(_MANAGERS, "AsyncCallbackManagerForLLMRun", "on_llm_new_token", _patch.piece, "times to a first chunk"),
     ),
 )
-STORES: Final = Seams(
+LANGGRAPH: Final = Seams(
     "LangGraph 0.6 and newer",
     (
         Seam(*_STORE, "__init__", _stores.makes_task, "the run of embeddings in stores that work in batches"),
         Seam(*_STORE, "asearch", _stores.waits, "the run of embeddings in stores that work in batches"),
         Seam(*_STORE, "aput", _stores.waits, "the run of embeddings in stores that work in batches"),
+        Seam(*_TOOL_NODE, "_validate_tool_call", _sync(_calls.missing_tool), "calls of tools that do not exist"),
     ),
 )
 EVENT_STREAMS: Final = Seams(

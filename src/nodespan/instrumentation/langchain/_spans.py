@@ -1,7 +1,8 @@
-"""The span scopes of LangChain: a model call, a tool call, a search."""
+"""LangChain's spans: a model call, a tool call, a search."""
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
@@ -34,17 +35,19 @@ if TYPE_CHECKING:
     from nodespan.spans.scope import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
-_HANDLED: Final = "_OTHER"
-"""The conventions' ``error.type`` of an error whose class is unknown: LangChain has converted it to a text."""
+_OTHER: Final = "_OTHER"
+"""The conventions' value for what is not one of a known set: here the class of an error that LangChain made a text of,
+and the name of a tool that does not exist."""
+_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 STATE: Final = InstrumentationState()
 
 
 def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
-    """Run ids for a call whose events lead back to its span, chosen in LangChain's form before its first event.
+    """Run ids by which the events of a call lead to its span, chosen before callbacks receive them.
 
-    ``None`` leaves the choice to LangChain, where the run directory has no reader.
+    ``None`` leaves the choice to LangChain, if no reader uses the run directory.
     """
     runs = scope.directory.runs if scope.directory is not None else None
     if runs is None or isinstance(given, list) or (span_id := span_id_of(scope.span)) is None:
@@ -123,7 +126,7 @@ class ModelCall(ModelCallSpan):
             self._chunks.append(item)
 
     def streams(self) -> None:
-        """Records the arrival of a piece of the answer."""
+        """Records the time of the first piece of the answer."""
         if self._first_chunk_s is None:
             self._first_chunk_s = self.duration_s
 
@@ -156,7 +159,7 @@ class ModelCall(ModelCallSpan):
     def _answered(
         self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
     ) -> None:
-        """Keeps the metadata of the answer."""
+        """Keeps the facts of the answer."""
         try:
             if self.content is not None:
                 self.content.set_output(_messages.answers(generations))
@@ -182,7 +185,7 @@ class ModelCall(ModelCallSpan):
         )
 
     def _streamed_message(self) -> Generation | None:
-        """The joined pieces of a streamed answer; those of an LLM have text only."""
+        """A streamed answer, whole as far as it came; an LLM's has its text alone."""
         with _DESCRIBING:
             if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
                 return ChatGeneration(message=message)
@@ -211,15 +214,23 @@ def _request(model: object, identity: _convert.Identity, kwargs: Mapping[str, An
 
 
 class ToolCall(SpanScope):
-    """The span ``execute_tool {tool}`` of one call of a tool."""
+    """The span ``execute_tool {tool}``: one call of a tool.
 
-    __slots__ = ("_name",)
+    Args:
+        is_missing: There is no such tool. The name is the model's, and so without bounds: no label of a metric, and a
+            part of the span's name only if it could be the name of a tool.
+    """
 
-    def __init__(self, here: Surroundings, name: str, call_id: str | None, arguments: object) -> None:
-        self._name = name
+    __slots__ = ("_label",)
+
+    def __init__(
+        self, here: Surroundings, name: str, call_id: str | None, arguments: object, *, is_missing: bool = False
+    ) -> None:
+        self._label = _OTHER if is_missing else name
+        is_named = not is_missing or _TOOL_NAME.fullmatch(name) is not None
         super().__init__(
             here.tracer,
-            f"{semconv.EXECUTE_TOOL} {name}",
+            f"{semconv.EXECUTE_TOOL} {name}" if is_named else semconv.EXECUTE_TOOL,
             {
                 semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
                 semconv.TOOL_NAME: name,
@@ -243,10 +254,10 @@ class ToolCall(SpanScope):
         if getattr(output, "status", None) == "error":
             if self.span.is_recording():
                 with _DESCRIBING:
-                    self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
+                    self.span.set_attribute(semconv.ERROR_TYPE, _OTHER)
                     self.span.set_status(StatusCode.ERROR)
             self.finish("error")
-            self._record("error", _HANDLED)
+            self._record("error", _OTHER)
         else:
             self.leave()
 
@@ -260,13 +271,13 @@ class ToolCall(SpanScope):
         self.instruments.record(
             semconv.TOOL_DURATION,
             self.took_s,
-            {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
+            {semconv.TOOL_NAME: self._label, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
             exemplar_context(self.span),
         )
 
 
 class Retrieval(SpanScope):
-    """The span ``retrieval {data source}`` of one search for documents."""
+    """The span ``retrieval {what is searched}``: one search for documents."""
 
     __slots__ = ()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._identity import RunFacts
 
 DISPLAY_NAME = "nodespan_display_name"
-"""Attribute by which a node's runnable (a PipelineNode) says the name it wants to be shown with."""
+"""Attribute of a node's runnable (a PipelineNode) with its display name."""
 
 _CHECKPOINTER: Final = "__pregel_checkpointer"
 
@@ -109,8 +109,8 @@ def node_attributes(task: Task, template: NodeTemplate) -> PlainAttributes:
     return attributes
 
 
-def told_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
-    """The same of a node that a callback tells of, from the metadata that LangGraph gives along."""
+def callback_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
+    """The same of a node that a callback reports, from the metadata of the callback."""
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_NODE,
         semconv.NODE: metadata["langgraph_node"],
@@ -125,7 +125,7 @@ def told_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str
 
 
 def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
-    """Checkpoint that the task's step began from; there is one only where somebody keeps checkpoints."""
+    """Checkpoint that the task's step began from; there is one only with a checkpointer."""
     if not configurable.get(_CHECKPOINTER):
         return None
     steps: dict[str, str] | None = configurable.get("checkpoint_map")

@@ -1,4 +1,4 @@
-"""The owners of LangGraph's two spans: ``invoke_workflow`` of a run and ``invoke_node`` of a node execution."""
+"""LangGraph's two spans: ``invoke_workflow`` of a run and ``invoke_node`` of a node execution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.trace import SpanKind
 from typing_extensions import override
 
 from nodespan import semconv
@@ -38,28 +39,28 @@ _TEMPLATES_MAX: Final = 1024
 
 
 class WorkflowSpan(SpanScope):
-    """Owns ``invoke_workflow {name}``: one run of a compiled graph.
+    """The span ``invoke_workflow {name}``: one run of a compiled graph.
 
     Args:
-        offered: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
+        handed_over: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
 
     Attributes:
         channels: Of the graph.
         graph: What it declares; ``None`` where that cannot be read.
         labels: What users find it by; its nodes have them too.
         captures_values: Its nodes record the values that they write.
-        told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
+        callback_spans: Open spans of nodes that callbacks report, by LangChain's run id, if LangGraph lacks the seam.
     """
 
     __slots__ = (
         "_adoptable",
         "_interrupted",
         "_iterations",
+        "callback_spans",
         "captures_values",
         "channels",
         "graph",
         "labels",
-        "told",
         "workflow_name",
     )
 
@@ -71,21 +72,23 @@ class WorkflowSpan(SpanScope):
         *,
         parent: Context | None = None,
         directory: RunDirectory | None = None,
-        offered: bool = False,
+        handed_over: bool = False,
+        kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
-        self._adoptable = offered
+        self._adoptable = handed_over
         self.workflow_name = facts.name
         self.channels: frozenset[str] = frozenset()
         self.graph: DeclaredGraph | None = None
         self.captures_values = False
         self.labels: Mapping[str, Any] = {}
         self._iterations: dict[str, tuple[object, int]] = {}
-        self.told: dict[UUID, NodeSpan] = {}
+        self.callback_spans: dict[UUID, NodeSpan] = {}
         self._interrupted = False
         super().__init__(
             tracer,
             f"{semconv.INVOKE_WORKFLOW} {facts.name}",
             _convert.workflow_attributes(facts),
+            kind=kind,
             parent=parent,
             directory=directory,
             instruments=instruments,
@@ -97,13 +100,13 @@ class WorkflowSpan(SpanScope):
             self.directory = RunDirectory()
 
     def adopt(self) -> bool:
-        """Hands the span to the graph that asks first; afterwards says no."""
+        """Hands the span over to the first graph that calls this; ``False`` at every later call."""
         adoptable, self._adoptable = self._adoptable, False
         return adoptable
 
     @property
-    def matters_anyway(self) -> bool:
-        """Whether the run matters even without a real span: it is measured, or somebody reads the run directory."""
+    def is_observed(self) -> bool:
+        """Whether the run is observed even without a real span: by metrics, or by a reader of the run directory."""
         return self.instruments.are_live or (self.directory is not None and self.directory.nodes is not None)
 
     def loaded(self, channels: Mapping[str, Any]) -> None:
@@ -148,8 +151,8 @@ class WorkflowSpan(SpanScope):
 
     @override
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
-        while self.told:  # nobody has told of their ends
-            self.told.popitem()[1].finish("cancelled")
+        while self.callback_spans:  # their ends were not reported
+            self.callback_spans.popitem()[1].finish("cancelled")
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
@@ -178,7 +181,7 @@ def new_node_id() -> str:
 
 
 class NodeSpan(SpanScope):
-    """Owns ``invoke_node {node}``: one node execution, all its attempts included.
+    """The span ``invoke_node {node}``: one node execution, all its attempts included.
 
     Attributes:
         node_id: 8 hex digits, unique per node execution.
@@ -227,17 +230,17 @@ class NodeSpan(SpanScope):
 
     @property
     def ids(self) -> NodeIds:
-        """How events lead back to the span; made when somebody asks, which in most runs is nobody."""
+        """Ids by which events lead to the span; made at each access, as most runs never use them."""
         return NodeIds(span_id_of(self.span), self.node_id, self.node_name)
 
     def adopt(self) -> bool:
-        """Lets a PipelineNode take this span for its own, once per attempt."""
+        """Hands the span over to a PipelineNode, once per attempt; ``False`` at every later call."""
         free = self._adopted_attempt != self.attempt
         self._adopted_attempt = self.attempt
         return free
 
     def attempt_failed(self, error: BaseException) -> None:
-        """Says that an attempt failed, with what it took."""
+        """Records a failed attempt and its duration."""
         self._last_failed = error
         self._failed_at_ns = time.time_ns()
         publish(self.span, self)
@@ -329,8 +332,8 @@ def _template(task: _convert.Task, run: WorkflowSpan | None) -> _convert.NodeTem
     return template
 
 
-def run_around(owner: SpanScope | None) -> WorkflowSpan | None:
+def run_around(scope: SpanScope | None) -> WorkflowSpan | None:
     """The run around: a task of the functional API runs under the node of its entrypoint."""
-    while owner is not None and not isinstance(owner, WorkflowSpan):
-        owner = owner.parent
-    return owner
+    while scope is not None and not isinstance(scope, WorkflowSpan):
+        scope = scope.parent
+    return scope

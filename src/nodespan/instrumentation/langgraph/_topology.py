@@ -72,12 +72,12 @@ class DeclaredGraph:
         return self.texts[0]
 
 
-def declare(owner: WorkflowSpan, graph: Graph) -> None:
+def declare(run: WorkflowSpan, graph: Graph) -> None:
     """Puts the graph's hash on its run's span, and its topology on the first one that is recorded."""
     with _DECLARING:
-        owner.graph = found = declared(graph)
-        owner.captures_values = capture().on_spans
-        span = owner.span
+        run.graph = found = declared(graph)
+        run.captures_values = capture().on_spans
+        span = run.span
         if found is None or not span.is_recording():
             return
         span.set_attribute(semconv.LANGGRAPH_GRAPH_HASH, found.hash)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
 _OPENING: Final = Guard("open a llama.cpp span")
 _READING: Final = Guard("read an answer of llama.cpp")
-_MEASURING: Final = Guard("measure a llama.cpp call")
+_MEASURING: Final = Guard("describe a llama.cpp call")
 
 
 STATE: Final = InstrumentationState()
@@ -84,7 +84,7 @@ def _is_of_a_pipeline(llama: llama_cpp.Llama) -> bool:
 
 
 class LlamaCall:
-    """A call: its own span, or the span of the LangChain call around it.
+    """The span of a call, or additions to that of the LangChain call around it.
 
     Attributes:
         llama: The model.
@@ -170,7 +170,7 @@ class LlamaCall:
         """Ends the call with its outcome."""
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._finish_reason is not None:
-            outcome = "ok"  # the consumer has the whole answer and did not read the end of the stream
+            outcome = "ok"  # the consumer has read the whole answer, but not the end of the iterator
         with _MEASURING:
             self._describe(outcome, error_type(error) if error is not None and outcome == "error" else None)
         if not self._is_own:

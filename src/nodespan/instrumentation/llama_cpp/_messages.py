@@ -40,9 +40,9 @@ class Answer:
 
     def add(self, choice: _Object) -> None:
         """Adds a choice of an answer, or of a chunk of it."""
-        answer: _Object = choice.get("message") or choice.get("delta") or choice
-        self._texts.append(answer.get("content") or answer.get("text") or "")
-        for place, call in enumerate(cast("Sequence[_Object]", answer.get("tool_calls") or ())):
+        reply: _Object = choice.get("message") or choice.get("delta") or choice
+        self._texts.append(reply.get("content") or reply.get("text") or "")
+        for place, call in enumerate(cast("Sequence[_Object]", reply.get("tool_calls") or ())):
             known = self._calls.setdefault(call.get("index", place), {"arguments": ""})
             known.update({"id": call.get("id") or known.get("id", ""), "name": _called(call) or known.get("name", "")})
             known["arguments"] += call["function"].get("arguments") or ""

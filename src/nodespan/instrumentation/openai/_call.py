@@ -62,7 +62,7 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
 
 
 class OpenAICall:
-    """A call: its own span, or the span of the LangChain model or of the instrumentation around it."""
+    """The span of a call, or additions to the span of the LangChain model or of the instrumentation around it."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class OpenAICall:
         if self._is_own and self._scope is not None:
             end_span(self._scope, None if outcome == "ok" else error)
 
-    def _read(self, answer: object, content: object) -> None:
+    def _read(self, answer: object, reply: object) -> None:
         result = self._result
         _convert.measurements(result, answer)
         if semconv.RESPONSE_ID not in result.attributes:
@@ -146,9 +146,9 @@ class OpenAICall:
             result.attributes[semconv.RESPONSE_MODEL] = getattr(answer, "model", None)
         choice = _convert.first_choice(answer)
         result.finish_reason = getattr(choice, "finish_reason", None) or result.finish_reason
-        if content is not None and self._is_own and self._scope is not None and self._scope.content is not None:
-            self._texts.append(getattr(content, "content", None) or "")
-            calls = getattr(content, "tool_calls", None) or ()
+        if reply is not None and self._is_own and self._scope is not None and self._scope.content is not None:
+            self._texts.append(getattr(reply, "content", None) or "")
+            calls = getattr(reply, "tool_calls", None) or ()
             self._tool_calls.add([call.model_dump() for call in calls])
 
     def _describe(self, outcome: str, error: BaseException | None) -> None:
