@@ -221,7 +221,7 @@ class Generation:
         loop.call_soon_threadsafe(cancel, context=contextvars.Context())
 
     def _put(self, piece: str) -> bool:
-        """Passes one piece to the reader; returns whether it wants another."""
+        """Passes one piece to the reader; returns whether the generation continues."""
         if not isinstance(piece, str):  # pyright: ignore[reportUnnecessaryIsInstance] a pipeline may yield anything
             raise TypeError(
                 f"{self._model.pipeline_type} yielded a {type(piece).__name__}. A piece of an answer is a str."

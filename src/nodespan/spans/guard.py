@@ -1,4 +1,4 @@
-"""The one boundary where nodespan's own errors stop, so that telemetry never hurts the application."""
+"""The boundary at which nodespan's own errors stop, so that they never reach the application."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 
 class Guard:
-    """Encloses a piece of nodespan's own work: suppresses its exceptions, logs each kind once, counts all.
+    """Context manager around nodespan's own work: suppresses its exceptions, logs each kind once, counts all.
 
     One instance per kind of work, made at import. Stateless, so it nests and serves all threads. Only ``Exception`` is
     swallowed; with ``NODESPAN_RAISE_INTERNAL_ERRORS=1`` nothing is.
@@ -55,7 +55,7 @@ def _raises() -> bool:
 
 
 def report(operation: str, problem: Exception | str) -> None:
-    """Logs a failure of nodespan's own as a warning, once per kind, and counts each one. Never raises.
+    """Logs an internal failure as a warning, once per kind, and counts each one. Never raises.
 
     Args:
         operation: What nodespan failed to do, a short fixed text.
@@ -77,7 +77,7 @@ def report(operation: str, problem: Exception | str) -> None:
                 semconv.TELEMETRY_ERRORS,
                 exc_info=problem if isinstance(problem, Exception) else None,
             )
-    except Exception:  # noqa: BLE001, S110 the last line: a broken meter or log handler must not reach the application
+    except Exception:  # noqa: BLE001, S110 a broken meter or log handler must not reach the application
         pass
 
 

@@ -1,4 +1,4 @@
-"""A model server for tests: it speaks the dialects of the real ones, and misbehaves on request."""
+"""A model server for tests, with the dialects of the real ones and with failures on request."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class FakeServer:
         reasoning: Text of a reasoning before the answer.
 
     Attributes:
-        received: The requests for answers, in order.
-        asked: Paths of all other requests.
-        left: Number of answers whose reader left before the end.
+        received: The requests for generations, in order.
+        probes: All other requests.
+        left: Number of answers that the client has not read to the end.
     """
 
     kind: Kind = "openai"
@@ -81,7 +81,7 @@ class FakeServer:
     tool_call: tuple[str, dict[str, Any]] | None = None
     reasoning: str = ""
     received: list[Received] = field(default_factory=list[Received])
-    asked: list[Received] = field(default_factory=list[Received])
+    probes: list[Received] = field(default_factory=list[Received])
     left: int = 0
 
     def __post_init__(self) -> None:
@@ -285,8 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Logs nothing."""
 
     def do_GET(self) -> None:
-        """Answers what a dialect is found out by."""
-        self.fake.asked.append(self._received(b""))
+        """Answers the requests that determine a dialect."""
+        self.fake.probes.append(self._received(b""))
         found = _PATHS.get(self.fake.kind)
         if found is not None and self.path == found[0]:
             self._send_whole(200, json.dumps(found[1]))
@@ -294,11 +294,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_whole(404, "{}")
 
     def do_POST(self) -> None:
-        """Answers a request for an answer."""
+        """Answers a request for a generation."""
         received = self._received(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         fake = self.fake
         if self.path == "/extras/tokenize/count" and fake.kind == "llama-cpp-python":
-            fake.asked.append(received)
+            fake.probes.append(received)
             self._send_whole(200, json.dumps({"count": len(str(received.body.get("input")).split())}))
             return
         fake.received.append(received)

@@ -78,7 +78,7 @@ def test_an_sglang_before_its_model_info_was_renamed_is_found(
 def test_a_named_kind_is_not_looked_for(run: Callable[..., Ask]) -> None:
     with FakeServer("openai") as server:
         text_of(run(server, dialect="vllm")(chat("a")))
-    assert [one.path for one in server.asked] == ["/props"]
+    assert [one.path for one in server.probes] == ["/props"]
     assert server.received[0].body["stream_options"]["continuous_usage_stats"] is True
 
 

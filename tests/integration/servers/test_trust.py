@@ -39,8 +39,8 @@ def test_a_kind_is_asked_once_and_without_credentials(run: Callable[..., Ask]) -
         ask = run(server, api_key=SECRET, headers={"X-Tenant": "t1"})
         for _ in range(3):
             assert text_of(ask(chat("a")))
-    assert [one.path for one in server.asked] == PROBED
-    assert not any("authorization" in one.headers or "x-tenant" in one.headers for one in server.asked)
+    assert [one.path for one in server.probes] == PROBED
+    assert not any("authorization" in one.headers or "x-tenant" in one.headers for one in server.probes)
     assert {one.headers["authorization"] for one in server.received} == {f"Bearer {SECRET}"}
     assert {one.headers["x-tenant"] for one in server.received} == {"t1"}
 
@@ -148,8 +148,8 @@ def test_the_trace_is_sent_to_the_listed_hosts_only(
     ("profile", "says"),
     [
         ({"base_url": "http://user:canary@127.0.0.1:1/v1"}, "user name or a password"),
-        ({"base_url": "ftp://127.0.0.1/v1"}, "not the address of a server"),
-        ({"base_url": "127.0.0.1:8080"}, "not the address"),
+        ({"base_url": "ftp://127.0.0.1/v1"}, "not a server's address"),
+        ({"base_url": "127.0.0.1:8080"}, "not a server's address"),
         ({"base_url": "http://127.0.0.1:99999/v1"}, "not an address"),
         ({"base_url": "http://127.0.0.1:1/v1?key=canary"}, "without a query"),
         ({"base_url": "http://127.0.0.1:1/v1", "name": ""}, "no name"),

@@ -1,4 +1,4 @@
-"""What opens a span: a call of a model, a tool or a retriever, seen from its arguments."""
+"""Opens the span of a call of a model, a tool or a retriever, from the call's arguments."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ _LANGCHAIN_KEYWORDS = frozenset({"callbacks", "config", "metadata", "run_id", "r
 def chat(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseChatModel.generate(messages, stop, ...)``: one call for one list of messages."""
     conversations = args[0] if args else kwargs["messages"]
-    if len(conversations) != 1:  # as many calls; each is opened where it is made
+    if len(conversations) != 1:  # as many calls, each of which is opened by ``chat_of_several``
         return None
     call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.GENERATE)
-    _ask(call, conversations[0])
+    _set_input(call, conversations[0])
     return _with_run_id(call, kwargs)
 
 
 def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
-    """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: where each of several calls is made."""
+    """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: one of several calls."""
     call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.ONE_OF_SEVERAL)
     if call is not None and (manager := args[2] if len(args) > 2 else kwargs.get("run_manager")) is not None:
         choose_run_ids(call, manager.run_id)
-    _ask(call, args[0] if args else kwargs["messages"])
+    _set_input(call, args[0] if args else kwargs["messages"])
     return call
 
 
 def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
-    """``BaseLLM.generate(prompts, stop, ...)``: the model is asked once for all the prompts."""
+    """``BaseLLM.generate(prompts, stop, ...)``: one call of the model for all prompts."""
     prompts = args[0] if args else kwargs["prompts"]
     call = _model_call(semconv.TEXT_COMPLETION, model, _with_stop(args, kwargs), Entry.GENERATE)
-    _ask(call, prompts)
+    _set_input(call, prompts)
     if call is None or len(prompts) == 1:
         return _with_run_id(call, kwargs)
     if kwargs.get("run_id") is None and (chosen := choose_run_ids(call, None, len(prompts))) is not None:
@@ -106,7 +106,7 @@ def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
 
 
 class Streaming:
-    """A call of ``stream`` or ``astream``, for its span to be opened at the first step."""
+    """A call of ``stream`` or ``astream``, whose span is opened at the first step."""
 
     __slots__ = ("_context", "_input", "_kwargs", "_model", "_operation", "_run_id")
 
@@ -121,7 +121,7 @@ class Streaming:
         self._context = own_context()
 
     def open(self) -> ModelCall | Suppressed | None:
-        """The call's span, under what was current at the call."""
+        """The call's span, below the span that was current at the call."""
         if is_suppressed(self._context):
             return Suppressed()
         with _OPENING:
@@ -129,8 +129,8 @@ class Streaming:
             if call is not None and self._run_id is not None:
                 choose_run_ids(call, self._run_id)
             if call is not None and call.content is not None:
-                asked = self._model._convert_input(self._input)  # noqa: SLF001 as ``stream`` itself does
-                _ask(call, asked.to_messages() if self._operation == semconv.CHAT else [asked.to_string()])
+                prompt = self._model._convert_input(self._input)  # noqa: SLF001 as ``stream`` itself does
+                _set_input(call, prompt.to_messages() if self._operation == semconv.CHAT else [prompt.to_string()])
             return call
         return None
 
@@ -138,7 +138,7 @@ class Streaming:
 def streaming(
     operation: str, model: object, args: Arguments, kwargs: Keywords
 ) -> tuple[Streaming, Arguments, Keywords]:
-    """What to open at the first step, and the arguments to call it with."""
+    """The function that opens the span at the first step, and the arguments of the call."""
     run_id = None
     model_input, config = call_arguments(args, kwargs)
     with _OPENING:
@@ -150,7 +150,7 @@ def streaming(
 
 
 class EventStream:
-    """A model's own event stream, which LangChain puts together itself."""
+    """A model's own event stream, which LangChain assembles itself."""
 
     __slots__ = ("_context", "_kwargs", "_messages", "_model")
 
@@ -161,7 +161,7 @@ class EventStream:
         self._context = own_context()
 
     def open(self) -> ModelCall | Suppressed | None:
-        """The call's span; none where LangChain uses the event stream inside a call that has one."""
+        """The call's span; ``None`` if LangChain uses the event stream inside a call that has one."""
         if is_suppressed(self._context):
             return Suppressed()
         with _OPENING:
@@ -169,7 +169,7 @@ class EventStream:
             if call is not None:
                 call.accumulator = self._kwargs.get("stream")
                 choose_run_ids(call, self._kwargs["run_manager"].run_id)
-                _ask(call, self._messages)
+                _set_input(call, self._messages)
             return call
         return None
 
@@ -182,18 +182,18 @@ def _model_call(
     outer = here.around
     if isinstance(outer, ModelCall) and outer.is_open and outer.continues_in(model, entry):
         return None
-    asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
+    given = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
-    identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
+    identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, given)
     if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), here.context):
         return None
-    call = ModelCall(here, operation, model, identity, asked, entry)
+    call = ModelCall(here, operation, model, identity, given, entry)
     if call.content is not None:
-        call.content.set_tools(definitions(asked.get("tools") or asked.get("functions")))
+        call.content.set_tools(definitions(given.get("tools") or given.get("functions")))
     return call
 
 
-def _ask(call: ModelCall | None, messages: Any) -> None:
+def _set_input(call: ModelCall | None, messages: Any) -> None:
     if call is not None and call.content is not None:
         call.content.set_input(messages, to_message)
 

@@ -136,7 +136,7 @@ def piece(original: Function) -> Function:
 
 
 def cached(original: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
-    """Wraps ``BaseChatModel._convert_cached_generations``, which is asked for answers from LangChain's cache alone."""
+    """Wraps ``BaseChatModel._convert_cached_generations``, which reads answers from LangChain's cache."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Sequence[Any]:

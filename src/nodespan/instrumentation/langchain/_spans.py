@@ -58,7 +58,7 @@ def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID
 
 
 class Entry(IntEnum):
-    """Methods of a model that open its call, in the order in which LangChain calls one inside of the other."""
+    """Methods of a model that open its call, outermost first."""
 
     STREAM = 0
     GENERATE = 1
@@ -107,7 +107,7 @@ class ModelCall(ModelCallSpan):
         )
 
     def continues_in(self, model: object, entry: Entry) -> bool:
-        """Whether a method called inside this call is a part of it: a later one of the same model.
+        """Whether a method called inside this call is part of it: a later method of the same model.
 
         Any other is a new call: of another model, or of this one by its own ``_generate``.
         """
@@ -131,7 +131,7 @@ class ModelCall(ModelCallSpan):
             self._first_chunk_s = self.duration_s
 
     def returned(self, result: Any) -> None:
-        """Ends the span with what the call gave back: an LLMResult, a ChatResult or vectors."""
+        """Ends the span with the result of the call: an LLMResult, a ChatResult or vectors."""
         if isinstance(result, LLMResult):
             self._answered([one for prompt in result.generations for one in prompt], result.llm_output)
         elif isinstance(result, ChatResult):
@@ -244,7 +244,7 @@ class ToolCall(SpanScope):
         set_content(self.span, {semconv.TOOL_CALL_ARGUMENTS: arguments})
 
     def returned(self, output: object) -> None:
-        """Ends the span with what the tool gave back.
+        """Ends the span with the result of the tool.
 
         An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
         """
@@ -298,7 +298,7 @@ class Retrieval(SpanScope):
         set_content(self.span, {semconv.RETRIEVAL_QUERY: query})
 
     def returned(self, documents: Sequence[object]) -> None:
-        """Ends the span with what was found."""
+        """Ends the span with the found documents."""
         set_content(self.span, {semconv.RETRIEVAL_DOCUMENTS: documents})
         self.leave()
 

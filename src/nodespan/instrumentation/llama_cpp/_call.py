@@ -44,7 +44,7 @@ STATE: Final = InstrumentationState()
 
 
 def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
-    """The call of this model that encloses the caller: one method calls the next."""
+    """The current call of this model: its methods call each other."""
     call = context_api.get_value(_CALL_KEY)
     return call if isinstance(call, LlamaCall) and call.llama is llama else None
 
@@ -55,7 +55,7 @@ def open_call(
     request: Callable[[], Mapping[str, Any]],
     set_input: Callable[[ModelContent], None] | None = None,
 ) -> LlamaCall | None:
-    """The call to enclose a method in; ``None`` inside another method of the model, or where nothing is recorded.
+    """The scope of a method's call; ``None`` inside another method of the model, or if nothing is recorded.
 
     Inside a call that LangChain makes of this model, the measurements go to LangChain's span. The ``Llama`` of a
     ``LlamaCppPipeline`` is measured by that. Any other call is a call of its own, such as that of a second model in a
@@ -134,11 +134,11 @@ class LlamaCall:
         return engine_phase(self._results[-1]) if self._results else None
 
     def step(self) -> Attached:
-        """Makes the span current, and this call to be found by the methods inside."""
+        """Makes the span current, and this call visible to the methods inside."""
         return Attached(context_api.set_value(_CALL_KEY, self, self._scope.context_over() if self._is_own else None))
 
     def generation(self) -> GenerationResult:
-        """Where the next run of the engine inside this call is measured; a call may have several."""
+        """Returns the result for the next run of the engine in this call, which may have several."""
         result = GenerationResult()
         self._results.append(result)
         return result
@@ -151,7 +151,7 @@ class LlamaCall:
                 write(self._scope.content)
 
     def read_answer(self, answer: object) -> None:
-        """Looks at a whole answer, or at a piece of one."""
+        """Reads a whole answer, or a piece of one."""
         with _READING:
             choice = _convert.choice(answer)
             if choice is not None:
@@ -160,14 +160,14 @@ class LlamaCall:
                     self._answer.add(choice)
 
     def saw(self, item: object) -> None:
-        """Looks at a piece of a streamed answer."""
+        """Reads a piece of a streamed answer."""
         if self._chunks == 0:
             self._first_chunk_at = time.perf_counter()
         self._chunks += 1
         self.read_answer(item)
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the call, as it ended."""
+        """Ends the call with its outcome."""
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._finish_reason is not None:
             outcome = "ok"  # the consumer has read the whole answer, but not the end of the iterator

@@ -32,7 +32,7 @@ def set_input(content: ModelContent, llama: llama_cpp.Llama, given: _Object) -> 
 
 
 class Answer:
-    """The answer, put together from its pieces."""
+    """The answer, assembled from its pieces."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []

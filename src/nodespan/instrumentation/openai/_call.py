@@ -43,7 +43,7 @@ STATE: Final = InstrumentationState()
 
 
 def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
-    """The call to enclose a request in; ``None`` where it has a span that nodespan cannot add to, or none is wanted.
+    """The scope of a request; ``None`` if it has a span that nodespan cannot add to, or nothing is recorded.
 
     Inside a call of a LangChain model, or of another instrumentation of the package, the measurements go to its span.
     """
@@ -132,7 +132,7 @@ class OpenAICall:
         self._has_left = True
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._result.finish_reason is not None:
-            outcome = "ok"  # the whole answer was read, and its end was not waited for
+            outcome = "ok"  # the whole answer was read, without the end of the stream
         with _MEASURING:
             self._describe(outcome, error)
         if self._is_own and self._scope is not None:
@@ -222,7 +222,7 @@ def _has_content(delta: object) -> bool:
 
 
 def _own_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that only nodespan reads, for a span that has the standard ones."""
+    """Nodespan's own measurements, for a span that has the standard ones."""
     names = ("server_queue_s", "prompt_eval_s", "decode_s", "tokens_per_s", "time_to_first_token_s")
     found = {semconv.MIRROR_KEYS[name]: facts.get(name) for name in names}
     return {**found, semconv.USAGE_CACHE_READ: facts.get("cached_input_tokens")}
