@@ -19,6 +19,11 @@ from nodespan.instrumentation import instrument, uninstrument
 from remote_graphs import RemoteServer
 from small_graphs import chain, thread
 
+# LangGraph leaves responses open: that of an interrupt, and those of an event loop that has ended.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*unclosed:pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning"
+)
+
 has_v2 = pytest.mark.skipif(
     "version" not in (RemoteGraph.invoke.__kwdefaults__ or {}), reason="this LangGraph has no version v2 of chunks"
 )
@@ -30,6 +35,7 @@ def all_traced(tracer_provider, measured):
     instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
     yield
     uninstrument()
+    gc.collect()  # while their warnings are ignored
 
 
 def works(state):
@@ -128,12 +134,9 @@ def test_an_interrupt_on_the_server_is_no_error_and_the_run_can_be_resumed(serve
 
 
 @both
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_an_interrupt_below_a_node_interrupts_all_the_runs_around(serve, exporter, is_async):
-    """LangGraph leaves the response open that the interrupt came with, until it is collected."""
     _, remote = serve(asks)
     call(chain(("far", remote, {}), checkpointer=InMemorySaver()), is_async, {"seen": []})
-    gc.collect()
     statuses = {span.name: span.attributes[semconv.STATUS] for span in exporter.get_finished_spans()}
     assert statuses["invoke_workflow Far"] == "interrupted"
     assert statuses["invoke_node far"] == "interrupted"
