@@ -23,7 +23,7 @@ NODE_GAP: Final = 32.0
 _MARGIN: Final = 24.0
 _CHARACTER: Final = 8.0
 _PADDING: Final = 32.0
-_WIDTHS: Final = (88.0, 280.0)
+_WIDTHS: Final = (120.0, 280.0)
 _BEND_WIDTH: Final = 12.0
 _LOOP: Final = 28.0
 """How far an edge from a node to itself, or to any node, stands out on the right."""

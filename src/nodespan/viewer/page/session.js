@@ -56,9 +56,24 @@ export function createSession(store, api) {
         return api.events(parameters);
       }, (data, cursor) => runsChanged(data, cursor, takesNew), (live) => store.set({ live }), readRuns);
       stream.start(runs.cursor);
+      readOlder(runs);
     } catch (error) {
       fail(error, readRuns);
     }
+  }
+
+  /** While the index is filled, read the list again: older runs are in no change. @param {RunsDocument} runs */
+  function readOlder({ status }) {
+    if (!status || status.indexed_spans >= status.spans) return;
+    againTimer = window.setTimeout(async () => {
+      try {
+        const runs = await api.runs(store.get().route, request.signal);
+        store.set({ runs });
+        readOlder(runs);
+      } catch (error) {
+        fail(error, readRuns);
+      }
+    }, AGAIN_MS);
   }
 
   /** @param {{ traces: TraceRecord[], gone?: string[], is_reset: boolean, now_ns: number }} data @param {string} cursor @param {boolean} takesNew */
