@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -23,6 +24,10 @@ pytest_plugins = ["pytester"]
 # llama.cpp's threads wait for each other by spinning, which on a busy machine takes the cores from those they wait for:
 # 18 s for what takes 3 s so. OpenMP reads this when llama.cpp is loaded; programs that tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# An example that took long was held up by the machine.
+settings.register_profile("nodespan", deadline=None)
+settings.load_profile("nodespan")
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,9 @@ PACKAGES = (
     "opentelemetry-semantic-conventions-ai==0.5.1",
     "opentelemetry-instrumentation-langchain==0.62.4",
     "opentelemetry-instrumentation-openai==0.62.4",
+    "langchain-openai==1.7.4",
+    "tiktoken==0.14.0",
+    "regex==2026.11.19",
 )
 V2_PACKAGES = ("opentelemetry-instrumentation-openai-v2==2.4b0", "opentelemetry-util-genai==0.4b0")
 """The predecessor of ``opentelemetry-instrumentation-genai-openai``, whose utilities are of another version."""

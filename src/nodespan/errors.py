@@ -1,15 +1,15 @@
 """The exceptions nodespan raises, all at set-up or about the application's own request.
 
     NodespanError
-    ├── ConfigurationError        a bad argument or environment variable
+    ├── ConfigurationError        an invalid argument or environment variable
     │   └── UnknownProfileError   a profile type that the factory was not given
     ├── MissingDependencyError    an optional library is not installed (also an ImportError)
-    ├── ModelLoadError            a model file that is missing, no GGUF, or refused by llama.cpp
-    ├── PipelineClosedError       work asked of a factory or pipeline after ``close()``
-    ├── ServerError               a model server answered with an error, or not to the end
+    ├── ModelLoadError            a model file that is missing, not GGUF, or rejected by llama.cpp
+    ├── PipelineClosedError       request to a factory or pipeline after ``close()``
+    ├── ServerError               a model server answered with an error, or incompletely
     ├── DeadlineExceededError     ``deadline_s`` passed before the generation ended (also a TimeoutError)
-    └── StoreError                the local store cannot do what was asked
-        ├── StoreBusyError        another process holds it; what was asked may be asked again
+    └── StoreError                an operation of the local store failed
+        ├── StoreBusyError        another process holds it; the operation can be repeated
         └── StoreForeignError     the file is not a store of this version of nodespan
 
 Every message states the given value, the allowed values and what to type. Errors of nodespan's own telemetry are never
@@ -24,14 +24,14 @@ class NodespanError(Exception):
 
 
 class ConfigurationError(NodespanError):
-    """An argument or environment variable has a value that cannot work.
+    """An argument or environment variable is invalid.
 
-    No ``ValueError``: pydantic would wrap it in a report of its own when it is raised in a validator.
+    Not a ``ValueError``, which pydantic would wrap in its own report when it is raised in a validator.
     """
 
 
 class UnknownProfileError(ConfigurationError):
-    """A profile type was asked for that the ``PipelineFactory`` was not given."""
+    """The ``PipelineFactory`` has no profile of the requested type."""
 
 
 class MissingDependencyError(NodespanError, ImportError):
@@ -54,10 +54,10 @@ class DeadlineExceededError(NodespanError, TimeoutError):
 
 
 class ServerError(NodespanError):
-    """A model server answered with an error, or did not answer to the end.
+    """A model server answered with an error, or incompletely.
 
     Attributes:
-        status: HTTP status, or the status in an error that it sent amid its answer; ``None`` if there is none.
+        status: HTTP status, or the status in an error inside its answer; ``None`` if there is none.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -66,7 +66,7 @@ class ServerError(NodespanError):
 
 
 class StoreError(NodespanError):
-    """The local store cannot do what was asked.
+    """An operation of the local store failed.
 
     Attributes:
         code: Code of the warning that is logged where the error does not reach the application.
@@ -76,7 +76,7 @@ class StoreError(NodespanError):
 
 
 class StoreBusyError(StoreError):
-    """Another process held the local store for too long; what was asked may be asked again."""
+    """Another process held the local store for too long; the operation can be repeated."""
 
     code = "store.locked"
 

@@ -69,7 +69,7 @@ TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id under which the model
 TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in this program.")
 DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "What was searched.")
 EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
-SERVER_ADDRESS: Final = _standard("server.address", "Host of the model's server.", source=_CORE)
+SERVER_ADDRESS: Final = _standard("server.address", "Host of the server of a model or of a remote graph.", source=_CORE)
 SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")

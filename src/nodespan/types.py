@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from nodespan.errors import ConfigurationError
 
 FinishReason = str
-"""``stop``, ``length``, ``cancelled``, ``error``, or the engine's own word, such as ``tool_calls``."""
+"""``stop``, ``length``, ``cancelled``, ``error``, or the engine's own value, such as ``tool_calls``."""
 
 CacheStatus = Literal["hit", "loaded"]
 Status = Literal["ok", "error", "interrupted", "cancelled"]
@@ -55,7 +55,7 @@ class _CheckedAtSetUp(_Frozen):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _say_what_is_wrong(cls, data: Any, build: Callable[[Any], Self]) -> Self:  # pyright: ignore[reportExplicitAny] whatever the caller passed
+    def _as_configuration_error(cls, data: Any, build: Callable[[Any], Self]) -> Self:  # pyright: ignore[reportExplicitAny] the caller's argument
         try:
             return build(data)
         except ValidationError as error:
@@ -63,7 +63,7 @@ class _CheckedAtSetUp(_Frozen):
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    lines = [f"{model.__name__} cannot be made:"]
+    lines = [f"Invalid {model.__name__}:"]
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
@@ -116,12 +116,12 @@ class ModelProfile(_CheckedAtSetUp):
         n_threads: Threads for generation; llama.cpp's own choice if not given.
         n_gpu_layers: Layers kept on a GPU, -1 for all.
         chat_format: A llama-cpp-python chat format; the template inside the file if not given.
-        sampling: Defaults for every request; a value that the request gives takes precedence.
+        sampling: Defaults for every request; values of the request take precedence.
         options: Any further argument of ``llama_cpp.Llama``, or field of the server's request, passed on as it is.
-        base_url: Address of a server that speaks OpenAI's protocol, ``"http://127.0.0.1:8080/v1"``, or several
+        base_url: Address of a server with OpenAI's protocol, ``"http://127.0.0.1:8080/v1"``, or several
             addresses of servers of one kind, used in turn when one fails.
         dialect: Kind of the server: ``llama-server``, ``llama-cpp-python``, ``ollama``, ``vllm``, ``sglang`` or
-            ``openai``. If not given, a server on this machine or a private network is asked once, others are
+            ``openai``. If not given, a server on this machine or in a private network is probed once, others are
             ``openai``.
         max_concurrency: Requests to the servers at once; as many as they have slots, if not given.
         api_key: Sent as ``Authorization: Bearer``.
@@ -129,7 +129,7 @@ class ModelProfile(_CheckedAtSetUp):
         verify: Whether TLS certificates are verified, or the file of the authorities to trust.
 
     Raises:
-        ConfigurationError: A value cannot work, such as ``n_ctx=0``.
+        ConfigurationError: A value is invalid, such as ``n_ctx=0``.
     """
 
     model_path: Path | None = None
@@ -151,7 +151,7 @@ class ModelProfile(_CheckedAtSetUp):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_provider(cls, data: Any) -> Any:  # pyright: ignore[reportExplicitAny] whatever the caller passed
+    def _default_provider(cls, data: Any) -> Any:  # pyright: ignore[reportExplicitAny] the caller's argument
         if isinstance(data, dict) and "base_url" in data and "provider" not in data:
             return {**data, "provider": UNKNOWN_PROVIDER}  # pyright: ignore[reportUnknownVariableType]
         return data  # pyright: ignore[reportUnknownVariableType]
@@ -176,7 +176,7 @@ class ToolCall:
     """A tool call in a model's answer.
 
     Attributes:
-        id: The engine's id of the call; empty if it gives none.
+        id: The engine's id of the call; empty if it has none.
         name: Name of the tool.
         arguments: Its arguments as the model wrote them, usually a JSON object.
     """
@@ -229,7 +229,7 @@ class GenerationRequest(_CheckedAtSetUp):
         options: Any further argument of the engine's own call, passed on as it is: ``grammar``, ``logprobs``, ...
 
     Raises:
-        ConfigurationError: Neither or both are given, or a value cannot work.
+        ConfigurationError: Neither or both are given, or a value is invalid.
     """
 
     messages: tuple[ChatMessage, ...] = ()
@@ -244,7 +244,7 @@ class GenerationRequest(_CheckedAtSetUp):
     def _is_consistent(self) -> Self:
         if bool(self.messages) == (self.prompt is not None):
             raise ConfigurationError(
-                "GenerationRequest takes messages=[{'role': ..., 'content': ...}] or prompt='...': exactly one of them."
+                "GenerationRequest requires either messages=[{'role': ..., 'content': ...}] or prompt='...'."
             )
         if self.prompt is not None and (self.tools or self.tool_choice or self.response_format):
             raise ConfigurationError(
@@ -315,7 +315,7 @@ class PipelineExecutionMetadata(_Frozen):
 
 
 STATE_ONLY_KEYS: Final = frozenset({"trace_id", "span_id", "traceparent"})
-"""Keys of an entry that are the span itself and so are no attributes of it."""
+"""Keys of an entry that identify the span and so are not attributes of it."""
 
 
 class NodeMetadata(PipelineExecutionMetadata):
@@ -332,7 +332,7 @@ class NodeMetadata(PipelineExecutionMetadata):
         traceparent: W3C Trace Context, version 00, of the node's span.
     """
 
-    model_name: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] unknown until a pipeline was asked for
+    model_name: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] unknown before the pipeline is created
     model_provider: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     pipeline_type: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     node_name: str

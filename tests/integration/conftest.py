@@ -24,7 +24,7 @@ def state_and_spans_agree(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def watched(execution: NodeExecution) -> dict[str, Any]:
         entry = done(execution)
-        entries.append((entry, execution.owner.span))
+        entries.append((entry, execution.scope.span))
         return entry
 
     monkeypatch.setattr(NodeExecution, "done", watched)

@@ -25,9 +25,10 @@ from nodespan.telemetry.settings import Settings
 from nodespan.testing import self_test
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nodespan.cli._output import Console
-    from nodespan.delivery.destination import Destination
-    from nodespan.telemetry.settings import Signal
+    from nodespan.delivery.destination import Destination, Signal
 
 _PACKAGES: Final = (
     "nodespan",
@@ -42,6 +43,11 @@ _PACKAGES: Final = (
 )
 _SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
 _REACH_TIMEOUT_S: Final = 3.0
+_UNTIL_IT_DOES: Final[Mapping[Signal, str]] = {
+    "traces": "Spans wait in the store until it does.",
+    "metrics": "Metrics are dropped until it does; OTEL_METRICS_EXPORTER=none records none.",
+    "logs": "Log records are dropped until it does; OTEL_LOGS_EXPORTER=none records none.",
+}
 _LOAD_TIMEOUT_S: Final = 30.0
 _FEATURES: Final = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
 _OTHER_MEANING: Final = "An installed library works in another way than nodespan expects. Please report the versions."
@@ -141,10 +147,11 @@ def _examine_export(found: Findings, settings: Settings) -> Destination | None:
     destinations: dict[Signal, Destination | None] = {signal: settings.destination(signal) for signal in _SIGNALS}
     for signal, destination in destinations.items():
         found.signals[signal] = _where(settings, signal, destination)
-    if (traces := destinations["traces"]) is not None:
-        found.destination = traces.label
-        found.reachable = _examine_destination(found, traces)
-    return traces
+        if destination is not None:
+            answers = _examine_destination(found, signal, destination)
+            if signal == "traces":
+                found.destination, found.reachable = destination.label, answers
+    return destinations["traces"]
 
 
 def _where(settings: Settings, signal: Signal, destination: Destination | None) -> str:
@@ -161,9 +168,9 @@ def _where(settings: Settings, signal: Signal, destination: Destination | None) 
     return "not recorded: no endpoint is set" if exporters else f"not recorded: OTEL_{signal.upper()}_EXPORTER=none"
 
 
-def _examine_destination(found: Findings, destination: Destination) -> bool:
+def _examine_destination(found: Findings, signal: Signal, destination: Destination) -> bool:
     """Sends an empty request, by the sender of a program; an empty request is valid OTLP and stores nothing."""
-    sender = make_sender(destination)
+    sender = make_sender(destination, signal)
     sender.timeout_s = min(sender.timeout_s, _REACH_TIMEOUT_S)
     try:
         with suppress_instrumentation():
@@ -173,7 +180,8 @@ def _examine_destination(found: Findings, destination: Destination) -> bool:
     if answer.kind in {"accepted", "refused"}:
         return True
     found.problems.append(
-        f"{destination.label} does not accept spans: {answer.text}. Spans wait in the store until it does. "
+        f"{destination.label} does not accept {'spans' if signal == 'traces' else signal}: {answer.text}. "
+        f"{_UNTIL_IT_DOES[signal]} "
         "Check that the collector runs there and that OTEL_EXPORTER_OTLP_ENDPOINT and the headers are right."
     )
     return bool(answer.reason)

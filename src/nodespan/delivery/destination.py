@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Protocol = Literal["http/protobuf", "grpc"]
+Signal = Literal["traces", "metrics", "logs"]
 
 _AUTHENTICATION: Final = ("authorization", "cookie", "key", "token", "secret", "tenant", "orgid", "org-id", "project")
 """Parts of header names that choose an account or a tenant: a header with one of them belongs to the identity."""

@@ -1,1 +1,1 @@
-"""What runs a model: the pipeline contract, llama.cpp in this process, and what an engine measures."""
+"""Engines: the pipeline contract, llama.cpp in this process, servers of OpenAI's protocol, and their measurements."""

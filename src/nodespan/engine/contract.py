@@ -1,4 +1,4 @@
-"""The contract between the Runner and a pipeline: whatever runs a model, in this process or on a server."""
+"""The contract between the Runner and a pipeline, which runs a model in this process or on a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_REASON: Final = 64
 class Cancellation:
     """The Runner's request to a pipeline to end a generation early. Once requested, it stays requested.
 
-    Safe from any thread, a destructor included: it takes no lock.
+    Safe from any thread, a destructor included: it acquires no lock.
 
     Attributes:
         flag: Two bytes, ``00 00`` before the request and ``01 00`` after it. Native code may hold their address: read
@@ -63,7 +63,7 @@ class Server(NamedTuple):
 
 
 class EnginePhase(NamedTuple):
-    """A measured stretch of a generation, which becomes a child span.
+    """A measured phase of a generation, which becomes a child span.
 
     Attributes:
         name: Name of the span, such as ``llama_cpp.prefill``.
@@ -79,7 +79,7 @@ class EnginePhase(NamedTuple):
 
 
 def _unknown() -> None:
-    """Stands for a count that the engine does not report."""
+    """Return ``None``: the engine does not report this count."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class GenerationResult:
         decode_s: The same for ``decode_tokens``.
         prefill_at: ``time.perf_counter()`` at the start of the prefill.
         first_token_at: ``time.perf_counter()`` at the first token.
-        finish_reason: Why the model ended by itself: ``stop``, ``length`` or the engine's own word.
+        finish_reason: Why the model ended by itself: ``stop``, ``length`` or the engine's own value.
         evaluated: Returns the prompt tokens in the context so far; called on another thread during the prefill.
         model_bytes: Size of the model's tensors.
         state_bytes: Size of its context's state at the end, KV cache included.
@@ -105,11 +105,11 @@ class GenerationResult:
             its metrics are recorded with them.
         server_queue_s: Time in the queue of the model's server.
         tokens_estimated: The counts are of the texts, not of the generation.
-        provider: Provider in place of the profile's, known since the server was asked.
+        provider: Provider in place of the profile's, determined by probing the server.
         attributes: Further attributes of the model's span.
         prefix: The prompt against what the model's context held.
         tool_calls: Tools that the model calls. This and the following are content: for the reader of the stream.
-        reasoning: Text of the model's reasoning, which is no part of the answer.
+        reasoning: Text of the model's reasoning, which is not part of the answer.
         logprobs: Log probabilities, in the engine's own form.
     """
 
@@ -159,7 +159,7 @@ class GenerationResult:
         }
 
     def checked(self, entered_at: float) -> tuple[GenerationResult, list[str]]:
-        """A copy without the values that cannot be, and the names of these.
+        """A copy without impossible values, and the names of these.
 
         A pipeline may write anything here. Counts are integers from 0 to 2**63 - 1, times are finite numbers from 0,
         points in time are not before the request.
@@ -223,8 +223,8 @@ def _items(values: object) -> list[object]:
 class Pipeline(Protocol):
     """A loaded model that one thread uses at a time: the synchronous form of the contract.
 
-    It is made from a ``ModelProfile`` (that is the loading) and used by one thread alone: loaded, asked, and closed
-    there. It generates once at a time. A class may have static methods: ``check_profile(profile)`` raises at set-up
+    Its constructor accepts a ``ModelProfile`` and loads the model. One thread alone loads, uses and closes it, for one
+    generation at a time. A class may have static methods: ``check_profile(profile)`` raises at set-up
     what would fail at the first request; ``server_of(profile)`` returns the ``Server`` that runs the model, ``None``
     for this process.
     """

@@ -35,7 +35,7 @@ _MIRRORED: Final = {
         "prompt_eval_s", "decode_s", "tokens_per_s", "tokens_estimated", "error_type",
     )
 }  # fmt: skip
-"""Facts of the generation that have no standard name; the others stand under theirs."""
+"""Facts of the generation without a standard name; the others have theirs."""
 
 _PHASE_METRICS: Final = {
     semconv.LLAMA_CPP_PREFILL: (semconv.PREFILL_DURATION, semconv.PREFILL_TOKENS),
@@ -55,7 +55,7 @@ _SPEED: Final = semconv.MIRROR_KEYS["tokens_per_s"]
 
 
 class Phase(NamedTuple):
-    """A measured stretch of a generation; times are Unix time in ns."""
+    """A measured phase of a generation; times are Unix time in ns."""
 
     name: str
     start_ns: int
@@ -77,20 +77,20 @@ def total(results: Sequence[GenerationResult]) -> GenerationResult:
     return whole
 
 
-def add_to_outer(owner: ModelCallSpan, facts: Mapping[str, Any], phases: Iterable[Phase]) -> None:
+def add_to_outer(scope: ModelCallSpan, facts: Mapping[str, Any], phases: Iterable[Phase]) -> None:
     """Adds a call of an engine to the model call of the library around it, which may make several: counts are sums."""
-    measured = owner.measured
+    measured = scope.measured
     if semconv.USAGE_INPUT_TOKENS in measured:
         sums = {key: facts[key] + measured.get(name, 0) for key, name in _SUMMED.items() if facts.get(key) is not None}
         if speed := facts.get("tokens_per_s"):
             decoded = measured.get(_SPEED, 0) * measured.get(_SUMMED["decode_s"], 0) + speed * facts["decode_s"]
             sums["tokens_per_s"] = decoded / sums["decode_s"]
         facts = {**sums, "model_name": facts.get("model_name")}
-    describe(owner, facts, phases)
+    describe(scope, facts, phases)
 
 
 def describe(
-    owner: ModelCallSpan,
+    scope: ModelCallSpan,
     facts: Mapping[str, Any],
     phases: Iterable[Phase],
     *,
@@ -104,7 +104,7 @@ def describe(
     """
     with _DESCRIBING:
         finish_reason = facts.get("finish_reason")
-        owner.measured.update(
+        scope.measured.update(
             {
                 **{name: facts[key] for key, name in (_STANDARD | _MIRRORED).items() if facts.get(key) is not None},
                 **({} if finish_reason is None else {semconv.RESPONSE_FINISH_REASONS: [finish_reason]}),
@@ -113,11 +113,11 @@ def describe(
                 semconv.CHUNKS: chunks,
             }
         )
-        if not owner.span.is_recording():
+        if not scope.span.is_recording():
             return
-        below = trace.set_span_in_context(owner.span, Context())
+        below = trace.set_span_in_context(scope.span, Context())
         for phase in phases:
-            child = owner.tracer.start_span(
+            child = scope.tracer.start_span(
                 phase.name, below, attributes=to_attributes(phase.attributes), start_time=phase.start_ns
             )
             child.end(phase.end_ns)
@@ -136,7 +136,7 @@ def engine_phases(result: GenerationResult, unix_ns: Callable[[float], int]) -> 
 
 
 def llama_cpp_phases(result: GenerationResult) -> list[EnginePhase]:
-    """Prefill and decode as llama.cpp has measured them, as far as they took place."""
+    """Prefill and decode as measured by llama.cpp; without the phases that did not happen."""
     phases: list[EnginePhase] = []
     if result.prefill_at is not None and result.prefill_s is not None:
         phases.append(
@@ -150,7 +150,7 @@ def llama_cpp_phases(result: GenerationResult) -> list[EnginePhase]:
 
 
 def record_generation(
-    owner: ModelCallSpan,
+    scope: ModelCallSpan,
     facts: Mapping[str, Any],
     results: Iterable[GenerationResult],
     *,
@@ -162,7 +162,7 @@ def record_generation(
     """Records the metrics of a generation. Unknown values are not recorded; loading is recorded where it ends.
 
     Args:
-        owner: The generation's span, whose instruments are used.
+        scope: The generation's span, whose instruments are used.
         facts: By the keys of ``PipelineExecutionMetadata``.
         results: The runs of the engine in it.
         duration_s: From the request to the end.
@@ -171,7 +171,7 @@ def record_generation(
         in_process: The model runs in this process, so the metrics of a model server are recorded as well.
     """
     with _RECORDING:
-        owner.record(
+        scope.record(
             duration_s=duration_s,
             time_to_first_chunk_s=time_to_first_chunk_s,
             input_tokens=facts.get("input_tokens"),
@@ -181,22 +181,22 @@ def record_generation(
         )
         queue_s = facts.get("queue_s")
         if priority is not None and queue_s is not None:
-            labels = {semconv.REQUEST_MODEL: owner.model, semconv.PRIORITY: priority}
-            owner.instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(owner.span))
-    record_engine(owner, facts, results, in_process=in_process)
+            labels = {semconv.REQUEST_MODEL: scope.model, semconv.PRIORITY: priority}
+            scope.instruments.record(semconv.QUEUE_DURATION, queue_s, labels, exemplar_context(scope.span))
+    record_engine(scope, facts, results, in_process=in_process)
 
 
 def record_engine(
-    owner: ModelCallSpan, facts: Mapping[str, Any], results: Iterable[GenerationResult], *, in_process: bool = True
+    scope: ModelCallSpan, facts: Mapping[str, Any], results: Iterable[GenerationResult], *, in_process: bool = True
 ) -> None:
     """Records the engine's own measurements of a generation. Arguments as in ``record_generation``."""
-    instruments = owner.instruments
+    instruments = scope.instruments
     if not instruments.are_live:
         return
     with _RECORDING:
-        of_model: Labels = {semconv.REQUEST_MODEL: owner.model}
-        of_call: Labels = {semconv.OPERATION_NAME: owner.operation, semconv.PROVIDER_NAME: owner.provider, **of_model}
-        context = exemplar_context(owner.span)
+        of_model: Labels = {semconv.REQUEST_MODEL: scope.model}
+        of_call: Labels = {semconv.OPERATION_NAME: scope.operation, semconv.PROVIDER_NAME: scope.provider, **of_model}
+        context = exemplar_context(scope.span)
         for name, value in _of_server(facts) if in_process else ():
             if value is not None:
                 instruments.record(name, value, of_call, context)
@@ -207,7 +207,7 @@ def record_engine(
 
 
 def _of_server(facts: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """The metrics that the conventions ask of a model server."""
+    """The metrics that the conventions define for a model server."""
     yield semconv.TIME_TO_FIRST_TOKEN, facts.get("time_to_first_token_s")
     if tokens_per_s := facts.get("tokens_per_s"):
         yield semconv.TIME_PER_OUTPUT_TOKEN, 1 / tokens_per_s

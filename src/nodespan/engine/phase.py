@@ -1,4 +1,4 @@
-"""What a call of an engine does now, read off the result that its pipeline fills in."""
+"""The current phase of an engine's call, derived from the result that its pipeline fills in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NS = 10**9
 
 
 def engine_phase(result: GenerationResult) -> Phase | None:
-    """Prefilling until the first token is there, decoding from then on; ``None`` before the call has begun."""
+    """Prefilling until the first token, then decoding; ``None`` before the call has started."""
     if result.first_token_at is not None:
         done = result.output_tokens if is_count(result.output_tokens) else None
         return Phase("decoding", unix_ns(result.first_token_at), done=done)
@@ -24,7 +24,7 @@ def engine_phase(result: GenerationResult) -> Phase | None:
     done, total = result.evaluated(), result.input_tokens
     if not is_count(done) or not is_count(total):
         return Phase("prefilling", unix_ns(result.prefill_at))
-    # Until the engine has compared the prompts, this counts the tokens of the call before.
+    # Until the engine has compared the prompts, this counts the tokens of the previous call.
     return Phase("prefilling", unix_ns(result.prefill_at), done=min(done or 0, total or 0), total=total)
 
 

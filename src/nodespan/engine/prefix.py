@@ -1,4 +1,4 @@
-"""Why a prompt was evaluated again: what of it the model's context held, and of whose call."""
+"""Why a prompt was evaluated again: how much of it the model's context held, and from which call."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 PREVIOUS_PROMPT: Final = "previous_prompt"
 LEAST_REPEATED_TOKENS: Final = 16
-"""Fewer tokens that differ are the end of an answer, which a chat template writes in another way."""
+"""Fewer differing tokens are the end of an answer, which a chat template writes differently."""
 
-_DESCRIBING: Final = Guard("compare a prompt with the one before")
+_DESCRIBING: Final = Guard("compare a prompt with the previous one")
 
 
 @dataclass(slots=True)
@@ -35,12 +35,12 @@ class PromptCall:
 
 @dataclass(slots=True)
 class PrefixUse:
-    """A prompt against the tokens in the model's context at its beginning.
+    """Comparison of a prompt with the tokens in the model's context.
 
     Attributes:
         shared_tokens: Length of their common beginning.
-        held_tokens: Tokens in the context, prompt and answer of the call before.
-        previous: That call; ``None`` where the context was empty, or is not known to be of a call.
+        held_tokens: Tokens in the context, which are prompt and answer of the previous call.
+        previous: That call; ``None`` if the context was empty or its call is unknown.
         call: This call, for the next one.
     """
 
@@ -50,53 +50,53 @@ class PrefixUse:
     call: PromptCall = field(default_factory=PromptCall)
 
 
-def describe_context(owner: ModelCallSpan, result: GenerationResult) -> None:
+def describe_context(scope: ModelCallSpan, result: GenerationResult) -> None:
     """Sets the size of the model's context and what is known of the reuse of a prompt, before the span ends.
 
-    A server reports the number of cached tokens alone: then there is a metric and no previous node.
+    A server reports the number of cached tokens only: then there is a metric and no previous node.
     """
     with _DESCRIBING:
         if result.context_size:
-            owner.measured[semconv.CONTEXT_SIZE] = result.context_size
-        node = _node_around(owner)
+            scope.measured[semconv.CONTEXT_SIZE] = result.context_size
+        node = _node_around(scope)
         use = result.prefix
         previous = use.previous if use is not None else None
         if use is not None:
-            use.call.node, use.call.span = node, owner.span.get_span_context()
+            use.call.node, use.call.span = node, scope.span.get_span_context()
             if previous is not None:
-                _compare(owner, result, use, previous)
-        if result.input_tokens and result.cached_input_tokens is not None and owner.instruments.are_live:
+                _compare(scope, result, use, previous)
+        if result.input_tokens and result.cached_input_tokens is not None and scope.instruments.are_live:
             labels = {
-                semconv.REQUEST_MODEL: owner.model,
+                semconv.REQUEST_MODEL: scope.model,
                 semconv.NODE: node,
                 semconv.PREFIX_PREVIOUS_NODE: previous.node if previous is not None else None,
             }
             share = min(result.cached_input_tokens / result.input_tokens, 1.0)
-            owner.instruments.record(semconv.PREFIX_REUSE, share, labels, exemplar_context(owner.span))
+            scope.instruments.record(semconv.PREFIX_REUSE, share, labels, exemplar_context(scope.span))
 
 
-def _compare(owner: ModelCallSpan, result: GenerationResult, use: PrefixUse, previous: PromptCall) -> None:
+def _compare(scope: ModelCallSpan, result: GenerationResult, use: PrefixUse, previous: PromptCall) -> None:
     prompt = result.input_tokens or 0
     repeated = min(use.held_tokens, prompt) - use.shared_tokens
-    owner.measured[semconv.PREFIX_SHARED] = use.shared_tokens
-    owner.measured[semconv.PREFIX_REPEATED] = repeated
+    scope.measured[semconv.PREFIX_SHARED] = use.shared_tokens
+    scope.measured[semconv.PREFIX_REPEATED] = repeated
     if previous.node is not None:
-        owner.measured[semconv.PREFIX_PREVIOUS_NODE] = previous.node
+        scope.measured[semconv.PREFIX_PREVIOUS_NODE] = previous.node
     if repeated < LEAST_REPEATED_TOKENS:
         return
     if result.prefill_s is not None and result.prefill_tokens:
         share = min((prompt - use.shared_tokens) / result.prefill_tokens, 1.0)
-        owner.measured[semconv.PREFIX_COST] = result.prefill_s * share
+        scope.measured[semconv.PREFIX_COST] = result.prefill_s * share
     if previous.span is not None and previous.span.is_valid:
-        owner.link(Link(previous.span, {semconv.LINK_KIND: PREVIOUS_PROMPT}))
+        scope.link(Link(previous.span, {semconv.LINK_KIND: PREVIOUS_PROMPT}))
 
 
-def _node_around(owner: ModelCallSpan) -> str | None:
+def _node_around(scope: ModelCallSpan) -> str | None:
     """LangGraph's name of the node around a model call."""
-    scope: SpanScope | None = owner.parent
-    while scope is not None:
-        attributes = getattr(scope.span, "attributes", None)
+    around: SpanScope | None = scope.parent
+    while around is not None:
+        attributes = getattr(around.span, "attributes", None)
         if attributes and isinstance(node := attributes.get(semconv.NODE), str):
             return node
-        scope = scope.parent
+        around = around.parent
     return None

@@ -1,4 +1,4 @@
-"""Tool calls of a streamed answer, put together from their pieces."""
+"""Tool calls of a streamed answer, assembled from their pieces."""
 
 from __future__ import annotations
 

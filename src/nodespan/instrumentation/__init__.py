@@ -1,4 +1,4 @@
-"""Instrumentors of the libraries nodespan knows. They do not know each other."""
+"""Instrumentors of the supported libraries. They do not depend on each other."""
 
 from __future__ import annotations
 

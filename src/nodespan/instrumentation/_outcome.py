@@ -30,10 +30,10 @@ def outcome_of(error: BaseException | None) -> Outcome:
     return "cancelled" if isinstance(error, _CANCELLED) else "error"
 
 
-def end_span(owner: SpanScope, error: BaseException | None) -> None:
+def end_span(scope: SpanScope, error: BaseException | None) -> None:
     """Ends the span of a call that left with this exception, or returned."""
     outcome = outcome_of(error)
     if outcome == "error" and error is not None:
-        owner.fail(error)
+        scope.fail(error)
     else:
-        owner.finish(outcome)
+        scope.finish(outcome)

@@ -22,12 +22,12 @@ class Seam:
     """A name of a library that is wrapped, and what is lost without it.
 
     Attributes:
-        owner: Class in the module; empty for a function of the module's own.
+        class_name: Class in the module; empty for a function of the module's own.
         lost: What is not recorded without it; the subject of the warning.
     """
 
     module: str
-    owner: str
+    class_name: str
     name: str
     wrap: Wrap
     lost: str
@@ -87,7 +87,7 @@ class Seams:
         if seam in self._reported:
             return
         self._reported.add(seam)
-        name = ".".join(part for part in (seam.module, seam.owner, seam.name) if part)
+        name = ".".join(part for part in (seam.module, seam.class_name, seam.name) if part)
         warn(
             "instrumentation.missing",
             "%s not found; %s will not be recorded. Supported: %s. Please report this version.",
@@ -136,7 +136,7 @@ def _target(seam: Seam) -> Any:
         module = importlib.import_module(seam.module)
     except ImportError:
         return None
-    return getattr(module, seam.owner, None) if seam.owner else module
+    return getattr(module, seam.class_name, None) if seam.class_name else module
 
 
 def _has(target: Any, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import current_scope, get_tracer, is_suppressed, makes_spans
+from nodespan.spans.scope import current_scope, enclosing, get_tracer, is_suppressed, makes_spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,13 +16,23 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from nodespan.spans.instruments import Instruments
+    from nodespan.spans.scope import SpanScope
 
 
-class Providers(NamedTuple):
-    """Makes a call's span and records its metrics."""
+class Surroundings(NamedTuple):
+    """What the span of a call is made with, and where.
+
+    Attributes:
+        tracer: Makes the span.
+        instruments: Record its metrics.
+        context: What it is started in.
+        around: The scope around, found in the context.
+    """
 
     tracer: Tracer
     instruments: Instruments
+    context: Context
+    around: SpanScope | None
 
 
 class InstrumentationState:
@@ -49,17 +59,25 @@ class InstrumentationState:
         """Stops the instrumentation of further work; open spans end as usual."""
         self.tracer = self.meter_provider = self.logger_provider = None
 
-    def providers(self, context: Context | None = None) -> Providers | None:
-        """The providers for a call in the context (the current one if not given).
+    def surroundings(self, context: Context | None = None) -> Surroundings | None:
+        """What a call in the context (the current one if not given) is recorded with.
 
-        They are those of the scope around, so that all of a run is recorded in one place, else the instrumentor's own.
-        ``None`` where the instrumentor is inactive, the program has suppressed instrumentation, or there is neither a
-        tracer nor a meter provider.
+        Tracer and instruments are those of the scope around, so that all of a run is recorded in one place, else the
+        instrumentor's own. ``None`` where the instrumentor is inactive, the program has suppressed instrumentation, or
+        there is neither a tracer nor a meter provider.
         """
-        if self.tracer is None or is_suppressed(context):
+        if self.tracer is None:
             return None
-        if (outer := current_scope(context)) is not None:
-            here = Providers(outer.tracer, outer.instruments)
+        if context is None:
+            context, around = enclosing()
         else:
-            here = Providers(self.tracer, get_instruments(self.meter_provider))
-        return here if makes_spans(here.tracer) or here.instruments.are_live else None
+            around = current_scope(context)
+        if around is not None:
+            tracer, instruments = around.tracer, around.instruments
+        elif is_suppressed(context):
+            return None
+        else:
+            tracer, instruments = self.tracer, get_instruments(self.meter_provider)
+        if not (instruments.are_live or makes_spans(tracer)):
+            return None
+        return Surroundings(tracer, instruments, context, around)

@@ -16,11 +16,11 @@ UNREAD_LIMIT_BYTES: Final = 1024 * 1024
 
 
 class ChunkBuffer:
-    """An unbounded queue for one writer and one reader. Its end stays in it, so that every later read finds it too.
+    """An unbounded queue for one writer and one reader. Its end stays in it for every later read.
 
     No lock is taken per piece: ``deque`` operations are atomic. The reader registers a waker, checks once more, and
     sleeps; the writer adds a piece and then calls the wakers. So either the reader finds the piece or the writer finds
-    the waker. A waker may be called for nothing, and serves one sleep only.
+    the waker. A waker may be called without need, and serves one sleep only.
     """
 
     __slots__ = ("_items", "_read_bytes", "_readers", "_written_bytes")
@@ -85,7 +85,7 @@ def _size(piece: str) -> int:
 def _wake(sleepers: deque[Callable[[], None]]) -> None:
     try:
         wake = sleepers.popleft()
-    except IndexError:  # the other side was quicker
+    except IndexError:  # the other side was faster
         return
     wake()
 

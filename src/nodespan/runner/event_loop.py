@@ -25,7 +25,7 @@ class EventLoop:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(self._selector)
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks weakly
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="nodespan event loop", daemon=True)
         self._thread.start()
@@ -71,7 +71,7 @@ class EventLoop:
         return lambda: self._call(cancel)
 
     def close(self, timeout_s: float) -> None:
-        """Cancels what runs, closes the loop, and waits for its thread."""
+        """Cancels all tasks, closes the loop, and waits for its thread."""
         self._is_closed = True
         self._call(self._loop.stop)
         self._thread.join(timeout_s)
@@ -91,7 +91,7 @@ class EventLoop:
         self._selector.close()
 
     def _call(self, callback: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # closed: there is nothing left to call
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(callback, context=Context())
 
     def _spawn(self, make: Callable[[], Coroutine[Any, Any, None]], context: Context) -> None:

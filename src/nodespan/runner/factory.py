@@ -43,7 +43,7 @@ class PipelineFactory:
     another model needs the room, the least recently used one is freed, never one that is generating: the request waits
     until one is idle.
 
-    Safe from any thread. After a fork the child loads its models anew; streams that were open there end with a
+    Safe from any thread. After a fork the child loads its models again; streams that were open there end with a
     ``PipelineClosedError``.
 
     Args:
@@ -55,8 +55,8 @@ class PipelineFactory:
         meter_provider: Records queues, loaded models and evictions; the global provider if not given.
 
     Raises:
-        ConfigurationError: There is no profile, one of them cannot work, or two have the same number.
-        ModelLoadError: A model file is missing or is not a GGUF file.
+        ConfigurationError: There is no profile, one is invalid, or two have the same number.
+        ModelLoadError: A model file is missing or not a GGUF file.
         MissingDependencyError: ``create`` needs a package that is not installed.
     """
 
@@ -170,7 +170,7 @@ def _checked(profiles: Mapping[IntEnum, ModelProfile]) -> dict[IntEnum, ModelPro
 
 
 def _close_at_exit() -> None:
-    """Frees the models while Python still can; what takes longer is left to the end of the process."""
+    """Frees the models before the interpreter exits; slower ones are freed by the end of the process."""
     patient_until = time.monotonic() + _EXIT_PATIENCE_S
     threads: list[threading.Thread] = [thread for one in list(_schedulers) for thread in one.close()]
     for thread in threads:

@@ -49,7 +49,7 @@ class Generation:
         result: The pipeline's measurements so far.
         metadata: The facts of the generation; ``None`` until it ended.
         error: The error to raise to the reader at the end.
-        ahead: Returns the number of generations before it in the queue. Takes no lock.
+        ahead: Returns the number of generations before it in the queue. Acquires no lock.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Generation:
         deadline_s: float | None,
     ) -> None:
         self._record = GenerationRecord(request, model, tracer, instruments, priority)
-        self.owner = self._record.owner
+        self.scope = self._record.scope
         self.request = request
         self.priority = priority
         self.result = GenerationResult()
@@ -78,10 +78,10 @@ class Generation:
         self._has_ended = False
         self._has_overflowed = False
         self.ahead: Callable[[], int] = int
-        publish(self.owner.span, self)
+        publish(self.scope.span, self)
         self.context = contextvars.copy_context()
         self._cancel_deadline: Callable[[], None] | None = None
-        if deadline_s is not None:  # the last of all: from now on it may be stopped
+        if deadline_s is not None:  # last: from now on it may be stopped
             self._cancel_deadline = self._start_deadline(deadline_s)
 
     @property
@@ -126,7 +126,7 @@ class Generation:
         if not self._begin():
             return
         try:
-            with self.owner.attached():
+            with self.scope.attached():
                 completed = await self._aput_pieces(pipeline)
         except BaseException as error:  # noqa: BLE001 raised again where the stream is read
             self._end(error, completed=False)
@@ -134,7 +134,7 @@ class Generation:
             self._end(None, completed=completed)
 
     def release(self) -> None:
-        """Gives the reader the end of what has run; the lane is ready for the next."""
+        """Marks the end for the reader of a generation that has run; its slot is free."""
         if self._is_running:
             self.pieces.end()
 
@@ -163,7 +163,7 @@ class Generation:
         self._end(None, completed=False)
 
     def drop(self) -> None:
-        """Marks its text as unwanted. Takes no lock, for a destructor; the lane ends it."""
+        """Marks it as unwanted. Acquires no lock, for destructors; the lane ends it."""
         self._cancellation.request()
 
     def _begin(self) -> bool:
@@ -173,7 +173,7 @@ class Generation:
             return not self._has_ended
 
     def _put_pieces(self, pipeline: Pipeline) -> bool:
-        """Hands out the pieces while they are wanted; returns whether the answer is complete."""
+        """Passes the pieces to the reader until it leaves; returns whether the answer is complete."""
         is_exhausted = False
         pieces = pipeline.generate(self.request, self._cancellation, self.result)
         try:
@@ -221,7 +221,7 @@ class Generation:
         loop.call_soon_threadsafe(cancel, context=contextvars.Context())
 
     def _put(self, piece: str) -> bool:
-        """Hands out one piece; returns whether another is wanted."""
+        """Passes one piece to the reader; returns whether the generation continues."""
         if not isinstance(piece, str):  # pyright: ignore[reportUnnecessaryIsInstance] a pipeline may yield anything
             raise TypeError(
                 f"{self._model.pipeline_type} yielded a {type(piece).__name__}. A piece of an answer is a str."
@@ -277,7 +277,7 @@ class Generation:
 
 
 def _raisable(error: BaseException | None) -> BaseException | None:
-    """The error, or one in its place where the reader's own loop or task would end by it."""
+    """The error, replaced if it would end the reader's own loop or task."""
     if not isinstance(error, _CONTROL_FLOW):
         return error
     raised = RuntimeError(f"The pipeline raised {type(error).__name__}.")

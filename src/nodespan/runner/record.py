@@ -34,7 +34,7 @@ _READING: Final = "read a pipeline's measurements"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as the generations of its lane see it.
+    """A model as its generations use it.
 
     Attributes:
         pipeline_type: Class of the pipeline.
@@ -52,7 +52,7 @@ class GenerationRecord:
     """Owns the span of a generation. One thread writes at a time.
 
     Attributes:
-        owner: The span.
+        scope: The span.
         entered_at: ``time.perf_counter()`` at the request.
     """
 
@@ -68,8 +68,8 @@ class GenerationRecord:
         self._load_s: float | None = None
         self._first_piece_at: float | None = None
         self._pieces = 0
-        self.owner = GenerationSpan(tracer, request, model.profile, self._entered_ns, model.server, instruments)
-        self._texts: list[str] | None = None if self.owner.content is None else []
+        self.scope = GenerationSpan(tracer, request, model.profile, self._entered_ns, model.server, instruments)
+        self._texts: list[str] | None = None if self.scope.content is None else []
 
     def take(self, cache_status: CacheStatus) -> None:
         """Marks the end of the waiting."""
@@ -84,10 +84,10 @@ class GenerationRecord:
             semconv.REQUEST_MODEL: self._model.profile.model_name,
             semconv.ERROR_TYPE: None if error is None else error_type(error),
         }
-        self.owner.instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.owner.span))
+        self.scope.instruments.record(semconv.LOAD_DURATION, load_s, labels, exemplar_context(self.scope.span))
 
     def phase(self, result: GenerationResult, ahead: Callable[[], int]) -> phases.Phase | None:
-        """What the generation does now.
+        """The current phase of the generation.
 
         Args:
             result: The pipeline's measurements so far.
@@ -108,16 +108,16 @@ class GenerationRecord:
             self._texts.append(piece)
 
     def read(self, result: GenerationResult) -> GenerationResult:
-        """The pipeline's measurements without those that cannot be, which are counted and logged."""
+        """The pipeline's measurements without impossible values, which are counted and logged."""
         checked, bad = result.checked(self.entered_at)
         for name in bad:
             labels = {semconv.TELEMETRY_ERROR_KIND: _READING}
-            self.owner.instruments.record(semconv.TELEMETRY_ERRORS, 1, labels, exemplar_context(self.owner.span))
+            self.scope.instruments.record(semconv.TELEMETRY_ERRORS, 1, labels, exemplar_context(self.scope.span))
             if name not in self._model.warned:
                 self._model.warned.add(name)
                 warn(
                     "pipeline.bad_measurement",
-                    "%s wrote a value into GenerationResult.%s that cannot be; it is left out. Logged once.",
+                    "%s wrote an impossible value into GenerationResult.%s, which is ignored (logged once per field).",
                     self._model.pipeline_type,
                     name,
                 )
@@ -143,25 +143,25 @@ class GenerationRecord:
     def close(self, metadata: PipelineExecutionMetadata, result: GenerationResult, error: BaseException | None) -> None:
         """Records the metrics and ends the span."""
         try:
-            if self.owner.content is not None and (parts := self._answer_parts(result)):
-                self.owner.content.set_output([message("assistant", parts, metadata.finish_reason)])
+            if self.scope.content is not None and (parts := self._answer_parts(result)):
+                self.scope.content.set_output([message("assistant", parts, metadata.finish_reason)])
             first_chunk_s = None if self._first_piece_at is None else self._first_piece_at - self.entered_at
             describe(
-                self.owner,
+                self.scope,
                 vars(metadata),
                 self._phases(metadata, result),
                 priority=self._priority,
                 chunks=self._pieces,
                 time_to_first_chunk_s=first_chunk_s,
             )
-            self.owner.provider = metadata.model_provider.lower()
-            self.owner.measured.update(result.attributes)
-            describe_context(self.owner, result)
-            self.owner.measured[semconv.PROVIDER_NAME] = self.owner.provider
+            self.scope.provider = metadata.model_provider.lower()
+            self.scope.measured.update(result.attributes)
+            describe_context(self.scope, result)
+            self.scope.measured[semconv.PROVIDER_NAME] = self.scope.provider
             if isinstance(error, ServerError):
-                self.owner.measured[semconv.ERROR_TYPE] = metadata.error_type
+                self.scope.measured[semconv.ERROR_TYPE] = metadata.error_type
             record_generation(
-                self.owner,
+                self.scope,
                 vars(metadata),
                 (result,),
                 duration_s=self._ended_at - self.entered_at,
@@ -171,10 +171,10 @@ class GenerationRecord:
             )
         finally:
             if error is not None:
-                self.owner.fail(error)
+                self.scope.fail(error)
             else:
                 cancelled = metadata.finish_reason == "cancelled"
-                self.owner.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(self._ended_at))
+                self.scope.finish("cancelled" if cancelled else "ok", end_time_ns=self._unix_ns(self._ended_at))
 
     def _answer_parts(self, result: GenerationResult) -> list[Part]:
         text = "".join(self._texts or ())
@@ -182,7 +182,7 @@ class GenerationRecord:
         return [text_part(text), *calls] if text else calls
 
     def _phases(self, metadata: PipelineExecutionMetadata, result: GenerationResult) -> Iterator[Phase]:
-        """The stretches that took place."""
+        """The phases that happened."""
         for name, start, length_s in (
             (semconv.PIPELINE_QUEUE, self.entered_at, metadata.queue_s),
             (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s),
@@ -197,6 +197,6 @@ class GenerationRecord:
 
 
 def _error_type(error: BaseException) -> str:
-    """The HTTP status of a server's error, as the conventions ask, else the class."""
+    """The HTTP status of a server's error, as the conventions define it, else the class."""
     status = error.status if isinstance(error, ServerError) else None
     return error_type(error) if status is None else str(status)

@@ -1,4 +1,4 @@
-"""Runner: asks a model and streams its answer, with a span of every call."""
+"""Runner: sends requests to models and streams their answers, with a span for every call."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Runner:
         priority: int = PipelinePriority.NORMAL,
         deadline_s: float | None = None,
     ) -> PipelineStream:
-        """Asks a model. Returns at once; loading, waiting and generating happen on the model's own thread.
+        """Requests a generation. Returns at once; loading, waiting and generating run on the model's own thread.
 
         The span ``chat {model}`` or ``text_completion {model}`` is a child of the span that is current here.
 

@@ -43,7 +43,7 @@ _left_behind: Final[list[object]] = []
 class Scheduler:
     """One monitor for all lanes of a factory.
 
-    There is no dispatcher: after each change every lane's thread derives from the state alone whether it is the one to
+    There is no dispatcher: after each change every lane's thread derives from the state alone whether it is its turn to
     load or to unload. All methods but ``close`` are called with ``changed`` held.
 
     Attributes:
@@ -119,7 +119,7 @@ class Scheduler:
         return threads
 
     def forget(self) -> None:
-        """Starts anew in a forked child: the threads stayed in the parent, and the models cannot be used without them.
+        """Resets the state in a forked child, which has no threads of the lanes and cannot use the models without them.
 
         Their memory is left as it is, shared with the parent: freeing it would copy it first.
         """
@@ -195,11 +195,11 @@ class Lane:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model is loaded. Takes no lock."""
+        """Whether the model is loaded. Acquires no lock."""
         return self._pipeline is not None
 
     def queue_lengths(self) -> dict[int, int]:
-        """Number of waiting requests by priority; 0 for a priority that had some before. Takes no lock."""
+        """Number of waiting requests by priority; 0 for a priority that had some before. Acquires no lock."""
         lengths = dict.fromkeys(sorted(self._priorities), 0)
         for generation in self.waiting():
             lengths[generation.priority] = lengths.get(generation.priority, 0) + 1
@@ -222,16 +222,16 @@ class Lane:
         return self._heap[0][0] if self._heap else None
 
     def waiting(self) -> list[Generation]:
-        """The waiting requests, in no order. Takes no lock."""
+        """The waiting requests, unordered. Acquires no lock."""
         return [generation for _, generation in self._heap.copy() if not generation.is_unwanted]
 
     def ahead_of(self, rank: Rank) -> int:
-        """Number of requests that come before a place in the queue. Takes no lock."""
+        """Number of requests ahead of a place in the queue. Acquires no lock."""
         waiting = (other for other, generation in self._heap.copy() if not generation.is_unwanted)
         return len(self.running) + sum(other < rank for other in waiting)
 
     def forget(self) -> list[Generation]:
-        """Gives away all it had, in a forked child, where its thread does not exist."""
+        """Releases and returns its generations in a forked child, where its thread does not exist."""
         left = [generation for _, generation in self._heap] + self.running
         _left_behind.append((self._pipeline, left))
         self._heap, self._unread, self._pipeline, self.running, self.thread = [], [], None, [], None
@@ -250,7 +250,7 @@ class Lane:
             self._replace_thread()
 
     def _take_step(self) -> tuple[Step, Generation | None]:
-        """Waits until there is something that this lane may do."""
+        """Waits for the next step that this lane may perform."""
         generation = None
         changed = self._scheduler.changed
         with changed:
@@ -316,7 +316,7 @@ class Lane:
 
     def _serve(self, generation: Generation) -> bool:
         """Loads the model if need be, and generates here in the synchronous form; returns whether all is done."""
-        with generation.owner.attached():
+        with generation.scope.attached():
             if self._pipeline is None:
                 try:
                     self._pipeline = _checked(self._create(self.model.profile))
@@ -337,7 +337,7 @@ class Lane:
             self._done(generation)
 
     def _done(self, generation: Generation) -> None:
-        """Frees the generation's slot, and then gives its reader the end, who so finds the model idle."""
+        """Frees the generation's slot, then marks the end for its reader, which therefore finds the model idle."""
         if is_of_llama_cpp(generation.result):
             self.model_bytes, self.state_bytes = generation.result.model_bytes, generation.result.state_bytes
         with self._scheduler.changed:
@@ -359,12 +359,12 @@ class Lane:
             warn("pipeline.close_failed", "%s could not be closed.", self.model.pipeline_type, exc_info=True)
 
     def _replace_thread(self) -> None:
-        """On a thread that dies: ends what it had begun, frees its model, and starts another thread."""
+        """On a dying thread: ends its started generations, frees its model, and starts another thread."""
         with self._scheduler.changed:
             if self.thread is not threading.current_thread():
                 return  # it has left in order
-            begun = [generation for generation in self.running if not generation.is_running]
-        for generation in begun:
+            started = [generation for generation in self.running if not generation.is_running]
+        for generation in started:
             generation.fail(RuntimeError("The thread of the model was ended from outside."))
             self._done(generation)
         if not _is_async(self._pipeline):  # a synchronous one belongs to this thread

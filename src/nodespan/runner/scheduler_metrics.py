@@ -1,7 +1,7 @@
 """The observed metrics of a factory's models.
 
-Nothing here takes a lock: the collecting thread holds one of the SDK's, which others may wait for. Each value is one
-read of the state, by operations that are atomic.
+Nothing here acquires a lock: the collecting thread holds one of the SDK's, which others may wait for. Each value is one
+read of the state, by atomic operations.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class PipelineStream:
         self._factory = pipeline_factory  # must not be collected, and so closed, while this is read
         self._pieces = generation.pieces
         self._index = 0
-        self.span_id = span_id_of(generation.owner.span)
+        self.span_id = span_id_of(generation.scope.span)
         """16 hex digits of the generation's span; ``None`` without a real provider."""
 
     @property
@@ -51,7 +51,7 @@ class PipelineStream:
 
     @property
     def logprobs(self) -> list[Any]:
-        """Log probabilities so far, in the engine's own form, if the request asks for them."""
+        """Log probabilities so far, in the engine's own form, if the request enables them."""
         return list(self._generation.result.logprobs)
 
     def __iter__(self) -> PipelineStream:

@@ -1,4 +1,4 @@
-"""What makes a span right: its owner, the guard around our own errors, what may stand in it, and the run directory.
+"""Creation of spans: their scopes, attributes and content, the guard around nodespan's errors, and the run directory.
 
-Needs opentelemetry-api only, so that it works the same on anybody's provider.
+Depends on opentelemetry-api only, so that it works with every provider.
 """

@@ -1,4 +1,4 @@
-"""Graphs whose topology a recorded span of this process carries: it is sent once a day and not with each run."""
+"""Graphs whose topology is on a recorded span of this process: it is sent once a day and not with each run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections import OrderedDict
 from typing import Final
 
 AGAIN_AFTER_S: Final = 24 * 3600.0
-"""A reader can rely on it: a stored run and the topology of its graph are at most this far apart."""
+"""Guaranteed to readers: a stored run and the topology of its graph are at most this far apart."""
 MAX_GRAPHS: Final = 1024
-"""Graphs that are remembered; a program that makes graphs without end sends the topology of the oldest ones again."""
+"""Limit of remembered graphs; with more graphs the topology of the oldest ones is sent again."""
 
 _announced: OrderedDict[str, float] = OrderedDict()
 
 
 def is_due(graph_hash: str) -> bool:
-    """Whether a recorded span is to carry the graph's topology; the caller then puts it there."""
+    """Whether a recorded span needs the graph's topology; the caller then sets it."""
     now = time.monotonic()
     if now - _announced.get(graph_hash, -AGAIN_AFTER_S) < AGAIN_AFTER_S:
         return False
@@ -28,7 +28,7 @@ def is_due(graph_hash: str) -> bool:
 
 
 def forget() -> None:
-    """Has each graph announced anew: spans go elsewhere from now on."""
+    """Forgets all graphs, when the destination of spans changes: each topology is sent again."""
     _announced.clear()
 
 

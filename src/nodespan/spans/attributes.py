@@ -1,6 +1,6 @@
-"""Conversion of values to attributes. The SDK accepts some that its encoder then rejects, with a traceback in the log.
+"""Conversion of values to attributes. The SDK accepts some values that its encoder rejects, with a logged traceback.
 
-Tried on OpenTelemetry 1.45: lone surrogates, and integers of 64 bits and more.
+Observed with OpenTelemetry 1.45: lone surrogates, and integers of 64 bits and more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nodespan.spans.redaction import MAX_TEXT_BYTES, truncate
 
 _INT64: Final = 2**63
 _MAX_DECIMAL_BITS: Final = 14_000
-"""Python refuses to write integers of more than 4,300 decimal digits, as it takes long."""
+"""Python refuses to format integers of more than 4,300 decimal digits."""
 _SCALARS: Final = frozenset({str, bool, int, float})
 _CHANGING: Final = "hold a metadata value as it was given"
 
@@ -25,8 +25,7 @@ AttributeValue = Scalar | tuple[str, ...] | tuple[int, ...] | tuple[float, ...] 
 class PlainAttributes(dict[str, AttributeValue]):
     """Attributes as the SDK holds them while no limit is set: of exactly these types, sequences as tuples.
 
-    A span may hold this very dict without another look at its values: whoever passes one to a span no longer changes
-    it.
+    A span may keep this dict without checking its values again: do not change it after passing it to a span.
     """
 
     __slots__ = ()

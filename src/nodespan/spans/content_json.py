@@ -13,13 +13,13 @@ from nodespan.spans.media import describe_data_url, media_stub, without_data_url
 from nodespan.spans.redaction import redacted, truncate
 
 _LEAST_BYTES: Final = 128
-"""No text is cut shorter: the mark with its length and sha256 takes about 110 bytes."""
+"""Least size of a cut text: the mark with its length and sha256 has about 110 bytes."""
 
 _DEEPEST: Final = 16
 """Nesting beyond which a value becomes one text; also ends values that contain themselves."""
 
 _READ_BYTES: Final = 512 * 1024
-"""Bytes of text that are read of one structure, newest message first. Redacting and hashing them takes a few ms."""
+"""Bytes of text read from one structure, newest message first. Redacting and hashing them costs a few ms."""
 
 _MARGIN: Final = 4096
 """Characters that are dropped at the end of a text that is not read to its end: the redaction hook may need to see the
@@ -56,8 +56,8 @@ def fit_json(structure: object, max_bytes: int, *, omitted: int = 0) -> Any:  # 
     """The structure as JSON values whose encoding has at most ``max_bytes`` bytes, 512 or more.
 
     Texts share the room: long ones are cut, each with its size and sha256. A list of messages that is still too long
-    loses the oldest. Anything else that cannot be shortened becomes one text, cut. The time is bounded, whatever the
-    size of the structure.
+    loses the oldest. Anything else that cannot be shortened becomes one text, cut. The time is bounded for structures
+    of any size.
 
     Args:
         structure: Values of JSON and ``UserValue``.
@@ -210,7 +210,7 @@ def _cut_to_fit(plain: object, max_bytes: int) -> Any | None:
 
 def _as_one_text(plain: object, max_bytes: int) -> str:
     text = encode_json(_made(plain, _WHOLE)).decode()
-    return truncate(text, max(max_bytes // 2, _LEAST_BYTES))  # a quotation mark in a text takes two bytes
+    return truncate(text, max(max_bytes // 2, _LEAST_BYTES))  # a quotation mark in a text becomes two bytes
 
 
 def _measure(value: object, sizes: list[int]) -> None:

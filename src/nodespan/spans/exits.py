@@ -1,4 +1,4 @@
-"""What has to end before telemetry shuts down at interpreter exit: work that still makes spans.
+"""Work that must end before telemetry shuts down at interpreter exit, because it still makes spans.
 
 ``atexit`` calls its functions in the reverse order of their registration, which depends on which module was imported
 first. This list does not.
@@ -17,7 +17,7 @@ _callbacks: Final[list[Callable[[], None]]] = []
 
 
 def end_before_telemetry(callback: Callable[[], None]) -> None:
-    """Has a function called once at interpreter exit, before telemetry shuts down. For use at import."""
+    """Registers a function to be called once at interpreter exit, before telemetry shuts down. For use at import."""
     if not _callbacks:
         atexit.register(end_running_work)
     _callbacks.append(callback)

@@ -74,7 +74,7 @@ _key: Final = _Key()
 
 
 def add_form(kind: type, form: Form) -> None:
-    """Gives the instances of a class of another library, and of its subclasses, a canonical form."""
+    """Registers a canonical form for the instances of another library's class and its subclasses."""
     _forms[kind] = form
 
 
@@ -152,7 +152,7 @@ class _Canonical:
                     pending += cast("dict[object, object]", one).values()
 
     def _content(self, value: object) -> object:
-        """JSON for what the encoder does not know."""
+        """JSON of a value that the encoder does not support."""
         if isinstance(value, set | frozenset):
             parts = [_Canonical().encode(one).decode() for one in cast("set[object]", value)]
             return {"set": sorted(parts)}

@@ -1,4 +1,4 @@
-"""The one boundary where nodespan's own errors stop, so that telemetry never hurts the application."""
+"""The boundary at which nodespan's own errors stop, so that they never reach the application."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 
 class Guard:
-    """Encloses a piece of nodespan's own work: suppresses its exceptions, logs each kind once, counts all.
+    """Context manager around nodespan's own work: suppresses its exceptions, logs each kind once, counts all.
 
     One instance per kind of work, made at import. Stateless, so it nests and serves all threads. Only ``Exception`` is
     swallowed; with ``NODESPAN_RAISE_INTERNAL_ERRORS=1`` nothing is.
@@ -38,18 +38,24 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if error is None:
-            return False
-        if not isinstance(error, Exception):
-            return False
-        if os.environ.get(RAISE_INTERNAL_ERRORS) == "1":
+        if error is None or not isinstance(error, Exception) or _raises():
             return False
         report(self.operation, error)
         return True
 
+    def failed(self, error: Exception) -> None:
+        """The same in an ``except Exception`` clause, for work that is done at every span: ``try`` costs nothing."""
+        if _raises():
+            raise error
+        report(self.operation, error)
+
+
+def _raises() -> bool:
+    return os.environ.get(RAISE_INTERNAL_ERRORS) == "1"
+
 
 def report(operation: str, problem: Exception | str) -> None:
-    """Logs a failure of nodespan's own as a warning, once per kind, and counts each one. Never raises.
+    """Logs an internal failure as a warning, once per kind, and counts each one. Never raises.
 
     Args:
         operation: What nodespan failed to do, a short fixed text.
@@ -71,7 +77,7 @@ def report(operation: str, problem: Exception | str) -> None:
                 semconv.TELEMETRY_ERRORS,
                 exc_info=problem if isinstance(problem, Exception) else None,
             )
-    except Exception:  # noqa: BLE001, S110 the last line: a broken meter or log handler must not reach the application
+    except Exception:  # noqa: BLE001, S110 a broken meter or log handler must not reach the application
         pass
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Identity:
-    """Whom a run is for, which conversation it belongs to, and the agent that it is. Immutable.
+    """User, conversation and agent of a run. Immutable.
 
     Attributes:
         user_id: The user; ``None`` if unknown.
@@ -42,4 +42,4 @@ class Identity:
         )
 
 
-NOBODY: Final = Identity()
+NO_IDENTITY: Final = Identity()

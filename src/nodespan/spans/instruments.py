@@ -24,22 +24,22 @@ Labels: TypeAlias = Mapping[str, str | int | None]
 """Labels of one value. Those that are ``None`` are left out."""
 
 Readings: TypeAlias = Iterable[tuple[float, Labels]]
-"""What a source says of one metric when it is asked: values, and the labels of each."""
+"""Values of one metric from one source, each with its labels."""
 
 _Source = TypeVar("_Source")
 
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 _RECORDING: Final = Guard("record a metric")
 _READING: Final = Guard("read an observed metric")
-_MAX_PUT_OFF: Final = 4096
-"""Values that wait for the next record or collection; only a provider that nobody reads lets as many come together."""
+_DEFERRED_MAX: Final = 4096
+"""Deferred values kept until the next record or collection; only a provider without a reader accumulates as many."""
 
 
 class _GarbageCollection:
-    """Whether Python collects garbage at this moment.
+    """Whether the garbage collector is running.
 
-    That is when abandoned work ends, and so is measured. It may be in the midst of the SDK, which makes objects while
-    it holds locks that it cannot take twice: a value recorded then could wait for itself for ever. So it is put off.
+    It ends abandoned work, whose values are then recorded. The collector may run inside the SDK, which creates objects
+    while it holds non-reentrant locks: recording then could deadlock. Such values are deferred.
     """
 
     runs = False
@@ -56,7 +56,7 @@ _known: Final[dict[int, tuple[ref[MeterProvider], Instruments]]] = {}
 def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
     """The instruments on the given provider, else on the global one. The same object each time.
 
-    To be asked anew for each piece of work, so that a provider which is set later counts from then on.
+    Call it for each piece of work, so that a provider that is set later is used from then on.
     """
     provider = meter_provider if meter_provider is not None else metrics.get_meter_provider()
     key = id(provider)
@@ -64,13 +64,13 @@ def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
     if found is None:
         made = Instruments(provider)
         found = _known.setdefault(key, (ref(provider, lambda _: _known.pop(key, None)), made))
-        if found[1] is made:  # of two threads that come here one alone registers
+        if found[1] is made:  # only one of two concurrent threads registers
             made.register_observables()
     return found[1]
 
 
 def exemplar_context(span: Span) -> Context:
-    """A context from which an exemplar takes this span, and nothing else."""
+    """A context with this span only, for an exemplar."""
     return Context({_SPAN_KEY: span})
 
 
@@ -78,18 +78,18 @@ class Instruments:
     """The metrics of one meter provider, by their names in ``semconv``. Safe from any thread; never raises.
 
     Attributes:
-        are_live: Whether a real provider stands behind them. If not, nothing is done and nothing is kept.
+        are_live: Whether their provider is a real one. If not, all methods do nothing.
     """
 
     def __init__(self, meter_provider: MeterProvider) -> None:
         self._meter = meter_provider.get_meter(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
-        # Whatever the API itself defines is a stand-in: a meter that does nothing, or the proxy of one still to come.
+        # The API's own classes are placeholders: a no-op meter, or the proxy of a later one.
         self.are_live = not type(self._meter).__module__.startswith(metrics.__name__) and getattr(
             meter_provider, "is_live", True
         )
         self._has_observables = False
         self._writers: dict[str, Callable[..., None]] = {}
-        self._put_off: deque[tuple[str, float, Labels, Context | None]] = deque(maxlen=_MAX_PUT_OFF)
+        self._put_off: deque[tuple[str, float, Labels, Context | None]] = deque(maxlen=_DEFERRED_MAX)
         self._sources: WeakKeyDictionary[Any, Mapping[str, Callable[[Any], Readings]]] = WeakKeyDictionary()
 
     def record(
@@ -102,7 +102,7 @@ class Instruments:
             value: In the metric's unit.
             labels: Those that ``semconv`` names for the metric. The mapping must not change afterwards.
             context: Where an exemplar finds its trace; the current context if not given.
-            later: Put it off to the next record or collection, for whoever must not call a meter now.
+            later: Defer it to the next record or collection, for callers that must not call a meter now.
         """
         if not self.are_live:
             return
@@ -114,10 +114,10 @@ class Instruments:
         self._write(name, value, labels, context)
 
     def observe(self, source: _Source, readings: Mapping[str, Callable[[_Source], Readings]]) -> None:
-        """Has a source asked at each collection, for as long as it lives. Doing it again changes nothing.
+        """Reads a source at each collection until it is garbage-collected. Idempotent.
 
-        Equal labels of several sources are added up. What is asked runs on the collecting thread, while the provider
-        holds a lock: it must be quick, and no lock may be held at this call that it takes itself.
+        Values with equal labels are added up over all sources. The readings run on the collecting thread, while the
+        provider holds a lock: they must be fast, and must not acquire a lock that is held during this call.
 
         Args:
             source: Held weakly.
@@ -127,7 +127,7 @@ class Instruments:
             self._sources[source] = readings
 
     def unobserve(self, source: object) -> None:
-        """Ends the reading of a source whose work is over."""
+        """Stops reading a source."""
         self._sources.pop(source, None)
 
     def set_live(self, *, is_live: bool) -> None:
@@ -138,7 +138,7 @@ class Instruments:
         self.register_observables()
 
     def register_observables(self) -> None:
-        """Makes the instruments that are asked at each collection, once, as soon as they are live."""
+        """Creates the observable instruments, once, as soon as the provider is live."""
         if not self.are_live or self._has_observables:
             return
         self._has_observables = True
@@ -153,20 +153,22 @@ class Instruments:
     def _write(self, name: str, value: float, labels: Labels, context: Context | None) -> None:
         if None in labels.values():
             labels = {label: given for label, given in labels.items() if given is not None}
-        with _RECORDING:
+        try:
             (self._writers.get(name) or self._make(name))(value, labels, context)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _RECORDING.failed(error)
 
     def _catch_up(self) -> None:
-        """Writes what was put off until now; what fails anew is put off again by the guard, and not waited for."""
+        """Records the deferred values; a failure during it is deferred by the guard and not retried here."""
         for _ in range(len(self._put_off)):
             try:
                 put_off = self._put_off.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             self._write(*put_off)
 
     def _make(self, name: str) -> Callable[..., None]:
-        """Two threads may both come here: the SDK gives both the same instrument."""
+        """Two threads may run this at once: the SDK returns the same instrument to both."""
         entry = semconv.NAMES[name]
         writer: Callable[..., None]
         if entry.type == "histogram":
@@ -198,7 +200,7 @@ class Instruments:
 
 
 def _count_failure(operation: str) -> None:
-    # Put off, so that a meter that fails is not called again while its failure is reported.
+    # Deferred, so that a failing meter is not called again while its failure is reported.
     get_instruments().record(semconv.TELEMETRY_ERRORS, 1, {semconv.TELEMETRY_ERROR_KIND: operation}, later=True)
 
 

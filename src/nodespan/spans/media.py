@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 _MAX_HASHED: Final = 1024 * 1024
-"""Characters of base64 that are hashed at most, which takes about 3 ms. Larger data has no sha256."""
+"""Limit of base64 characters that are hashed, which costs about 3 ms. Larger data has no sha256."""
 
 _DATA_URL: Final = re.compile(r"data:(?P<mime_type>[\w.+-]+/[\w.+-]+)?(?:;[\w.=+-]+)*?;base64,", re.IGNORECASE)
 _DATA_URL_IN_TEXT: Final = re.compile(_DATA_URL.pattern.replace("?P<mime_type>", "") + r"[\w+/=-]*", re.IGNORECASE)
@@ -83,7 +83,7 @@ def describe_data_url(text: str) -> str | None:
 
 
 def _fields(block: Mapping[Any, Any], kind: object) -> dict[str, Any]:
-    """The fields that say where the data is, which most forms put one level down."""
+    """The fields that describe the data; most forms nest them one level deeper."""
     fields = dict(block)
     for key in (kind, "image_url", "source", "file"):
         inner = block.get(key)

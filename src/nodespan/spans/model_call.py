@@ -65,10 +65,10 @@ def request_attributes(sampling: Mapping[str, Any], *, streams: bool | None = No
 def current_model_call(context: Context | None = None) -> ModelCallSpan | None:
     """The model call whose work encloses the caller most closely, if that is a model call.
 
-    A tool or a graph inside a model call starts something new: only the innermost scope counts.
+    Only the innermost scope counts: a tool or a graph inside a model call is not part of it.
     """
-    owner = current_scope(context)
-    return owner if isinstance(owner, ModelCallSpan) and owner.is_open else None
+    scope = current_scope(context)
+    return scope if isinstance(scope, ModelCallSpan) and scope.is_open else None
 
 
 class ModelCallSpan(SpanScope):
@@ -82,7 +82,7 @@ class ModelCallSpan(SpanScope):
     Args:
         operation: One of the operations in ``semconv``.
         model: The requested model.
-        request: Further attributes of the request, for the sampler.
+        request: Further attributes of the request.
         kind: ``INTERNAL`` for a model in this process, ``CLIENT`` for one behind a network.
 
     Attributes:
@@ -115,6 +115,7 @@ class ModelCallSpan(SpanScope):
         start_time_ns: int | None = None,
         instruments: Instruments | None = None,
         logger_provider: LoggerProvider | None = None,
+        around: SpanScope | None = None,
     ) -> None:
         self.operation = operation
         self.provider = provider
@@ -139,6 +140,7 @@ class ModelCallSpan(SpanScope):
             parent=parent,
             start_time_ns=start_time_ns,
             instruments=instruments,
+            around=around,
         )
         if not self.is_suppressed:
             self.content = ModelContent.begin(logger_provider)
@@ -148,12 +150,12 @@ class ModelCallSpan(SpanScope):
     def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
         """Whether a call of an engine inside is this call, seen through a second library.
 
-        It is if it asks the same model for the same kind of answer. Where the outer library does not name its model,
-        the model of the first such call is meant.
+        It is if it has the same model and the same kind of operation. If the outer library does not name its model, the
+        model of the first such call is assumed.
 
         Args:
             operation: One of the operations in ``semconv``.
-            model: The model that the engine runs.
+            model: Name of the engine's model.
             may_be_alias: The outer library may have another name for it, as for a model in a file.
         """
         if (operation == semconv.EMBEDDINGS) != (self.operation == semconv.EMBEDDINGS):
@@ -165,7 +167,7 @@ class ModelCallSpan(SpanScope):
         return model == self._engine_model
 
     def note_inner_usage(self, usage: tuple[int | None, int | None]) -> None:
-        """Keeps the input and output tokens of a call inside this one, until this one ends."""
+        """Keeps the input and output tokens of an inner call until this call ends."""
         if len(self._inner_usage) < _INNER_MAX:
             self._inner_usage.append(usage)
 

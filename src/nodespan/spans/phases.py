@@ -1,7 +1,7 @@
-"""What open spans do now: published by the code that knows it, read by the writer of running spans alone.
+"""Current phases of open spans: published by their code, read by the writer of running spans only.
 
-Publishing costs one entry in a weak table; nothing is computed until the writer asks, about once a second, and only for
-spans that are open for longer than 80 ms.
+Publishing costs one entry in a weak table; the phase is computed when the writer reads it, about once a second, only
+for spans that are open for longer than 80 ms.
 """
 
 from __future__ import annotations

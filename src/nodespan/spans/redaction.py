@@ -36,7 +36,7 @@ def set_redaction(redact: Redact | None, *, max_bytes: int = MAX_TEXT_BYTES) -> 
 
 
 def safe_text(text: str, *, keep_end: bool = False) -> str:
-    """The text as it may leave: redacted, encodable as UTF-8, and cut at the limit.
+    """The exportable text: redacted, encodable as UTF-8, and cut at the limit.
 
     Args:
         text: As it was captured.
@@ -67,7 +67,7 @@ def truncate(text: str, max_bytes: int, *, keep_end: bool = False) -> str:
     Args:
         text: Any text.
         max_bytes: Limit of the UTF-8 form.
-        keep_end: The second half of the room holds the end of the text; all of it where there is no room for a mark.
+        keep_end: The second half of the limit holds the end of the text; all of it if the mark does not fit.
     """
     if text.isascii() and len(text) <= max_bytes:
         return text

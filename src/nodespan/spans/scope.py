@@ -16,10 +16,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan._version import __version__
-from nodespan.spans.attributes import to_attributes
+from nodespan.spans.attributes import PlainAttributes, to_attributes
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
-from nodespan.spans.identity import NOBODY, Identity
+from nodespan.spans.identity import NO_IDENTITY, Identity
 from nodespan.spans.instruments import get_instruments
 
 if TYPE_CHECKING:
@@ -74,9 +74,11 @@ _NO_METERS: Final = NoOpMeterProvider()
 
 def is_suppressed(context: Context | None = None) -> bool:
     """Whether the program has suppressed instrumentation in the context (the current one if not given)."""
-    if context is None:
-        context = context_api.get_current()
-    return any(context.get(key) for key in _SUPPRESSION)
+    found: Context = _runtime.get_current() if context is None else context
+    for key in _SUPPRESSION:  # noqa: SIM110 a generator would cost more than the look-ups, at each span
+        if found.get(key):
+            return True
+    return False
 
 
 def suppressed() -> Attached:
@@ -110,11 +112,17 @@ def current_scope(context: Context | None = None) -> SpanScope | None:
 
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
+    return enclosing()[0]
+
+
+def enclosing() -> tuple[Context, SpanScope | None]:
+    """``own_context()``, and the innermost scope in it, as ``current_scope()`` finds it: both at the cost of one."""
     context = _runtime.get_current()
-    owner = context.get(_OWNER_KEY)
-    if owner is _innermost.get() and (not isinstance(owner, SpanScope) or context.get(_SPAN_KEY) is owner.span):
-        return context  # nobody has put anything over it: the usual case, looked at first
-    return _own_parent(current_scope(), context) or context
+    scope = context.get(_OWNER_KEY)
+    if isinstance(scope, SpanScope) and scope is _innermost.get() and context.get(_SPAN_KEY) is scope.span:
+        return context, None if not scope.is_suppressed and is_suppressed(context) else scope
+    scope = current_scope()
+    return _own_parent(scope, context) or context, scope
 
 
 def _is_of_a_peer(span: Span) -> bool:
@@ -139,12 +147,13 @@ class SpanScope:
     Args:
         tracer: Where the span is made; children use the same one.
         name: Span name.
-        attributes: What the sampler may look at.
+        attributes: What the sampler may look at. The span may hold the dict itself if it is a ``PlainAttributes``.
         parent: Context whose span is the parent; the current one if not given.
         start_time_ns: Unix time in ns, if the work began earlier than now.
         instruments: Where the work counts, and what is below it; those of the owner around, else those of the global
             meter provider, if not given.
         identity: Of the run that begins here; that of the scope around if not given.
+        around: The scope around; given by callers that have it, with ``parent``, from ``enclosing()``.
 
     Attributes:
         is_suppressed: The scope begins where instrumentation is suppressed: it has no span of its own, and neither it
@@ -182,6 +191,7 @@ class SpanScope:
         directory: RunDirectory | None = None,
         instruments: Instruments | None = None,
         identity: Identity | None = None,
+        around: SpanScope | None = None,
     ) -> None:
         self._finished = threading.Lock()
         self._raised_below: list[BaseException] = []
@@ -189,28 +199,26 @@ class SpanScope:
         self._step: Attached | None = None
         self.started_ns = time.perf_counter_ns()
         self.error_type: str | None = None
-        self.parent = current_scope(parent)
-        self.is_suppressed = is_suppressed(parent) or (self.parent is not None and self.parent.is_suppressed)
+        if around is None:
+            around = current_scope(parent)
+            parent = _own_parent(around, parent)
+            self.is_suppressed: bool = is_suppressed(parent) or (around is not None and around.is_suppressed)
+        else:
+            self.is_suppressed = around.is_suppressed
+        self.parent = around
         if self.is_suppressed:
             tracer, instruments = _NO_TRACER, get_instruments(_NO_METERS)
         self.tracer = tracer
-        self.instruments: Instruments = instruments or (
-            self.parent.instruments if self.parent is not None else get_instruments()
-        )
-        self.directory: RunDirectory | None = directory or (self.parent.directory if self.parent is not None else None)
-        self.identity: Identity = identity or (self.parent.identity if self.parent is not None else NOBODY)
-        if self.identity.attributes:
-            attributes = {**(attributes or {}), **self.identity.attributes}
+        self.instruments: Instruments = instruments or (around.instruments if around is not None else get_instruments())
+        self.directory: RunDirectory | None = directory or (around.directory if around is not None else None)
+        self.identity: Identity = identity or (around.identity if around is not None else NO_IDENTITY)
         self.span: Span = trace.INVALID_SPAN
-        with _STARTING:
-            self.span = tracer.start_span(
-                name,
-                _own_parent(self.parent, parent),
-                kind,
-                to_attributes(attributes) if attributes else None,
-                links,
-                start_time_ns,
-            )
+        try:
+            held = to_attributes(attributes) if attributes else PlainAttributes()
+            held.update(self.identity.attributes)
+            self.span = tracer.start_span(name, parent, kind, held or None, links, start_time_ns)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _STARTING.failed(error)
 
     @property
     def is_open(self) -> bool:
@@ -295,9 +303,11 @@ class SpanScope:
             return False
         self._raised_below.clear()
         self._step = self._step_base = None  # the first leads back to this owner
-        with _ENDING:
+        try:
             self.span.set_attribute(semconv.STATUS, outcome)
             self.span.end(end_time_ns)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _ENDING.failed(error)
         return True
 
     def __del__(self) -> None:

@@ -18,8 +18,8 @@ from nodespan.telemetry.env import number, report_problem
 from nodespan.telemetry.tally import Tallies
 
 if TYPE_CHECKING:
-    from nodespan.delivery.destination import Destination
-    from nodespan.telemetry.settings import Settings, Signal
+    from nodespan.delivery.destination import Destination, Signal
+    from nodespan.telemetry.settings import Settings
 
 Stop = Callable[[float], object]
 """Flushes and stops, in at most so many seconds."""

@@ -9,14 +9,13 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from nodespan.delivery.destination import Destination, Protocol, normalised, without_credentials
+from nodespan.delivery.destination import Destination, Protocol, Signal, normalised, without_credentials
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.delivery.running_spans import AFTER_S
 from nodespan.errors import ConfigurationError
 from nodespan.store.location import positive_variable
 from nodespan.telemetry import env
 
-Signal = Literal["traces", "metrics", "logs"]
 Exporter = Literal["otlp", "console", "none", "local"]
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -1,4 +1,4 @@
-"""A model server for tests: it speaks the dialects of the real ones, and misbehaves on request."""
+"""A model server for tests, with the dialects of the real ones and with failures on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PATHS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "llama-cpp-python": ("/openapi.json", {"info": {"title": "\N{LLAMA} llama.cpp Python API"}}),
     "ollama": ("/api/version", {"version": "0.12.0"}),
     "vllm": ("/version", {"version": "0.11.0"}),
-    "sglang": ("/get_model_info", {"model_path": "model"}),
+    "sglang": ("/model_info", {"model_path": "model"}),
 }
 
 
@@ -37,7 +37,9 @@ class Received:
 
 @dataclass
 class FakeServer:
-    """Answers every chat with ``words``, one per chunk, in the form of one kind of server. Listens on loopback.
+    """Answers every chat with ``words``, in the form of one kind of server, streamed a word per chunk or whole.
+
+    Listens on loopback.
 
     A context manager: ``with FakeServer("vllm") as server: ModelProfile(base_url=server.url, name="m")``. All
     values may be changed between requests.
@@ -56,11 +58,12 @@ class FakeServer:
         redirect_to: Answers with a redirect.
         api_key: Required in ``Authorization``, if given.
         tool_call: Name and arguments of a tool that it calls instead of answering.
+        reasoning: Text of a reasoning before the answer.
 
     Attributes:
-        received: The requests for answers, in order.
-        asked: Paths of all other requests.
-        left: Number of answers whose reader left before the end.
+        received: The requests for generations, in order.
+        probes: All other requests.
+        left: Number of answers that the client has not read to the end.
     """
 
     kind: Kind = "openai"
@@ -76,8 +79,9 @@ class FakeServer:
     redirect_to: str | None = None
     api_key: str | None = None
     tool_call: tuple[str, dict[str, Any]] | None = None
+    reasoning: str = ""
     received: list[Received] = field(default_factory=list[Received])
-    asked: list[Received] = field(default_factory=list[Received])
+    probes: list[Received] = field(default_factory=list[Received])
     left: int = 0
 
     def __post_init__(self) -> None:
@@ -118,10 +122,11 @@ class FakeServer:
 
     def events(self, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The events of one answer, with their pauses."""
-        prompt = body.get("prompt") or "".join(str(one.get("content")) for one in body.get("messages", ()))
-        answer = _ANSWERS.get(self.kind, _OpenAI)(self, len(str(prompt).split()), body)
+        answer = _ANSWERS.get(self.kind, _OpenAI)(self, _words_of(body), body)
         time.sleep(self.queue_s)
         yield from answer.begin()
+        if self.reasoning:
+            yield answer.think(self.reasoning)
         if self.tool_call is not None:
             yield answer.call(*self.tool_call)
         for index, word in enumerate(() if self.tool_call else self.words):
@@ -131,6 +136,12 @@ class FakeServer:
                 return
             yield answer.word(word, index + 1)
         yield from answer.end("tool_calls" if self.tool_call else "stop")
+
+    def whole(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to a request without ``stream``."""
+        answer = _ANSWERS.get(self.kind, _OpenAI)(self, _words_of(body), body)
+        time.sleep(self.queue_s + self.delay_s * len(self.words))
+        return answer.whole()
 
 
 class _Server(ThreadingHTTPServer):
@@ -174,6 +185,9 @@ class _OpenAI:
             chunk["timings"] = self._timings(count)
         return chunk
 
+    def think(self, text: str) -> dict[str, Any]:
+        return self._chunk({"reasoning" if self.fake.kind == "vllm" else "reasoning_content": text})
+
     def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         function = {"name": name, "arguments": json.dumps(arguments)}
         return self._chunk({"tool_calls": [{"index": 0, "id": "call-1", "type": "function", "function": function}]})
@@ -186,6 +200,18 @@ class _OpenAI:
             if self.fake.kind == "llama-server":
                 last["timings"] = self._timings(count)
             yield last
+
+    def whole(self) -> dict[str, Any]:
+        tool_call, text = self.fake.tool_call, "".join(self.fake.words)
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if tool_call is not None:
+            function = {"name": tool_call[0], "arguments": json.dumps(tool_call[1])}
+            message |= {"content": None, "tool_calls": [{"id": "call-1", "type": "function", "function": function}]}
+        answer = {"text": text} if "prompt" in self.body else {"message": message}
+        choice = {"index": 0, **answer, "finish_reason": "tool_calls" if tool_call else "stop"}
+        kind = "text_completion" if "prompt" in self.body else "chat.completion"
+        made = {**self._chunk({}), "object": kind, "choices": [choice], "usage": self._usage(len(self.fake.words))}
+        return {**made, "timings": self._timings(len(self.fake.words))} if self.fake.kind == "llama-server" else made
 
     def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
         chunk: dict[str, Any] = {"id": "chatcmpl-1", "model": self.body.get("model"), "object": "chat.completion.chunk"}
@@ -220,6 +246,9 @@ class _Ollama(_OpenAI):
             self.first_at = time.perf_counter()
         return self._line({"response": word} if "prompt" in self.body else {"message": {"content": word}})
 
+    def think(self, text: str) -> dict[str, Any]:
+        return self._line({"message": {"content": "", "thinking": text}})
+
     def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return self._line({"message": {"tool_calls": [{"function": {"name": name, "arguments": arguments}}]}})
 
@@ -237,6 +266,10 @@ class _Ollama(_OpenAI):
             "eval_duration": round((now - self.first_at) * 1e9),
         }
 
+    def whole(self) -> dict[str, Any]:
+        *_, end = self.end("stop")
+        return {**end, **self.word("".join(self.fake.words), 1), "done": True}
+
     def _line(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": self.body.get("model"), "done": False, **fields}
 
@@ -252,8 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Logs nothing."""
 
     def do_GET(self) -> None:
-        """Answers what a dialect is found out by."""
-        self.fake.asked.append(self._received(b""))
+        """Answers the requests that determine a dialect."""
+        self.fake.probes.append(self._received(b""))
         found = _PATHS.get(self.fake.kind)
         if found is not None and self.path == found[0]:
             self._send_whole(200, json.dumps(found[1]))
@@ -261,11 +294,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_whole(404, "{}")
 
     def do_POST(self) -> None:
-        """Answers a request for an answer."""
+        """Answers a request for a generation."""
         received = self._received(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         fake = self.fake
         if self.path == "/extras/tokenize/count" and fake.kind == "llama-cpp-python":
-            fake.asked.append(received)
+            fake.probes.append(received)
             self._send_whole(200, json.dumps({"count": len(str(received.body.get("input")).split())}))
             return
         fake.received.append(received)
@@ -275,8 +308,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_whole(307, "", {"Location": fake.redirect_to})
         elif fake.fails():
             self._send_whole(fake.status, fake.error_body)
-        else:
+        elif received.body.get("stream", fake.kind == "ollama"):
             self._stream(received.body)
+        else:
+            self._send_whole(200, json.dumps(fake.whole(received.body)))
 
     def _received(self, body: bytes) -> Received:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -319,6 +354,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = (text + "\n" if is_native else f"data: {text}\n\n").encode()
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         self.wfile.flush()
+
+
+def _words_of(body: Mapping[str, Any]) -> int:
+    prompt = body.get("prompt") or "".join(str(one.get("content")) for one in body.get("messages", ()))
+    return len(str(prompt).split())
 
 
 def _has_text(event: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ class EventEnricher:
     """Enriches the events of one run. LangGraph shares its dicts between events, so they are copied, never written.
 
     Args:
-        owner: Of the run's span.
+        run: Of the run's span.
         keeps_own_key: The user's own metadata have the key under which the run is remembered in its checkpoints;
             otherwise it is nodespan's and is taken out of the events.
     """
@@ -66,19 +66,19 @@ class EventEnricher:
         "_span_id",
     )
 
-    def __init__(self, owner: WorkflowSpan, *, keeps_own_key: bool) -> None:
-        assert owner.directory is not None
-        self._directory = owner.directory
+    def __init__(self, run: WorkflowSpan, *, keeps_own_key: bool) -> None:
+        assert run.directory is not None
+        self._directory = run.directory
         self._keeps_own_key = keeps_own_key
-        self._name = owner.workflow_name
-        self._span_id = span_id_of(owner.span)
+        self._name = run.workflow_name
+        self._span_id = span_id_of(run.span)
         self._run_id = ""
         self._sequence = 0
         self._second, self._second_text = 0, ""
-        trace_id = trace_id_of(owner.span)
+        trace_id = trace_id_of(run.span)
         self._constant = {
             "trace_id": trace_id,
-            "trace_flags": None if trace_id is None else int(owner.span.get_span_context().trace_flags),
+            "trace_flags": None if trace_id is None else int(run.span.get_span_context().trace_flags),
             "workflow_context": WORKFLOW_CONTEXT,
         }
 

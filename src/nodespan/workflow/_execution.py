@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.trace import INVALID_SPAN
 
 from nodespan import semconv
-from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, id_of, new_node_id, section, told_owner
+from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, callback_span, id_of, new_node_id, section
 from nodespan.spans.attributes import to_attribute
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
-from nodespan.spans.identity import NOBODY
+from nodespan.spans.identity import NO_IDENTITY
 from nodespan.spans.scope import Attached, current_scope
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
 
@@ -29,7 +29,7 @@ _logger = logging.getLogger("nodespan.node")
 
 
 class Measured(Protocol):
-    """Something that says what a generation took: a ``PipelineStream``."""
+    """Has the measurements of a generation: a ``PipelineStream``."""
 
     @property
     def metadata(self) -> PipelineExecutionMetadata | None: ...
@@ -42,7 +42,7 @@ class NodeExecution:
     the attempt before.
 
     Attributes:
-        streams: Whether this execution streams its chunks: the node wants to and the run does not forbid it.
+        streams: Whether this execution streams its chunks: the node is set to stream and the run does not forbid it.
     """
 
     def __init__(
@@ -60,22 +60,27 @@ class NodeExecution:
         langgraph_name = section(config, "metadata").get("langgraph_node")
         found = current_scope()
         if isinstance(found, NodeSpan) and found.is_open and found.adopt():  # not of a task that outlives its node
-            self.owner = found
+            self.scope = found
         else:
             name = langgraph_name or node_name or "PipelineNode"
-            attributes = {semconv.OPERATION_NAME: semconv.INVOKE_NODE, semconv.NODE: name}
-            told = told_owner(config, node_name)
-            self.owner = told or NodeSpan(tracer, name, node_name or name, attributes, instruments)
-            self._attached = self.owner.attached()
-        directory = self.owner.directory
+            shown_name = node_name or name
+            attributes = {
+                semconv.OPERATION_NAME: semconv.INVOKE_NODE,
+                semconv.NODE: name,
+                semconv.NODE_NAME: shown_name,
+            }
+            found = callback_span(config, node_name)
+            self.scope = found or NodeSpan(tracer, f"{semconv.INVOKE_NODE} {name}", shown_name, attributes, instruments)
+            self._attached = self.scope.attached()
+        directory = self.scope.directory
         self.streams = streams and (directory is None or directory.streams is not False)
         self._stream: Measured | None = None
-        self._facts = start_facts(self.owner, facts, state, streams=self.streams)
+        self._facts = start_facts(self.scope, facts, state, streams=self.streams)
 
     def __enter__(self) -> NodeExecution:
         if self._attached is not None:
             self._attached.__enter__()
-        self.owner.facts = _mirror(self.metadata())
+        self.scope.facts = _mirror(self.metadata())
         self._log(logging.DEBUG, "started")
         return self
 
@@ -83,26 +88,26 @@ class NodeExecution:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self.owner.facts = _mirror(self.metadata(error_type=error_type(error), duration_s=self.owner.duration_s))
+            self.scope.facts = _mirror(self.metadata(error_type=error_type(error), duration_s=self.scope.duration_s))
             self._log(logging.WARNING, "left with %s", error_type(error))
         if self._attached is not None:
             self._attached.__exit__(kind, error, traceback)
-            self.owner.leave(error)
+            self.scope.leave(error)
 
     @property
     def channels(self) -> frozenset[str] | None:
         """Channels of the graph that runs this node, if that is known."""
-        parent = self.owner.parent
+        parent = self.scope.parent
         return parent.channels if isinstance(parent, WorkflowSpan) and parent.channels else None
 
     def watch(self, stream: Measured) -> None:
-        """From now on the facts include what the generation has measured, whole or as far as it came."""
+        """Includes the measurements of the generation, complete or so far, in the facts."""
         self._stream = stream
 
     def done(self) -> dict[str, Any]:
-        """The entry for the state; the span will say the same."""
-        metadata = self.metadata(status="ok", duration_s=self.owner.duration_s)
-        self.owner.facts = _mirror(metadata)
+        """The entry for the state; the span will have the same values."""
+        metadata = self.metadata(status="ok", duration_s=self.scope.duration_s)
+        self.scope.facts = _mirror(metadata)
         self._log(logging.INFO, "done in %.3f s", metadata.duration_s)
         return metadata.entry()
 
@@ -115,26 +120,26 @@ class NodeExecution:
     def _log(self, level: int, message: str, *args: object) -> None:
         if not _logger.isEnabledFor(level):
             return
-        ids = self.owner.ids
+        ids = self.scope.ids
         extra = {
             "node_id": ids.node_id,
             "node_name": ids.node_name,
-            "trace_id": trace_id_of(self.owner.span),
+            "trace_id": trace_id_of(self.scope.span),
             "span_id": ids.span_id,
         }
         _logger.log(level, "node %s " + message, ids.node_name, *args, extra=extra)
 
 
 def start_facts(
-    owner: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
+    scope: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
 ) -> dict[str, Any]:
-    """What is known of an execution when it starts; without an owner it has a node id of its own and no span."""
-    known = owner.identity if owner is not None else NOBODY
-    span = owner.span if owner is not None else INVALID_SPAN
+    """What is known of an execution when it starts; without a scope it has a node id of its own and no span."""
+    known = scope.identity if scope is not None else NO_IDENTITY
+    span = scope.span if scope is not None else INVALID_SPAN
     return {
         **facts,
-        "node_name": owner.node_name if owner is not None else node_name,
-        "node_id": owner.node_id if owner is not None else new_node_id(),
+        "node_name": scope.node_name if scope is not None else node_name,
+        "node_id": scope.node_id if scope is not None else new_node_id(),
         "streaming": streams,
         "execution_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         "user_id": _held_text(id_of(state, "user_id", known.user_id)),
@@ -146,7 +151,7 @@ def start_facts(
 
 
 def _mirror(metadata: NodeMetadata) -> dict[str, Any]:
-    """Entry keys as span attributes. The status is left to the span's owner, who knows it last."""
+    """Entry keys as span attributes, but the status, which the scope sets at its end."""
     return {
         semconv.MIRROR_KEYS[key]: value
         for key, value in metadata.entry().items()

@@ -123,7 +123,7 @@ class ComposerService:
             get_instruments(self._meter_provider),
             parent=context,
             directory=RunDirectory(streams=stream, nodes={}, runs={}),
-            offered=True,
+            handed_over=True,
         )
         enricher = EventEnricher(run, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
         if getattr(workflow, "checkpointer", None):
@@ -137,11 +137,12 @@ class ComposerService:
                 raise _no_event_stream(workflow)
             # LangGraph makes the run's task in the first step, which copies the context that is current there.
             with run.attached(context):
-                event = await anext(events, None)
-            while event is not None:
+                first = await anext(events, None)
+            if first is not None and (stream or not is_token_event(first)):
+                yield enricher.enrich(first)
+            async for event in events:
                 if stream or not is_token_event(event):
                     yield enricher.enrich(event)
-                event = await anext(events, None)
         except BaseException as error:
             try:
                 await _close(events, run.workflow_name)

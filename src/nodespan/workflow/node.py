@@ -1,4 +1,4 @@
-"""PipelineNode: a LangGraph node that asks a model and says what it did, in the state and on its span."""
+"""PipelineNode: a LangGraph node that calls a model and records the call in the state and on its span."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _logger = logging.getLogger("nodespan")
 class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     """A node for ``graph.add_node(name, PipelineNode(...))``, in sync and async graphs alike.
 
-    Each execution asks the model once. The node returns its answer and one entry of ``node_metadata``; its span
+    Each execution calls the model once. The node returns its answer and one entry of ``node_metadata``; its span
     carries the same facts (``nodespan.*``).
 
     With streaming, every chunk is sent while it is produced, where it is read: as an ``AIMessageChunk`` to
@@ -52,16 +52,16 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     ``pipeline_chunk`` to event streams. The last of these has no content and the generation's ``metadata``.
 
     Args:
-        pipeline_factory: Where the model comes from; shared by all nodes that use the same models.
+        pipeline_factory: Holds the models; shared by all nodes that use the same ones.
         profile_type: Which of the factory's profiles.
         stream: Send chunks while they are produced.
         emit: Which of the two forms chunks are sent in: ``"both"``, ``"messages"`` or ``"custom"``.
         node_name: Display name; LangGraph's name of the node if not given.
         priority: Place in the model's queue.
-        prompt: Without it the state's messages are asked. A text goes before them as system message; a function of
-            the state gives the question (a text) or the messages itself.
+        prompt: Without it the request is the state's messages. A text is put before them as system message; a
+            function of the state returns the prompt (a text) or the messages.
         output_key: Field for the answer: an ``AIMessage`` for ``"messages"``, otherwise the text.
-        sampling: Goes before the profile's own.
+        sampling: Takes precedence over the profile's own.
         deadline_s: Longest time for one execution, waiting for the model included.
 
     Raises:
@@ -114,7 +114,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         self._runner = Runner(pipeline_factory, tracer_provider=tracer_provider, meter_provider=meter_provider)
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
-        self._said_missing = False
+        self._has_checked_fields = False
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002 Runnable's own name
         """Executes the node in a sync graph."""
@@ -157,19 +157,19 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
                 return self._update(execution, answer)
 
     def create_node_metadata(self, state: Any, pipeline: PipelineExecutionMetadata | None = None) -> NodeMetadata:
-        """The metadata of an execution as it stands: who and what it is, and where its span is.
+        """The metadata of an execution so far: its names, its ids and those of its span.
 
         Inside a node's body it describes that execution; elsewhere it has a node id of its own and no span.
 
         Args:
-            state: Where ``user_id`` and ``conversation_id`` are looked for.
-            pipeline: What a generation took, to be included.
+            state: Its ``user_id`` and ``conversation_id`` are used.
+            pipeline: Measurements of a generation, to be included.
         """
-        owner = current_scope()
+        scope = current_scope()
         facts = {**(dict(pipeline) if pipeline is not None else {}), **self._facts()}
         return NodeMetadata(
             **start_facts(
-                owner if isinstance(owner, NodeSpan) else None,
+                scope if isinstance(scope, NodeSpan) else None,
                 facts,
                 state,
                 streams=self._stream,
@@ -197,11 +197,11 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
             node_name=self.nodespan_display_name,
             streams=self._stream,
         )
-        self._say_missing_fields(state, execution.channels, config or {})
+        self._warn_of_missing_fields(state, execution.channels, config or {})
         return execution
 
     def _request(self, execution: NodeExecution, state: object) -> GenerationRequest:
-        return build_request(execution.owner.node_name, state, self._prompt, self._sampling)
+        return build_request(execution.scope.node_name, state, self._prompt, self._sampling)
 
     def _generate(self, execution: NodeExecution, request: GenerationRequest) -> PipelineStream:
         stream = self._runner.stream_pipeline(
@@ -217,9 +217,9 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         stream: PipelineStream,
         request: GenerationRequest,
     ) -> ChunkEvents:
-        owner, emit = execution.owner, self._emit if execution.streams else None
-        events = ChunkEvents(config, owner.node_id, stream.span_id, request, emit, type(self).__name__)
-        runs = owner.directory.runs if owner.directory is not None else None
+        scope, emit = execution.scope, self._emit if execution.streams else None
+        events = ChunkEvents(config, scope.node_id, stream.span_id, request, emit, type(self).__name__)
+        runs = scope.directory.runs if scope.directory is not None else None
         if runs is not None and events.run_id is not None and stream.span_id is not None:
             runs[events.run_id] = stream.span_id  # where event streams look for a chat model's span
         return events
@@ -227,17 +227,19 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     def _update(self, execution: NodeExecution, answer: AIMessage) -> dict[str, Any]:
         return {
             self._output_key: [answer] if self._output_key == "messages" else answer.content,
-            "node_metadata": {execution.owner.node_id: execution.done()},
+            "node_metadata": {execution.scope.node_id: execution.done()},
         }
 
-    def _say_missing_fields(self, state: object, channels: frozenset[str] | None, config: Mapping[str, Any]) -> None:
-        """Says once what LangGraph drops in silence: writes to fields that the graph's state does not have."""
-        if self._said_missing:
+    def _warn_of_missing_fields(
+        self, state: object, channels: frozenset[str] | None, config: Mapping[str, Any]
+    ) -> None:
+        """Logs once which writes LangGraph drops silently: those to fields that the graph's state does not have."""
+        if self._has_checked_fields:
             return
         known = channels if channels is not None else _fields(state, config)
         needed = {"node_metadata"} if channels is None else {"node_metadata", self._output_key}
         missing = needed - known if known is not None else None
-        self._said_missing = True
+        self._has_checked_fields = True
         if missing:
             _logger.warning(
                 "The graph's state has no field %s, so LangGraph drops what PipelineNode %r writes there. "
@@ -248,7 +250,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
 
 
 def _fields(state: object, config: Mapping[str, Any]) -> frozenset[str] | None:
-    """Field names of the graph's state, where the node's input tells them: not outside a graph, not under Send."""
+    """Field names of the graph's state, if the node's input has them: not outside a graph, not under Send."""
     path = section(config, "metadata").get("langgraph_path")
     if not path or path[0] == "__pregel_push":
         return None

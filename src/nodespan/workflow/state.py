@@ -66,7 +66,7 @@ merge_node_metadata: Final = keep_newest(NODE_METADATA_MAX)
 class WorkflowState(BaseModel):
     """The state of a workflow; subclass it freely.
 
-    A subclass that wants to keep more or fewer entries says so: ``class Mine(WorkflowState, node_metadata_max=256)``.
+    A subclass keeps more or fewer entries with a class argument: ``class Mine(WorkflowState, node_metadata_max=256)``.
 
     Attributes:
         messages: The conversation, with LangGraph's ``add_messages`` reducer.

@@ -95,6 +95,29 @@ def test_a_destination_that_rejects_every_request_is_a_problem(cli, monkeypatch,
         assert f"{status} no route [/v1/traces] here" in cli.out
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("signal", ["metrics", "logs"])
+def test_a_dead_destination_of_one_signal_is_a_problem(cli, monkeypatch, protocol, signal):
+    with OtlpReceiver(protocol) as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        assert cli("doctor").code == 0, cli.out
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "http://127.0.0.1:1/v1/other")
+        assert cli("doctor").code == 1
+        assert f"http://127.0.0.1:1/v1/other does not accept {signal}" in cli.out
+        assert "does not accept spans" not in cli.out
+
+
+def test_an_answer_of_the_proxy_is_reported(cli, monkeypatch):
+    with OtlpReceiver() as proxy:
+        proxy.answers.extend([(403, {}, b"blocked by proxy")] * 3)
+        monkeypatch.setenv("http_proxy", proxy.endpoint)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example:4318")
+        assert cli("doctor").code == 1
+        assert "403 blocked by proxy" in cli.out
+
+
 def test_a_password_in_the_endpoint_is_shown_nowhere(cli, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cr3t@127.0.0.1:1/?api-key=s3cr3t")
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")

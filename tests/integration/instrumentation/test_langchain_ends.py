@@ -213,6 +213,7 @@ async def test_a_cancelled_tool_is_no_error(exporter):
     assert only(exporter) == {"name": "execute_tool hangs", "attributes": CANCELLED}
 
 
+@pytest.mark.extended
 async def test_a_thousand_cancelled_calls_leave_nothing_behind(exporter, open_spans):
     owners = weakref.WeakSet()
 

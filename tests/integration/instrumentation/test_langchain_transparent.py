@@ -34,7 +34,7 @@ def switch(tracer_provider):
 
 def _seams():
     for seam in (*SEAMS._seams, *EVENT_STREAMS._seams):
-        yield getattr(importlib.import_module(seam.module), seam.owner), seam.name
+        yield getattr(importlib.import_module(seam.module), seam.class_name), seam.name
     for name in ("embed_documents", "embed_query"):
         yield DeterministicFakeEmbedding, name
     for name in ("aembed_documents", "aembed_query"):
@@ -74,7 +74,7 @@ def test_a_seam_that_is_missing_is_said_once_with_what_is_lost(switch, exporter,
     switch()
     [said] = [record.getMessage() for record in caplog.records]
     assert "langchain_core.language_models.chat_models.BaseChatModel._agenerate_with_cache not found" in said
-    assert "spans of several chats asked at once will not be recorded" in said
+    assert "spans of several conversations in one call will not be recorded" in said
     assert Talker().invoke("hi").content == "good day"
     assert len(exporter.get_finished_spans()) == 1
 

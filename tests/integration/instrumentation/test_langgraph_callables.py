@@ -43,7 +43,7 @@ def _targets():
         seams += module.SEAMS._seams if importlib.util.find_spec(library) else []
     for seam in seams:
         module = importlib.import_module(seam.module)
-        yield getattr(module, seam.owner) if seam.owner else module, seam.name
+        yield getattr(module, seam.class_name) if seam.class_name else module, seam.name
     for kind in (DeterministicFakeEmbedding, Embeddings, OddEmbedding):
         for name in ("embed_documents", "embed_query", "aembed_documents", "aembed_query"):
             yield kind, name

@@ -274,6 +274,7 @@ def _process(path, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("what", ["resume", "edit"])
 @pytest.mark.parametrize("kind", ["dynamic", "static", "failure"])
 def test_an_opted_in_run_is_linked_from_another_process(kind, what, tmp_path):

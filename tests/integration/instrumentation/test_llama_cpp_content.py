@@ -129,3 +129,18 @@ def test_by_default_there_is_none(llama, records, exporter, mode):
     said = [str((span.attributes, span.events, span.status.description)) for span in exporter.get_finished_spans()]
     assert not [line for line in said if QUESTION in line or "Once upon" in line or "canary" in line]
     assert events.get_finished_logs() == ()
+
+
+def test_messages_given_as_an_iterator_reach_the_model_and_are_not_captured(llama, records, exporter):
+    """Only the library may read an iterator; its template here requires a list."""
+
+    def outcome():
+        try:
+            return read(llama.create_chat_completion(iter(CONVERSATION), max_tokens=4, seed=5))
+        except Exception as error:
+            return type(error), str(error)
+
+    expected = outcome()
+    records("SPAN_ONLY")
+    assert outcome() == expected
+    assert "gen_ai.input.messages" not in the_call(exporter).attributes

@@ -54,6 +54,7 @@ def test_a_stream_that_is_dropped_in_another_thread_or_cycle_ends_its_span(llama
     assert status(the_call(exporter)) == "cancelled"
 
 
+@pytest.mark.extended
 def test_1000_streams_that_are_left_leave_nothing_behind(llama, traced_llama_cpp, exporter, open_spans):
     def owners():
         gc.collect()

@@ -138,6 +138,7 @@ def test_there_is_a_real_provider(run, endpoint):
     assert meter == ("_ProxyMeterProvider" if endpoint is None else "NodespanMeterProvider")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "variables",
     [
@@ -156,6 +157,7 @@ def test_what_is_switched_off_leaves_the_program_as_it_is_and_no_span(run, smoll
     assert said == ""
 
 
+@pytest.mark.extended
 def test_one_instrumentation_can_be_switched_off_alone(run, smollm2):
     with OtlpReceiver() as receiver:
         run(
@@ -185,6 +187,7 @@ finally:
 """
 
 
+@pytest.mark.extended
 def test_a_program_that_sets_nodespan_up_itself_works_too_and_its_redaction_holds(run):
     with OtlpReceiver() as receiver:
         printed, said = run(SET_UP, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)

@@ -43,7 +43,7 @@ def phases(reader: StoreReader, state: str) -> list[dict]:
     return [span["phase"] for span in spans if span["state"] == state and span["phase"] is not None]
 
 
-@pytest.mark.parametrize("kind", ["prefilling", "decoding"])
+@pytest.mark.parametrize("kind", [pytest.param("prefilling", marks=pytest.mark.extended), "decoding"])
 def test_a_process_that_is_killed_in_a_generation_shows_where(kind, smollm2, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

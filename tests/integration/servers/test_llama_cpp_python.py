@@ -13,6 +13,7 @@ import pytest
 
 from llama_server import PATIENCE_S, free_port
 from nodespan.runner import PipelineFactory, Runner
+from nodespan.testing import FakeServer
 from nodespan.types import ModelProfile, ModelProfileType
 from pipelines import chat, raw
 
@@ -43,6 +44,17 @@ def url(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     finally:
         server.kill()
         server.wait()
+
+
+def test_the_fake_server_has_its_title_and_its_count(url: str) -> None:
+    with FakeServer("llama-cpp-python") as fake:
+        reported = [httpx.get(f"{one[:-3]}/openapi.json", trust_env=False).json() for one in (url, fake.url)]
+        assert reported[0]["info"]["title"] == reported[1]["info"]["title"]
+        counts = [
+            httpx.post(f"{one[:-3]}/extras/tokenize/count", json={"model": "smol", "input": "a b"}, trust_env=False)
+            for one in (url, fake.url)
+        ]
+    assert [list(count.json()) for count in counts] == [["count"], ["count"]]
 
 
 def test_its_streams_are_counted_by_its_own_tokenizer_and_marked(url: str) -> None:

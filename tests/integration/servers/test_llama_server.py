@@ -147,6 +147,7 @@ def test_the_servers_queue_shows_apart_from_ours(llama_server: LlamaServer, trac
         assert waited[-1] > 0.2 > waited[0] + 0.05, (waits, waited)
 
 
+@pytest.mark.extended
 def test_by_default_as_many_run_at_once_as_the_server_has_slots(llama_server: LlamaServer, runner: Runner) -> None:
     streams = [runner.stream_pipeline(chat(f"{number} {STORY}", max_tokens=40)) for number in range(4)]
     most = 0
@@ -239,6 +240,7 @@ def test_a_server_killed_amid_an_answer_and_started_again(smollm2: Path, tmp_pat
         assert text_of(runner.stream_pipeline(chat(STORY, max_tokens=3)))
 
 
+@pytest.mark.extended
 def test_two_servers_behind_one_profile_share_the_work_and_stand_in_for_each_other(
     smollm2: Path, tmp_path: Path, tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:

@@ -14,12 +14,17 @@ import httpx
 import pytest
 from inline_snapshot import snapshot
 from langgraph.graph import START, StateGraph
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 import nodespan
+from batches import encoded
 from llama_server import PATIENCE_S, free_port
 from nodespan import ComposerService, ModelProfile, ModelProfileType, PipelineFactory, PipelineNode, WorkflowState
 from nodespan.store import StoreReader
+from nodespan.testing import FakeServer
+from nodespan.viewer.receiver import PROTOBUF
 from pipelines import wait_for
+from viewer_process import ViewerThread
 
 SERVER = """
     import json, sys
@@ -139,3 +144,57 @@ async def test_client_node_http_server_run_and_its_model_are_one_tree(
             )
         ]
     )
+
+
+def vllm_span(traceparent: str) -> Span:
+    """The server span of vLLM 0.29.0: name, attributes and their types are those of a published recording."""
+    _, trace_id, parent, _ = traceparent.split("-")
+    now = time.time_ns()
+    span = Span(
+        trace_id=bytes.fromhex(trace_id),
+        span_id=os.urandom(8),
+        parent_span_id=bytes.fromhex(parent),
+        name="llm_request",
+        kind=Span.SPAN_KIND_SERVER,
+        start_time_unix_nano=now - 50_000_000,
+        end_time_unix_nano=now,
+    )
+    latencies = {"time_in_queue": 0.00005, "time_in_model_prefill": 0.02, "time_in_model_decode": 0.03, "e2e": 0.05}
+    for name, seconds in latencies.items():
+        span.attributes.add(key=f"gen_ai.latency.{name}").value.double_value = seconds
+    for name, tokens in {"prompt_tokens": 4, "completion_tokens": 4}.items():
+        span.attributes.add(key=f"gen_ai.usage.{name}").value.int_value = tokens
+    span.attributes.add(key="gen_ai.request.id").value.string_value = "chatcmpl-1"
+    return span
+
+
+async def test_the_span_of_vllm_is_below_the_model_call_and_its_tokens_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM does not run here: its answer is played by FakeServer, its span is sent as its exporter sends it."""
+    monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / "both.db"))
+    with FakeServer("vllm") as vllm, nodespan.configure("asking") as telemetry:
+        profile = ModelProfile(base_url=vllm.url, name="outer")
+        with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
+            graph: Any = StateGraph(WorkflowState)
+            graph.add_node("ask", PipelineNode(pipeline_factory=factory))
+            graph.add_edge(START, "ask")
+            events = ComposerService().execute_workflow(graph.compile(name="front"), WorkflowState.from_prompt("a b"))
+            trace_id = [event["metadata"]["trace_id"] async for event in events][-1]
+        assert telemetry.force_flush(20)
+        assert telemetry.store is not None
+        span = vllm_span(vllm.received[0].headers["traceparent"])
+        with ViewerThread(telemetry.store) as viewer:
+            body = encoded(span, service="vllm").data
+            answer = viewer.new_client().post("/v1/traces", content=body, headers={"content-type": PROTOBUF})
+            assert answer.status_code == 200
+            (run,) = viewer.client.get("/runs.json").json()["traces"]
+        with StoreReader(telemetry.store) as reader:
+            spans = reader.get(trace_id)["spans"]
+    called = next(one for one in spans if one["name"] == "chat outer")
+    below = next(one for one in spans if one["name"] == "llm_request")
+    assert (below["parent_span_id"], below["kind"]) == (called["span_id"], "SERVER")
+    assert below["resource"]["service.name"] == "vllm"
+    assert below["attributes"]["gen_ai.latency.time_in_queue"] == 0.00005
+    usage = (called["attributes"]["gen_ai.usage.input_tokens"], called["attributes"]["gen_ai.usage.output_tokens"])
+    assert (run["tokens_in"], run["tokens_out"]) == usage

@@ -43,6 +43,36 @@ def test_a_web_page_is_not_an_acceptance(headers):
         assert len(receiver.spans) == 5
 
 
+def test_a_grpc_port_under_http_is_named_for_each_signal_without_its_bytes(monkeypatch, caplog):
+    with OtlpReceiver("grpc") as receiver:
+        with configure(endpoint=receiver.endpoint) as telemetry:
+            make(1)
+            report = telemetry.force_flush(1)
+        assert (report.exported, report.waiting) == (0, 1)
+    outages = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Cannot export")]
+    assert len(outages) >= 2
+    for line in outages:
+        assert "the port speaks gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc" in line
+        assert "\N{REPLACEMENT CHARACTER}" not in line
+
+
+def test_a_proxy_of_the_environment_is_used_and_its_answer_reported(monkeypatch, caplog):
+    with OtlpReceiver() as proxy:
+        proxy.answers.extend([(403, {}, b"blocked by proxy")] * 20)
+        monkeypatch.setenv("http_proxy", proxy.endpoint)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with configure(endpoint="http://collector.example:4318") as telemetry:
+            make(1)
+            assert telemetry.force_flush(1).waiting == 1
+        assert any("403 blocked by proxy" in record.getMessage() for record in caplog.records)
+        proxy.answers.clear()
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with configure(endpoint=receiver.endpoint) as telemetry:
+            make(1)
+            assert telemetry.force_flush(20).exported == 1
+
+
 @pytest.mark.parametrize("body", [b'{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}'])
 def test_a_partial_success_in_json_is_counted(body):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:

@@ -42,6 +42,7 @@ def warnings_of(caplog):
     return [getattr(record, CODE_FIELD) for record in ours if "metrics" not in record.msg and "logs" not in record.msg]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_down_for_long_under_load_loses_nothing_and_holds_nothing_in_memory(
     protocol, make_spans, figures, monkeypatch, caplog
@@ -67,6 +68,7 @@ def test_down_for_long_under_load_loses_nothing_and_holds_nothing_in_memory(
     assert warnings_of(caplog) == ["export.unreachable", "export.recovered"]
 
 
+@pytest.mark.extended
 def test_slow_answers_hold_nobody_up(make_spans, figures):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.delay_s = 0.5
@@ -113,6 +115,7 @@ def test_a_yes_in_garbled_words_is_a_yes(make_spans):
         assert len(receiver.requests) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_destination_that_names_a_time_is_left_alone_for_as_long(status, make_spans, figures):
     """It names more than one try of the SDK's may take, and somebody flushes meanwhile."""
@@ -246,6 +249,7 @@ def test_grpc_codes_say_whether_a_batch_is_at_fault(code, is_final, make_spans):
         assert report.exported == (0 if is_final else 10)
 
 
+@pytest.mark.extended
 def test_a_name_that_does_not_resolve_is_said_and_nothing_is_lost(make_spans, caplog):
     with configure(endpoint="http://nowhere.invalid:4318") as telemetry:
         make_spans(10)

@@ -80,6 +80,7 @@ def test_gzip_is_used_when_asked_for(monkeypatch):
         assert {request.get("content-encoding") for request in traces} == {"gzip"}
 
 
+@pytest.mark.extended
 def test_an_endpoint_that_does_not_answer_is_said_once_and_nothing_is_lost(caplog):
     with OtlpReceiver() as receiver:
         pass  # its port is free again

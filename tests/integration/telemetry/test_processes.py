@@ -143,6 +143,7 @@ for number in range(rounds):
 """
 
 
+@pytest.mark.extended
 def test_whatever_was_reported_stored_is_delivered_after_a_hundred_kills(run_python, figures):
     """At least once. A child says how many of its spans are stored, and is killed at any moment, while it sends too."""
     with OtlpReceiver() as receiver:
@@ -256,6 +257,36 @@ def test_a_child_of_multiprocessing_stores_its_spans_before_it_leaves(run_python
     done = run_python(POOL)
     assert done.returncode == 0, done.stderr
     assert stored() == ["before the pool", *(f"pool {index}" for index in range(4))]
+
+
+LEFT_BY_A_POOL = """
+import sys
+from multiprocessing import get_context
+from opentelemetry import trace
+import nodespan
+
+def work(index):
+    with trace.get_tracer("test").start_as_current_span(f"pool {index}"):
+        pass
+    if sys.argv[1] == "flush":
+        nodespan.configure("pool").force_flush(20)
+
+nodespan.configure("pool")
+pool = get_context("fork").Pool(2)
+pool.map(work, range(4))
+if sys.argv[1] == "flush":
+    pool.terminate()
+else:
+    pool.close()
+pool.join()
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "flush"])
+def test_a_pool_that_is_closed_or_flushed_stores_its_spans(end, run_python):
+    done = run_python(LEFT_BY_A_POOL, end)
+    assert done.returncode == 0, done.stderr
+    assert sorted(stored()) == [f"pool {index}" for index in range(4)]
 
 
 SHARING = """

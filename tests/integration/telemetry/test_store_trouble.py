@@ -62,6 +62,34 @@ def test_a_disk_that_is_full_loses_nothing_while_the_process_lives(has_endpoint,
             assert figures(names, receiver.spans)["lost"] == 0
 
 
+HOMELESS = """
+import os
+import nodespan, nodespan.store, nodespan.telemetry
+os.environ.pop("HOME", None)
+os.environ.pop("XDG_DATA_HOME", None)
+import pwd
+pwd.getpwuid = lambda uid: (_ for _ in ()).throw(KeyError(uid))  # a user id without an entry, as in a container
+telemetry = nodespan.configure("homeless")
+from opentelemetry import trace
+trace.get_tracer("test").start_span("work").end()
+print(telemetry.store.path, telemetry.force_flush(5).stored)
+"""
+
+
+@pytest.mark.parametrize("store", ["", "~/nodespan.db"])
+def test_without_a_home_directory_spans_are_kept_in_memory(store, run_python):
+    done = run_python(HOMELESS, NODESPAN_STORE=store)
+    assert done.stdout.split() == ["memory", "1"], done.stderr
+    assert done.stderr.count("NODESPAN_STORE=/path/to/nodespan.db") == 1
+
+
+def test_a_platform_without_posix_locks_is_rejected_with_what_is_supported(run_python):
+    done = run_python("import sys; sys.modules['fcntl'] = None; import nodespan; nodespan.configure()")
+    assert done.returncode == 1
+    assert "ConfigurationError" in done.stderr
+    assert "Supported: Linux and macOS; on Windows use WSL." in done.stderr
+
+
 @pytest.mark.parametrize("has_endpoint", [False, True])
 def test_a_place_that_cannot_serve_is_said_once_and_memory_serves(has_endpoint, monkeypatch, make_spans, caplog):
     monkeypatch.setenv("NODESPAN_STORE", "/proc/nowhere/spans.db")

@@ -317,7 +317,7 @@ def test_a_missing_model_file_is_refused_at_set_up(tmp_path: Path) -> None:
 def test_a_file_that_is_no_gguf_is_refused_at_set_up(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"<html>404</html>")
-    with pytest.raises(ModelLoadError, match=r"no GGUF file: it begins with b'<htm'"):
+    with pytest.raises(ModelLoadError, match=r"not a GGUF file: it begins with b'<htm'"):
         PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=path)})
 
 

@@ -220,12 +220,12 @@ class _Looking:
         pass
 
 
-def test_while_the_model_works_its_span_and_its_owner_are_current(tracer_provider: TracerProvider) -> None:
+def test_while_the_model_works_its_span_and_its_scope_are_current(tracer_provider: TracerProvider) -> None:
     with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=_Looking) as factory:
         list(Runner(factory, tracer_provider=tracer_provider).stream_pipeline(raw("a")))
-    names, owners = zip(*_Looking.last.seen, strict=True)
+    names, scopes = zip(*_Looking.last.seen, strict=True)
     assert names == ("text_completion echo",) * 3
-    assert all(isinstance(owner, GenerationSpan) for owner in owners)
+    assert all(isinstance(scope, GenerationSpan) for scope in scopes)
 
 
 def test_an_error_is_recorded_once_where_it_was_raised(

@@ -41,13 +41,13 @@ def call(tracer_provider, logger_provider):
 
     def make():
         tracer = get_tracer(tracer_provider)
-        owner = ModelCallSpan(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
-        if owner.content is not None:
-            owner.content.set_input(ASKED, as_it_is)
-            owner.content.set_output(SAID)
-        owner.set({"gen_ai.usage.input_tokens": 3})
-        owner.fail(TimeoutError())
-        return owner
+        scope = ModelCallSpan(tracer, "chat", "llama_cpp", "small", logger_provider=logger_provider)
+        if scope.content is not None:
+            scope.content.set_input(ASKED, as_it_is)
+            scope.content.set_output(SAID)
+        scope.set({"gen_ai.usage.input_tokens": 3})
+        scope.fail(TimeoutError())
+        return scope
 
     return make
 
@@ -105,10 +105,10 @@ def test_messages_on_a_span_are_json_of_roles_and_parts(monkeypatch, call, expor
 
 def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypatch, call, exporter, logs):
     monkeypatch.setenv(VARIABLE, "EVENT_ONLY")
-    owner = call()
+    scope = call()
     [log] = [data.log_record for data in logs.get_finished_logs()]
     assert (log.event_name, log.severity_number.name) == ("gen_ai.client.inference.operation.details", "DEBUG")
-    assert log.span_id == owner.span.get_span_context().span_id
+    assert log.span_id == scope.span.get_span_context().span_id
     attributes = dict(log.attributes)
     [asked] = attributes.pop("gen_ai.input.messages")
     assert (asked["role"], asked["parts"][0]["content"]) == ("user", "Hello?")
@@ -121,9 +121,9 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
 
 def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
-    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.set_input([ASKED[1], ASKED[0]], as_it_is)
-    owner.finish()
+    scope = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    scope.content.set_input([ASKED[1], ASKED[0]], as_it_is)
+    scope.finish()
     assert [one["role"] for one in messages_of(exporter)["gen_ai.input.messages"]] == ["user", "system"]
 
 
@@ -131,9 +131,9 @@ def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch
 def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter, tracer_provider, variable):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     monkeypatch.setenv(variable, "600")
-    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.set_input([message("user", [tool_response_part("call_1", "x" * 5000)])], as_it_is)
-    owner.finish()
+    scope = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    scope.content.set_input([message("user", [tool_response_part("call_1", "x" * 5000)])], as_it_is)
+    scope.finish()
     [span] = exporter.get_finished_spans()
     text = span.attributes["gen_ai.input.messages"]
     assert 500 < len(text) <= 600
@@ -158,9 +158,9 @@ def test_only_the_messages_that_can_be_captured_are_converted(monkeypatch, trace
         converted.append(number)
         return message("system" if number == 0 else "user", [text_part(f"message {number}")])
 
-    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.set_input(range(100_000), convert)
-    owner.finish()
+    scope = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    scope.content.set_input(range(100_000), convert)
+    scope.finish()
     assert len(converted) < 1000
     found = messages_of(exporter)
     assert found["gen_ai.system_instructions"][0]["content"] == "message 0"
@@ -179,9 +179,9 @@ TOOLS = {
 @pytest.mark.parametrize("form", TOOLS)
 def test_tool_definitions_have_one_form(monkeypatch, tracer_provider, exporter, form):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
-    owner = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
-    owner.content.set_tools([TOOLS[form], "not a tool", {"type": "web_search"}])
-    owner.finish()
+    scope = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
+    scope.content.set_tools([TOOLS[form], "not a tool", {"type": "web_search"}])
+    scope.finish()
     [span] = exporter.get_finished_spans()
     function = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}}
     search = {"type": "web_search", "name": "web_search", "definition": {"type": "web_search"}}
@@ -189,10 +189,10 @@ def test_tool_definitions_have_one_form(monkeypatch, tracer_provider, exporter, 
 
 
 def test_a_text_stays_a_text_and_anything_else_is_json(monkeypatch, exporter, tracer_provider):
-    owner = SpanScope(get_tracer(tracer_provider), "execute_tool t")
-    set_content(owner.span, {"off": "by default"})
+    scope = SpanScope(get_tracer(tracer_provider), "execute_tool t")
+    set_content(scope.span, {"off": "by default"})
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
-    set_content(owner.span, {"text": 'a "text"', "value": {"b": [1]}})
-    owner.finish()
+    set_content(scope.span, {"text": 'a "text"', "value": {"b": [1]}})
+    scope.finish()
     [span] = exporter.get_finished_spans()
     assert dict(span.attributes) == {"text": 'a "text"', "value": '{"b": [1]}', "nodespan.status": "ok"}

@@ -194,9 +194,9 @@ class _Abandoned(SpanScope):
 def test_work_that_the_garbage_collector_ends_inside_of_the_sdk_does_not_block(measured, tracer_provider):
     instruments = get_instruments(measured.provider)
     instruments.record(semconv.NODE_DURATION, 1, {semconv.STATUS: "cancelled"})
-    owner = _Abandoned(tracer_provider.get_tracer("test"), "abandoned", instruments=instruments)
-    owner.me = owner
-    del owner
+    scope = _Abandoned(tracer_provider.get_tracer("test"), "abandoned", instruments=instruments)
+    scope.me = scope
+    del scope
     measured.collect_garbage_while_collecting(semconv.STATUS, "cancelled")
     assert measured.of(semconv.NODE_DURATION, semconv.STATUS) == {"cancelled": (2, 2)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     """Called on the thread that sends, after every fork."""
 
 _TEXT_MAX: Final = 300
+_HTTP2_SETTINGS: Final = re.compile(r"\x00\x00.\x04\x00{5}", re.DOTALL)
+"""The first frame of an HTTP/2 server (RFC 9113, 6.5), which HTTP/1 libraries report as a bad status line."""
+_GRPC_PORT: Final = "the port speaks gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def words_of(trouble: object) -> str:
 
 
 def short(text: object) -> str:
-    """One line of a destination's message, bounded, with control characters replaced."""
+    """One line of a destination's message, bounded, with control characters replaced; of HTTP/2 frames the cause."""
+    if _HTTP2_SETTINGS.search(str(text)):
+        return _GRPC_PORT
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
     return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]}..."

@@ -14,9 +14,15 @@ from nodespan._version import __version__
 from nodespan.delivery.senders.answer import Answer, accepted, short, words_of
 
 if TYPE_CHECKING:
-    from nodespan.delivery.destination import Destination
+    from collections.abc import Mapping
 
-_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+    from nodespan.delivery.destination import Destination, Signal
+
+_METHODS: Final[Mapping[Signal, str]] = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+}
 _BAD_BATCH: Final = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}
 )
@@ -35,9 +41,10 @@ class GrpcSender:
 
     Args:
         destination: Its endpoint is a URL, ``host:port`` or a ``unix:`` target.
+        signal: Of the batches.
     """
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, signal: Signal = "traces") -> None:
         self.timeout_s = destination.timeout_s
         self._metadata = tuple(destination.headers.items())
         compression = grpc.Compression.Gzip if destination.compression == "gzip" else grpc.Compression.NoCompression
@@ -48,7 +55,7 @@ class GrpcSender:
         else:
             credentials = channel_credentials(destination)
             self._channel = grpc.secure_channel(target, credentials, options=_OPTIONS, compression=compression)
-        self._export: Any = self._channel.unary_unary(_METHOD)
+        self._export: Any = self._channel.unary_unary(_METHODS[signal])
 
     def send(self, data: bytes) -> Answer:
         """See ``Sender``."""

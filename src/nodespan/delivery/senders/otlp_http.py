@@ -23,9 +23,6 @@ _RETRYABLE: Final = (502, 503, 504)
 """Of the 5xx those that the OTLP specification has retried as they are."""
 _FOR_NOW: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
 """Statuses about the address, the credentials or the moment: another batch would fare no better, a later try may."""
-_GRPC_HINT: Final = "; the port speaks gRPC: use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
-_HTTP2_SETTINGS: Final = ("BadStatusLine", "\\x00\\x00", "\x00\x00")
-"""How requests reports the first frame of an HTTP/2 server."""
 
 
 class HttpSender:
@@ -61,7 +58,7 @@ class HttpSender:
                 self._url, data=self._compressed(data), timeout=self.timeout_s, allow_redirects=False
             )
         except (requests.RequestException, OSError, ValueError) as error:
-            return Answer("waiting", text=_with_hint(words_of(error), repr(error)))
+            return Answer("waiting", text=words_of(error))
         return _answer_of(answer)
 
     def close(self) -> None:
@@ -97,10 +94,6 @@ def _body_of(answer: requests.Response) -> str:
     except DecodeError:
         pass
     return body.decode(errors="replace") or answer.reason or ""
-
-
-def _with_hint(text: str, details: str) -> str:
-    return text + _GRPC_HINT if any(mark in details for mark in _HTTP2_SETTINGS) else text
 
 
 def _retry_after_s(value: str) -> float:

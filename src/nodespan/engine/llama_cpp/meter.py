@@ -1,4 +1,4 @@
-"""Exact token counts and times of ``Llama.generate`` and ``embed``, for any ``Llama``: nodespan's or anybody's."""
+"""Exact token counts and times of ``Llama.generate`` and ``embed``, for every ``Llama`` of the process."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def measured(
     tokens: Generator[int, Sequence[int] | None],
     result: GenerationResult,
 ) -> Generator[int, Sequence[int] | None]:
-    """Passes on what ``Llama.generate`` gives and writes into ``result`` what it took, however it ends.
+    """Yields the tokens of ``Llama.generate`` and writes its measurements into ``result``, however it ends.
 
-    To be run on the thread that uses the model. With ``no_perf=True`` llama.cpp measures nothing, and so the cached
-    tokens, the evaluated ones and the seconds stay unknown; likewise when the model is closed under it.
+    Runs on the thread that uses the model. With ``no_perf=True``, and when the model is closed meanwhile, llama.cpp has
+    no measurements, so that cached tokens, evaluated tokens and seconds stay unknown.
 
     Args:
         llama: The model.
-        prompt: What ``Llama.generate`` was given.
-        tokens: What it returned, not yet started; closed in the end.
-        result: Its ``output_tokens`` count while the tokens come.
+        prompt: The argument of ``Llama.generate``.
+        tokens: Its return value, not yet started; closed at the end.
+        result: Its ``output_tokens`` increases with each token.
     """
     result.context_size = llama.n_ctx()
     result.input_tokens = len(prompt)
@@ -61,7 +61,7 @@ def measured(
     except StopIteration:
         return
     finally:
-        if llama.ctx:  # a model that was closed under a suspended generator can be asked nothing any more
+        if llama.ctx:  # a model that was closed under a suspended generator must not be used
             vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
             if first is not None and vocabulary and llama_cpp.llama_vocab_is_eog(vocabulary, token):
                 result.output_tokens -= 1
@@ -72,9 +72,9 @@ def measured(
 
 @contextmanager
 def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Generator[None]:
-    """Encloses a ``Llama.embed`` and writes into ``result`` what it evaluated; that is prefill, and nothing else."""
+    """Measures a ``Llama.embed`` into ``result``; all of its evaluation is prefill."""
     result.context_size = llama.n_ctx()
-    # With ``verbose`` it sets llama.cpp's counters back itself, and then begins.
+    # With ``verbose`` llama-cpp-python resets llama.cpp's counters before it evaluates.
     start = _Evaluated(0, 0.0) if llama.verbose else _Evaluated.so_far(llama)
     result.prefill_at = time.perf_counter()
     yield
@@ -84,7 +84,7 @@ def measured_embedding(llama: llama_cpp.Llama, result: GenerationResult) -> Gene
 
 
 def _compared(llama: llama_cpp.Llama, prompt: Sequence[int]) -> PrefixUse:
-    """The prompt against the model's context, which holds prompt and answer of the call before."""
+    """Compares the prompt with the model's context, which holds prompt and answer of the previous call."""
     held = llama.input_ids[: llama.n_tokens]
     length = min(len(held), len(prompt))
     differs = np.asarray(prompt[:length]) != held[:length]
@@ -109,10 +109,10 @@ class _Evaluated(NamedTuple):
     def so_far(cls, llama: llama_cpp.Llama) -> _Evaluated:
         """Reads both pairs of counters as one sum.
 
-        Which pair a token went to says nothing: a batch of one token counts as decode, also when it is the last token
-        of a prompt. And ``llama_perf_context`` shows a count of 0 as 1; its time tells.
+        The pairs do not separate prefill from decode: a batch of one token counts as decode, also when it is the last
+        token of a prompt. ``llama_perf_context`` reports a count of 0 as 1; then its time is 0.
         """
-        llama_cpp.llama_synchronize(llama.ctx)  # what an aborted call left behind would be counted as the next one's
+        llama_cpp.llama_synchronize(llama.ctx)  # else the rest of an aborted call would count as the next one's
         perf = llama_cpp.llama_perf_context(llama.ctx)
         batches = perf.n_p_eval if perf.t_p_eval_ms > 0 else 0
         singles = perf.n_eval if perf.t_eval_ms > 0 else 0
@@ -123,7 +123,7 @@ class _Evaluated(NamedTuple):
 
 
 def _split(result: GenerationResult, start: _Evaluated, first: _Evaluated | None, end: _Evaluated) -> None:
-    """What was evaluated up to the first token is prefill, the rest decode."""
+    """Evaluation up to the first token is prefill, the rest is decode."""
     if first is None:  # aborted: llama.cpp counts tokens of a batch that it did not finish
         result.prefill_s = end.since(start).seconds
         return

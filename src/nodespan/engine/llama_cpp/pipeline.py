@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _GGUF_MAGIC: Final = b"GGUF"
 _REDIRECTION: Final = "suppress_stdout_stderr"
 _LOADING: Final = threading.Lock()
-"""One model is loaded at a time: llama-cpp-python's way of keeping a load quiet belongs to the whole process."""
+"""One model is loaded at a time: llama-cpp-python redirects the output of the whole process while it loads."""
 
-if hasattr(os, "register_at_fork"):  # a child must not find it taken by a thread that it does not have
+if hasattr(os, "register_at_fork"):  # else a child could find it held by a thread that it does not have
     os.register_at_fork(before=_LOADING.acquire, after_in_child=_LOADING.release, after_in_parent=_LOADING.release)
 
 
@@ -37,9 +37,9 @@ class LlamaCppPipeline:
     Chat messages go through the chat template inside the model file, or the one that ``chat_format`` names.
 
     Raises:
-        ConfigurationError: The profile has no model file, or ``options`` that ``llama_cpp.Llama`` does not know.
+        ConfigurationError: The profile has no model file, or ``options`` that ``llama_cpp.Llama`` does not accept.
         MissingDependencyError: llama-cpp-python is not installed.
-        ModelLoadError: The file is missing, is no GGUF file, or llama.cpp refuses it.
+        ModelLoadError: The file is missing or not a GGUF file, or llama.cpp rejects it.
     """
 
     def __init__(self, profile: ModelProfile) -> None:
@@ -51,7 +51,7 @@ class LlamaCppPipeline:
         self._llama = _load(profile)
         self._generate = self._llama.generate
         self._llama.generate = self._measured_generate
-        self._asked = (Cancellation(), GenerationResult())
+        self._current = (Cancellation(), GenerationResult())
 
     @staticmethod
     def check_profile(profile: ModelProfile) -> None:
@@ -69,7 +69,7 @@ class LlamaCppPipeline:
         self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
     ) -> Generator[str]:
         """See ``Pipeline.generate``."""
-        self._asked = (cancellation, result)
+        self._current = (cancellation, result)
         try:
             with contextlib.closing(self._pieces(request, result)) as pieces:
                 for text in pieces:
@@ -83,7 +83,7 @@ class LlamaCppPipeline:
     def close(self) -> None:
         """Frees the model."""
         self._llama.close()
-        self._llama.__dict__.pop("generate", None)  # else what Python holds of it would wait for a garbage collection
+        self._llama.__dict__.pop("generate", None)  # else a reference cycle would keep it until a garbage collection
 
     def _pieces(self, request: GenerationRequest, result: GenerationResult) -> Generator[str | None]:
         """The text of each of llama-cpp-python's own chunks; all else goes to the result."""
@@ -108,7 +108,7 @@ class LlamaCppPipeline:
                 yield delta.get("content", delta.get("text"))
 
     def _check_parts(self, request: GenerationRequest) -> None:
-        """Raises for images and their like, of which a chat template would print the data as text."""
+        """Raises for images and other media, whose data a chat template would print as text."""
         kinds = {str(part.get("type")) for message in request.messages for part in message.parts} - {"text"}
         if kinds and "chat_handler" not in self._profile.options:
             raise ConfigurationError(
@@ -127,7 +127,7 @@ class LlamaCppPipeline:
             raise ConfigurationError(
                 "The prompt has no tokens, and this model adds none. Give GenerationRequest(prompt=...) some text."
             )
-        cancellation, result = self._asked
+        cancellation, result = self._current
         generated = self._measured(self._llama, tokens, self._generate(tokens, *args, **kwargs), result)
         return _stoppable(self._llama, generated, cancellation)
 
@@ -139,7 +139,7 @@ class _CancelledError(Exception):
 def _stoppable(
     llama: llama_cpp.Llama, tokens: Generator[int, Sequence[int] | None], cancellation: Cancellation
 ) -> Generator[int, Sequence[int] | None]:
-    """Looks at the cancellation after each token, and has llama.cpp look at it during the prefill."""
+    """Checks the cancellation after each token, and has llama.cpp check it during the prefill."""
     with contextlib.closing(tokens):
         try:
             with _aborted_by(llama, cancellation):
@@ -147,7 +147,7 @@ def _stoppable(
         except RuntimeError:
             if not cancellation.requested:
                 raise
-            llama.reset()  # what was evaluated of the last batch is neither in n_tokens nor to be sampled from
+            llama.reset()  # the evaluated part of the last batch is not in n_tokens and must not be sampled from
             raise _CancelledError from None
         except StopIteration:
             return
@@ -162,18 +162,18 @@ def _stoppable(
 
 @contextlib.contextmanager
 def _aborted_by(llama: llama_cpp.Llama, cancellation: Cancellation) -> Generator[None]:
-    """Lets llama.cpp give up its evaluation once cancellation is requested.
+    """Aborts llama.cpp's evaluation once cancellation is requested.
 
-    It asks thousands of times per batch. A Python function would need the GIL each time, and wait for it up to 5 ms
-    while another thread computes. So it asks the C library: ``strlen`` of the cancellation's flag is 0, which is false,
-    until the word is given, and then 1.
+    llama.cpp calls the callback thousands of times per batch. A Python function would acquire the GIL each time, and
+    wait for it up to 5 ms while another thread computes. The callback is therefore ``strlen`` of the C library on the
+    cancellation's flag: 0, which is false, until the request, and 1 afterwards.
     """
     import llama_cpp
 
     library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
     flag = (ctypes.c_char * len(cancellation.flag)).from_buffer(cancellation.flag)
-    asks = llama_cpp.ggml_abort_callback(ctypes.cast(library.strlen, ctypes.c_void_p).value or 0)
-    llama_cpp.llama_set_abort_callback(llama.ctx, asks, ctypes.cast(flag, ctypes.c_void_p))
+    callback = llama_cpp.ggml_abort_callback(ctypes.cast(library.strlen, ctypes.c_void_p).value or 0)
+    llama_cpp.llama_set_abort_callback(llama.ctx, callback, ctypes.cast(flag, ctypes.c_void_p))
     try:
         yield
     finally:
@@ -181,7 +181,7 @@ def _aborted_by(llama: llama_cpp.Llama, cancellation: Cancellation) -> Generator
 
 
 def _sizes(llama: llama_cpp.Llama) -> tuple[int, int]:
-    """Bytes of the model's tensors and of its context's state. Takes 50 us with a full context of a small model."""
+    """Bytes of the model's tensors and of its context's state. Costs 50 us with a full context of a small model."""
     import llama_cpp
 
     return llama_cpp.llama_model_size(llama.model), llama_cpp.llama_state_get_size(llama.ctx)
@@ -207,11 +207,11 @@ def _check_file(path: Path) -> None:
     except OSError as error:
         raise ModelLoadError(f"The model file {path} cannot be read ({error.strerror}). {allowed}") from None
     if magic != _GGUF_MAGIC:
-        raise ModelLoadError(f"{path} is no GGUF file: it begins with {magic!r}, not {_GGUF_MAGIC!r}. {allowed}")
+        raise ModelLoadError(f"{path} is not a GGUF file: it begins with {magic!r}, not {_GGUF_MAGIC!r}. {allowed}")
 
 
 def _check_chat_format(profile: ModelProfile) -> None:
-    """Raises for a name that llama-cpp-python does not know; the templates inside the file are known once loaded."""
+    """Raises for a chat format that llama-cpp-python does not have; the load checks those of the file."""
     name = profile.chat_format
     if name is None or name.startswith("chat_template.") or "chat_handler" in profile.options:
         return
@@ -232,8 +232,8 @@ def _load(profile: ModelProfile) -> llama_cpp.Llama:
     known = inspect.signature(cast("type[object]", llama_cpp.Llama)).parameters
     if unknown := sorted(set(profile.options) - set(known)):
         raise ConfigurationError(
-            f"ModelProfile(options=...) has {', '.join(unknown)}, which llama_cpp.Llama does not take. "
-            f"It takes {', '.join(name for name in known if name != 'kwargs')}."
+            f"ModelProfile(options=...) has {', '.join(unknown)}, which llama_cpp.Llama does not accept. "
+            f"Allowed: {', '.join(name for name in known if name != 'kwargs')}."
         )
     arguments: dict[str, Any] = {
         "model_path": str(profile.model_path),
@@ -252,7 +252,7 @@ def _load(profile: ModelProfile) -> llama_cpp.Llama:
             raise ModelLoadError(
                 f"llama.cpp cannot load {profile.model_path} with n_ctx={profile.n_ctx}, n_batch={profile.n_batch}: "
                 f"{error}. Is the file whole, made for this version of llama.cpp ({llama_cpp.__version__}), and is "
-                "there memory for it? ModelProfile(options={'verbose': True}) shows what llama.cpp says."
+                "there memory for it? ModelProfile(options={'verbose': True}) shows llama.cpp's own messages."
             ) from error
 
 
@@ -260,8 +260,8 @@ def _load(profile: ModelProfile) -> llama_cpp.Llama:
 def _without_redirection() -> Generator[None]:
     """Keeps llama-cpp-python from pointing the process's stdout and stderr at /dev/null while it loads.
 
-    With ``verbose=False`` it does that for the time of the load, and so swallows what other threads print, for good if
-    two loads overlap. llama.cpp's own messages go through a callback that is silent anyway.
+    With ``verbose=False`` it does so while it loads, and discards what other threads print, permanently if two loads
+    overlap. llama.cpp's own messages go through a callback that is silent anyway.
     """
     from llama_cpp import _internals, llama
 

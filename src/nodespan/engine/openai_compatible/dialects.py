@@ -1,4 +1,4 @@
-"""What each kind of server understands beyond OpenAI's protocol, and what it reports."""
+"""The extensions of OpenAI's protocol that each kind of server supports, and what it reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Dialect:
         fields: Fields of each request by which it reports its measurements.
         renamed: Its names of sampling values.
         counts_by_request: It reports no usage in streams; ``/extras/tokenize/count`` counts the texts.
-        is_native: It is asked over Ollama's own protocol, which reports times.
+        is_native: Requests use Ollama's own protocol, which reports times.
     """
 
     name: str

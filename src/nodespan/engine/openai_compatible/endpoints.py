@@ -22,10 +22,10 @@ BASE_URL_VARIABLE: Final = "OPENAI_BASE_URL"
 API_KEY_VARIABLE: Final = "OPENAI_API_KEY"
 _PORTS: Final = {"http": 80, "https": 443}
 _LEAST_SECRET: Final = 6
-"""Shorter header values, such as ``1``, are no secrets and may be anywhere in a text."""
+"""Shorter header values, such as ``1``, are not secrets and may occur anywhere in a text."""
 
 _DOWN_S: Final = 5.0
-"""A server that could not be reached is used last for this long."""
+"""How long a server that could not be reached is used last."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,13 +52,13 @@ class Endpoints:
         self.all: Final = tuple(endpoints)
 
     def choose(self, tried: Sequence[Endpoint]) -> Endpoint:
-        """The least busy one, those that failed lately or were tried already last."""
+        """The least busy server; recently failed and already tried ones last."""
         now = time.monotonic()
         return min(self.all, key=lambda one: (one in tried, one.down_until > now, one.busy))
 
     @staticmethod
     def failed(endpoint: Endpoint) -> None:
-        """Notes that a server could not be reached."""
+        """Marks a server as unreachable for ``_DOWN_S``."""
         endpoint.down_until = time.monotonic() + _DOWN_S
 
 
@@ -85,7 +85,7 @@ def api_key_of(profile: ModelProfile) -> str | None:
 
 
 def secrets_of(profile: ModelProfile, api_key: str | None) -> tuple[str, ...]:
-    """Texts that no error may show: a server may repeat a header."""
+    """Texts that errors must not contain: a server may repeat a header."""
     values = [api_key or "", *profile.headers.values()]
     return tuple(value for value in values if len(value) >= _LEAST_SECRET)
 
@@ -119,7 +119,7 @@ def _endpoint(url: str) -> Endpoint:
         )
     if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(
-            f"ModelProfile(base_url={url!r}) is not the address of a server. "
+            f"ModelProfile(base_url={url!r}) is not a server's address. "
             "Give one such as 'http://127.0.0.1:8080/v1', without a query."
         )
     path = parts.path.rstrip("/") or "/v1"

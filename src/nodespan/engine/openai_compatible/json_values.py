@@ -1,4 +1,4 @@
-"""Values of a server's JSON, whatever it holds."""
+"""Values of a server's JSON, of which any may be missing or of another type."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -50,15 +50,15 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 class OpenAICompatiblePipeline:
     """Runs a ``ModelProfile`` with a ``base_url`` on its servers, several requests at once.
 
-    The server is asked for its dialect once, when the model is first used, without credentials and only on this machine
-    or in a private network. An attempt is repeated, on the next server if there are several, only before the first byte
-    of an answer. Leaving a stream closes its connection, which frees the server's slot.
+    The dialect is probed once, when the model is first used, without credentials and only on this machine or in a
+    private network. An attempt is repeated, on the next server if there are several, only before the first byte of an
+    answer. Leaving a stream closes its connection, which frees the server's slot.
 
     Attributes:
         slots: ``max_concurrency`` of the profile, else the slots of the servers.
 
     Raises:
-        ConfigurationError: The profile has no address, or one that cannot work.
+        ConfigurationError: The profile has no address, or an invalid one.
         MissingDependencyError: httpx is not installed.
         httpx.TransportError: None of the servers can be reached.
     """
@@ -75,10 +75,11 @@ class OpenAICompatiblePipeline:
         self._dialect, slots, self._context_size = probe(self._endpoints.all, self._verify, named)
         self.slots: int = profile.max_concurrency or (slots or self._dialect.slots) * len(self._endpoints.all)
         self._client: httpx.AsyncClient | None = None
+        _import_backend()
 
     @staticmethod
     def check_profile(profile: ModelProfile) -> None:
-        """Raises for a profile that cannot work, without asking its servers."""
+        """Raises for an invalid profile, without a request to its servers."""
         if importlib.util.find_spec("httpx") is None:
             raise MissingDependencyError("OpenAICompatiblePipeline", "nodespan[http]")
         endpoints_of(profile)
@@ -149,7 +150,7 @@ class OpenAICompatiblePipeline:
     def _has_another(self, tried: list[Endpoint]) -> bool:
         return len(set(map(id, tried))) < len(self._endpoints.all)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _open(
         self, endpoint: Endpoint, request: GenerationRequest, result: GenerationResult
     ) -> AsyncGenerator[httpx.Response]:
@@ -187,7 +188,7 @@ class OpenAICompatiblePipeline:
                 timeout=httpx.Timeout(None, connect=_CONNECT_S, write=_WRITE_S),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.slots),
                 follow_redirects=False,
-                trust_env=not self._is_private,  # a proxy is not asked for addresses in a private network
+                trust_env=not self._is_private,  # addresses in a private network are not requested through a proxy
             )
         return self._client
 
@@ -195,8 +196,8 @@ class OpenAICompatiblePipeline:
         """Counts the tokens of the texts where the server reports none of the generation; marks them as estimated."""
         if not self._dialect.counts_by_request or result.output_tokens is not None:
             return
-        asked = request.prompt or "".join(message.content for message in request.messages)
-        result.input_tokens = await self._tokens(endpoint, asked)
+        prompt = request.prompt or "".join(message.content for message in request.messages)
+        result.input_tokens = await self._tokens(endpoint, prompt)
         result.output_tokens = await self._tokens(endpoint, text)
         result.tokens_estimated = True
 
@@ -210,6 +211,14 @@ class OpenAICompatiblePipeline:
             return as_count(as_object(response.json()).get("count")) if response.is_success else None
         except (httpx.HTTPError, ValueError):
             return None
+
+
+def _import_backend() -> None:
+    """Imports what httpx imports at its first asynchronous request, where it would block the event loop for 50 ms."""
+    import anyio
+
+    with contextlib.suppress(RuntimeError):  # a loop runs in this thread; its first request imports it
+        anyio.run(anyio.sleep, 0)
 
 
 def _may_repeat(error: Exception) -> bool:

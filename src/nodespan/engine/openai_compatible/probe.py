@@ -1,4 +1,4 @@
-"""Finds out the dialect of a server by asking it, without credentials and only in private networks."""
+"""Determines the dialect of a server by requests to it, without credentials and only in private networks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TIMEOUT_S: Final = 5.0
 
 
 class Found(NamedTuple):
-    """A server's dialect, and what it reports of itself.
+    """A server's dialect and properties.
 
     Attributes:
-        slots: Requests that it serves at once.
+        slots: Number of requests served at once.
         context_size: Tokens of one slot's context.
     """
 
@@ -41,12 +41,12 @@ class Found(NamedTuple):
 
 
 def probe(endpoints: Iterable[Endpoint], verify: ssl.SSLContext | bool, named: Dialect | None = None) -> Found:
-    """Asks the first of the servers that can be reached.
+    """Probes the first reachable server.
 
     Args:
-        endpoints: Servers of one kind. Those outside of private networks are not asked.
+        endpoints: Servers of one kind. Those outside of private networks are not probed.
         verify: As in httpx.
-        named: The dialect, if it is known; then only the number of slots is asked for.
+        named: The dialect, if the profile names one; then only the number of slots is requested.
 
     Raises:
         httpx.TransportError: None of those in private networks can be reached.
@@ -59,7 +59,7 @@ def probe(endpoints: Iterable[Endpoint], verify: ssl.SSLContext | bool, named: D
             return Found(named or OPENAI)
         try:
             with httpx.Client(verify=verify, timeout=_TIMEOUT_S, trust_env=False) as client:
-                return _ask(client, endpoint.root_url, named)
+                return _probe_one(client, endpoint.root_url, named)
         except httpx.TransportError as error:
             failure = failure or error
     if failure is not None:
@@ -67,7 +67,7 @@ def probe(endpoints: Iterable[Endpoint], verify: ssl.SSLContext | bool, named: D
     return Found(named or OPENAI)
 
 
-def _ask(client: httpx.Client, root_url: str, named: Dialect | None) -> Found:
+def _probe_one(client: httpx.Client, root_url: str, named: Dialect | None) -> Found:
     props, server = _get(client, f"{root_url}/props")
     if named in {None, LLAMA_SERVER} and ("default_generation_settings" in props or server == "llama.cpp"):
         context = as_object(props.get("default_generation_settings")).get("n_ctx")
@@ -78,7 +78,8 @@ def _ask(client: httpx.Client, root_url: str, named: Dialect | None) -> Found:
 def _by_paths(client: httpx.Client, root_url: str) -> Dialect:
     for path, key, dialect in (
         ("/api/version", "version", OLLAMA),
-        ("/get_model_info", "model_path", SGLANG),
+        ("/model_info", "model_path", SGLANG),
+        ("/get_model_info", "model_path", SGLANG),  # its name before 2026
         ("/version", "version", VLLM),
     ):
         if key in _get(client, root_url + path)[0]:

@@ -1,10 +1,10 @@
 """Readers of streamed answers: the text for the consumer, and the server's measurements for the result.
 
 Phases are placed by one rule. The server's queue begins when the request is sent and ends when the server reports that
-a slot has begun. The prefill follows it, or, where no queue is reported, ends at the arrival of the first token. The
+a slot has started. The prefill follows it, or, where no queue is reported, ends at the arrival of the first token. The
 decode begins at that arrival. The lengths are those of the server's clock. An event may arrive late, never early: a
-phase that would then end after the next event, or after the answer, is placed earlier. What is left of the request's
-time is in no phase: it is ``nodespan.server.other_s``.
+phase that would then end after the next event, or after the answer, is placed earlier. The remaining time of the
+request is in no phase: it is ``nodespan.server.other_s``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reader:
         self._load_s: float | None = None
 
     def read(self, event: Object) -> str:
-        """Takes over what an event reports; returns its text."""
+        """Copies the measurements of an event into the result; returns its text."""
         result = self._result
         if "prompt_progress" in event:
             self._read_progress(as_object(event["prompt_progress"]))
@@ -62,7 +62,7 @@ class Reader:
         return ""
 
     def finish(self) -> None:
-        """Places the phases. To be called once, when the answer has ended or was left."""
+        """Places the phases. Call once, when the answer has ended or was abandoned."""
         result = self._result
         ended_at = time.perf_counter()
         result.phases = place_phases(result, self._sent_at, ended_at, self._load_s)
@@ -71,7 +71,7 @@ class Reader:
             result.attributes[semconv.SERVER_OTHER] = max(0.0, ended_at - self._sent_at - known_s)
 
     def _read_progress(self, progress: Object) -> None:
-        """The first report of a slot ends the server's queue; each tells how far the prefill is."""
+        """The first report of a slot ends the server's queue; each contains the progress of the prefill."""
         result = self._result
         if result.server_queue_s is None:
             processing_s = as_seconds(progress.get("time_ms"), 1e-3) or 0.0
@@ -109,7 +109,7 @@ class OllamaReader(Reader):
     """Reads the lines of one answer in Ollama's own protocol."""
 
     def read(self, event: Object) -> str:
-        """Takes over what a line reports; returns its text."""
+        """Copies the measurements of a line into the result; returns its text."""
         message = as_object(event.get("message"))
         text = as_text(message.get("content") or event.get("response"))
         reasoning = as_text(message.get("thinking") or event.get("thinking"))
@@ -132,7 +132,7 @@ class OllamaReader(Reader):
 
 
 def read_usage(result: GenerationResult, usage: Object) -> None:
-    """Takes over OpenAI's ``usage``."""
+    """Copies OpenAI's ``usage`` into a result."""
     result.input_tokens = as_count(usage.get("prompt_tokens"))
     result.output_tokens = as_count(usage.get("completion_tokens"))
     cached = as_count(as_object(usage.get("prompt_tokens_details")).get("cached_tokens"))
@@ -144,10 +144,10 @@ def read_usage(result: GenerationResult, usage: Object) -> None:
 
 
 def read_timings(result: GenerationResult, timings: Object) -> None:
-    """Takes over llama-server's ``timings``, which are of its own clock and counters."""
+    """Copies llama-server's ``timings``, of its own clock and counters, into a result."""
     prompt_n, predicted_n = as_count(timings.get("prompt_n")), as_count(timings.get("predicted_n"))
     if not prompt_n and not predicted_n:
-        return  # the slot has just begun
+        return  # the slot has just started
     cached = as_count(timings.get("cache_n"))
     if prompt_n is not None:
         result.prefill_tokens = prompt_n
@@ -173,7 +173,7 @@ def place_phases(
     latest_at = max(sent_at, first_token_at - prefill_s) if first_token_at and prefill_s is not None else None
     prefill_at = latest_at
     if result.server_queue_s is not None:
-        # The event that ends the queue may arrive late; what it was on its way belongs to the prefill.
+        # The event that ends the queue may arrive late; its delay belongs to the prefill.
         prefill_at = sent_at + result.server_queue_s
         if latest_at is not None and latest_at < prefill_at:
             prefill_at, result.server_queue_s = latest_at, latest_at - sent_at

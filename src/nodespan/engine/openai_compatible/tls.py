@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def ssl_context(verify: bool | Path, endpoints: Iterable[Endpoint]) -> ssl.SSLContext | bool:
     """The ``verify`` argument of an httpx client for these servers.
 
-    Reading the authorities takes tens of milliseconds. Without a server over TLS nothing is read: redirects are not
-    followed, so that there is nothing to verify.
+    Loading the authorities costs tens of milliseconds. Without a server over TLS none are loaded: redirects are not
+    followed, so there is nothing to verify.
 
     Raises:
         OSError: The file cannot be read.

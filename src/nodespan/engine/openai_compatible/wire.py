@@ -25,7 +25,7 @@ async def objects(chunks: AsyncIterator[bytes], secrets: Sequence[str]) -> Async
     """The JSON objects of server-sent events or of JSON lines, as they arrive.
 
     Raises:
-        ServerError: The server sends an error, or what is not JSON.
+        ServerError: The server sends an error, or invalid JSON.
     """
     rest = b""
     async for chunk in chunks:
@@ -68,7 +68,7 @@ def _object(line: bytes, secrets: Sequence[str]) -> Object | None:
         found: object = json.loads(line)
     except ValueError:
         shown = _shown(line.decode("utf-8", "replace"), secrets)
-        raise ServerError(f"The server sent what is not JSON: {shown}") from None
+        raise ServerError(f"The server sent invalid JSON: {shown}") from None
     if not isinstance(found, Mapping):
         raise ServerError("The server sent JSON that is not an object.")
     event = cast("Object", found)

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 
 from nodespan.instrumentation._instrumentor import LibraryInstrumentor
 from nodespan.instrumentation.langchain._embeddings import EmbeddingSeams
-from nodespan.instrumentation.langchain._seam import EVENT_STREAMS, SEAMS, STORES
+from nodespan.instrumentation.langchain._seam import EVENT_STREAMS, LANGGRAPH, SEAMS
 from nodespan.instrumentation.langchain._spans import STATE
 
 if TYPE_CHECKING:
@@ -28,4 +28,4 @@ class LangChainInstrumentor(LibraryInstrumentor):
 
     def _wrappers(self) -> Sequence[Wrappers]:
         events = (EVENT_STREAMS,) if hasattr(BaseChatModel, "_iter_v2_events") else ()
-        return (SEAMS, *events, STORES, self._embeddings)
+        return (SEAMS, *events, LANGGRAPH, self._embeddings)

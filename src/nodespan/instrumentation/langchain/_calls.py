@@ -1,4 +1,4 @@
-"""What opens a span: a call of a model, a tool or a retriever, seen from its arguments."""
+"""Opens the span of a call of a model, a tool or a retriever, from the call's arguments."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ _LANGCHAIN_KEYWORDS = frozenset({"callbacks", "config", "metadata", "run_id", "r
 def chat(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseChatModel.generate(messages, stop, ...)``: one call for one list of messages."""
     conversations = args[0] if args else kwargs["messages"]
-    if len(conversations) != 1:  # as many calls; each is opened where it is made
+    if len(conversations) != 1:  # as many calls, each of which is opened by ``chat_of_several``
         return None
     call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.GENERATE)
-    _ask(call, conversations[0])
+    _set_input(call, conversations[0])
     return _with_run_id(call, kwargs)
 
 
 def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
-    """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: where each of several calls is made."""
+    """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: one of several calls."""
     call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.ONE_OF_SEVERAL)
     if call is not None and (manager := args[2] if len(args) > 2 else kwargs.get("run_manager")) is not None:
         choose_run_ids(call, manager.run_id)
-    _ask(call, args[0] if args else kwargs["messages"])
+    _set_input(call, args[0] if args else kwargs["messages"])
     return call
 
 
 def completion(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
-    """``BaseLLM.generate(prompts, stop, ...)``: the model is asked once for all the prompts."""
+    """``BaseLLM.generate(prompts, stop, ...)``: one call of the model for all prompts."""
     prompts = args[0] if args else kwargs["prompts"]
     call = _model_call(semconv.TEXT_COMPLETION, model, _with_stop(args, kwargs), Entry.GENERATE)
-    _ask(call, prompts)
+    _set_input(call, prompts)
     if call is None or len(prompts) == 1:
         return _with_run_id(call, kwargs)
     if kwargs.get("run_id") is None and (chosen := choose_run_ids(call, None, len(prompts))) is not None:
@@ -79,26 +79,34 @@ def embedding(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None
 
 def tool(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseTool.run(tool_input, ..., run_id=..., tool_call_id=...)``."""
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     given: object = None
     if capture().on_spans:
         given = args[0] if args else kwargs["tool_input"]
         if isinstance(given, dict):
             given = _convert.arguments_of(target, cast("dict[str, Any]", given))
-    return _with_run_id(ToolCall(providers, target.name, kwargs.get("tool_call_id"), given), kwargs)
+    return _with_run_id(ToolCall(here, target.name, kwargs.get("tool_call_id"), given), kwargs)
+
+
+def missing_tool(node: Any, args: Arguments, kwargs: Keywords) -> Call | None:
+    """``ToolNode._validate_tool_call(call)``, which answers the call of a tool that the node lacks with an error."""
+    requested: Mapping[str, Any] = args[0] if args else kwargs["call"]
+    if requested["name"] in node.tools_by_name or (here := STATE.surroundings()) is None:
+        return None
+    return ToolCall(here, requested["name"], requested["id"], requested["args"], is_missing=True)
 
 
 def retrieval(target: Any, args: Arguments, kwargs: Keywords) -> Call | None:
     """``BaseRetriever.invoke(query, config, run_id=...)``."""
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     query, _ = call_arguments(args, kwargs)
-    return _with_run_id(Retrieval(providers, target, query), kwargs)
+    return _with_run_id(Retrieval(here, target, query), kwargs)
 
 
 class Streaming:
-    """A call of ``stream`` or ``astream``, for its span to be opened at the first step."""
+    """A call of ``stream`` or ``astream``, whose span is opened at the first step."""
 
     __slots__ = ("_context", "_input", "_kwargs", "_model", "_operation", "_run_id")
 
@@ -113,7 +121,7 @@ class Streaming:
         self._context = own_context()
 
     def open(self) -> ModelCall | Suppressed | None:
-        """The call's span, under what was current at the call."""
+        """The call's span, below the span that was current at the call."""
         if is_suppressed(self._context):
             return Suppressed()
         with _OPENING:
@@ -121,8 +129,8 @@ class Streaming:
             if call is not None and self._run_id is not None:
                 choose_run_ids(call, self._run_id)
             if call is not None and call.content is not None:
-                asked = self._model._convert_input(self._input)  # noqa: SLF001 as ``stream`` itself does
-                _ask(call, asked.to_messages() if self._operation == semconv.CHAT else [asked.to_string()])
+                prompt = self._model._convert_input(self._input)  # noqa: SLF001 as ``stream`` itself does
+                _set_input(call, prompt.to_messages() if self._operation == semconv.CHAT else [prompt.to_string()])
             return call
         return None
 
@@ -130,19 +138,19 @@ class Streaming:
 def streaming(
     operation: str, model: object, args: Arguments, kwargs: Keywords
 ) -> tuple[Streaming, Arguments, Keywords]:
-    """What to open at the first step, and the arguments to call it with."""
+    """The function that opens the span at the first step, and the arguments of the call."""
     run_id = None
     model_input, config = call_arguments(args, kwargs)
     with _OPENING:
-        owner = current_scope()
-        if owner is not None and owner.directory is not None and owner.directory.runs is not None:
+        scope = current_scope()
+        if scope is not None and scope.directory is not None and scope.directory.runs is not None:
             run_id = config.get("run_id") or new_run_id()
             args, kwargs = with_config(args, kwargs, {**config, "run_id": run_id})
     return Streaming(operation, model, model_input, kwargs, run_id), args, kwargs
 
 
 class EventStream:
-    """A model's own event stream, which LangChain puts together itself."""
+    """A model's own event stream, which LangChain assembles itself."""
 
     __slots__ = ("_context", "_kwargs", "_messages", "_model")
 
@@ -153,7 +161,7 @@ class EventStream:
         self._context = own_context()
 
     def open(self) -> ModelCall | Suppressed | None:
-        """The call's span; none where LangChain uses the event stream inside a call that has one."""
+        """The call's span; ``None`` if LangChain uses the event stream inside a call that has one."""
         if is_suppressed(self._context):
             return Suppressed()
         with _OPENING:
@@ -161,7 +169,7 @@ class EventStream:
             if call is not None:
                 call.accumulator = self._kwargs.get("stream")
                 choose_run_ids(call, self._kwargs["run_manager"].run_id)
-                _ask(call, self._messages)
+                _set_input(call, self._messages)
             return call
         return None
 
@@ -169,22 +177,23 @@ class EventStream:
 def _model_call(
     operation: str, model: Any, kwargs: Mapping[str, Any], entry: Entry, parent: Context | None = None
 ) -> ModelCall | None:
-    providers = STATE.providers(parent)
-    outer = current_model_call(parent)
-    if providers is None or (isinstance(outer, ModelCall) and outer.continues_in(model, entry)):
+    if (here := STATE.surroundings(parent)) is None:
         return None
-    asked = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
+    outer = here.around
+    if isinstance(outer, ModelCall) and outer.is_open and outer.continues_in(model, entry):
+        return None
+    given = {key: value for key, value in kwargs.items() if key not in _LANGCHAIN_KEYWORDS}
     embeds = operation == semconv.EMBEDDINGS
-    identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, asked)
-    if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), parent):
+    identity = _convert.identify_embeddings(model) if embeds else _convert.identify(model, given)
+    if operation == semconv.CHAT and makes_model_spans(identity.parameters.get("ls_model_name"), here.context):
         return None
-    call = ModelCall(providers, operation, model, identity, asked, entry, parent=parent)
+    call = ModelCall(here, operation, model, identity, given, entry)
     if call.content is not None:
-        call.content.set_tools(definitions(asked.get("tools") or asked.get("functions")))
+        call.content.set_tools(definitions(given.get("tools") or given.get("functions")))
     return call
 
 
-def _ask(call: ModelCall | None, messages: Any) -> None:
+def _set_input(call: ModelCall | None, messages: Any) -> None:
     if call is not None and call.content is not None:
         call.content.set_input(messages, to_message)
 

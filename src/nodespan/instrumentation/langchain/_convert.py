@@ -17,23 +17,25 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 _PROVIDERS: Final = {"llamacpp": "llama_cpp", "chatllamacpp": "llama_cpp"}
-"""LangChain's names of providers that this table of names calls otherwise."""
+"""LangChain's names of providers for which ``semconv`` has another name."""
 
+_SAMPLING_KEYS: Final = tuple([(key, f"ls_{key}") for key in SAMPLING_KEYS])
+"""Names of the sampling parameters, and LangChain's of the same for its tracers."""
 _ADDRESS_ENDINGS: Final = ("base_url", "api_base", "api_url", "server_url", "endpoint", "endpoint_url")
 _SECRET_ENDINGS: Final = ("_api_key", "_api_token")
 
 _OWN_IDS: Final = ("run-", "lc_run-")
-"""How the ids begin that LangChain gives to messages whose provider gave them none."""
+"""Prefix of the ids that LangChain assigns to messages without an id of the provider."""
 
 
 class Model(Protocol):
-    """What nodespan reads of LangChain's ``BaseLanguageModel``."""
+    """The used part of LangChain's ``BaseLanguageModel``."""
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Mapping[str, Any]: ...
 
 
 class Generation(Protocol):
-    """What nodespan reads of LangChain's ``Generation`` and ``ChatGeneration``."""
+    """The used part of LangChain's ``Generation`` and ``ChatGeneration``."""
 
     @property
     def text(self) -> str: ...
@@ -42,7 +44,7 @@ class Generation(Protocol):
 
 
 class Identity(NamedTuple):
-    """Who answers: what a model's span is called by and what a sampler may look at."""
+    """Identity of a model: name and attributes of its span, which samplers read."""
 
     provider: str | None
     model: str | None
@@ -50,14 +52,14 @@ class Identity(NamedTuple):
 
 
 def identify(model: Model, kwargs: Mapping[str, Any]) -> Identity:
-    """Provider, name and parameters of a chat model or LLM, as LangChain itself tells its tracers."""
+    """Provider, name and parameters of a chat model or LLM, as LangChain reports them to its tracers."""
     known = model._get_ls_params(**kwargs)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] meant to be overridden by providers, asked by LangChain's tracers
     provider = known.get("ls_provider")
     return Identity(_PROVIDERS.get(provider or "", provider), _model_name(model, known.get("ls_model_name")), known)
 
 
 def identify_embeddings(model: object) -> Identity:
-    """The same of an embedding model, of which LangChain's tracers are told nothing."""
+    """The same of an embedding model, which LangChain does not report to its tracers."""
     provider = type(model).__name__.removesuffix("Embeddings").lower() or None
     name = getattr(model, "model", None) or getattr(model, "model_name", None)
     return Identity(
@@ -66,7 +68,7 @@ def identify_embeddings(model: object) -> Identity:
 
 
 def _model_name(model: object, name: str | None) -> str | None:
-    """The name it was asked for by; of a model in a file, as everywhere in nodespan, the file's stem."""
+    """The requested name; of a model in a file the file's stem, as everywhere in nodespan."""
     if name is not None:
         return name
     path = getattr(model, "model_path", None)
@@ -74,15 +76,15 @@ def _model_name(model: object, name: str | None) -> str | None:
 
 
 def kind_of(client: object) -> SpanKind:
-    """``CLIENT`` for what is asked over a network, ``INTERNAL`` for what computes in this process.
+    """``CLIENT`` for a model behind a network, ``INTERNAL`` for one that computes in this process.
 
-    LangChain does not say which it is. What is asked over a network has a field for its address or its key.
+    LangChain does not distinguish them. A class with a field for an address or a key is taken for a client.
     """
     return SpanKind.CLIENT if _network_fields(type(client)) is not None else SpanKind.INTERNAL
 
 
 def server_of(client: object) -> dict[str, Any]:
-    """Where a server is, if the client was told."""
+    """Address of the server, if the client has one."""
     for field in _network_fields(type(client)) or ():
         address = getattr(client, field, None)
         if isinstance(address, str) and address:
@@ -93,13 +95,13 @@ def server_of(client: object) -> dict[str, Any]:
 
 @lru_cache(maxsize=128)
 def _fields(kind: type) -> frozenset[str]:
-    """The pydantic fields of a class. To ask a model for what it does not have costs as much as all the rest."""
+    """The pydantic fields of a class. Reading a missing attribute of a model costs as much as everything else here."""
     return frozenset(cast("Mapping[str, object]", getattr(kind, "model_fields", None) or {}))
 
 
 @lru_cache(maxsize=128)
 def _network_fields(kind: type) -> tuple[str, ...] | None:
-    """The fields that hold an address; ``None`` for a class with no sign of a network."""
+    """The fields that hold an address; ``None`` for a class without a field of a network client."""
     names = _fields(kind)
     addresses = tuple(name for name in sorted(names) if name.endswith(_ADDRESS_ENDINGS))
     return addresses if addresses or any(name.endswith(_SECRET_ENDINGS) for name in names) else None
@@ -111,23 +113,31 @@ def sampling_of(model: object, parameters: Mapping[str, Any], kwargs: Mapping[st
     sampling: dict[str, Any] = {
         "stop": kwargs.get("stop") or (getattr(model, "stop", None) if "stop" in fields else None)
     }
-    for key in SAMPLING_KEYS:
-        own = getattr(model, key, None) if key in fields else None
-        sampling[key] = kwargs.get(key, parameters.get(f"ls_{key}", own))
+    for key, reported_key in _SAMPLING_KEYS:
+        if key in kwargs:
+            sampling[key] = kwargs[key]
+        elif reported_key in parameters:
+            sampling[key] = parameters[reported_key]
+        elif key in fields:
+            sampling[key] = getattr(model, key, None)
     return sampling
 
 
 def answer_attributes(generations: Sequence[Generation], llm_output: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the answers to one call say of themselves: usage, why they ended, who gave them."""
-    whole = {**(llm_output or {}), **(_info(generations[0]) if generations else {})}
-    reasons = [str(reason) for one in generations if (reason := finish_reason_of(one)) is not None]
+    """Metadata of the answers to one call: usage, finish reasons, id and model."""
+    infos = [_info(generation) for generation in generations]
+    reasons = [str(reason) for info in infos if (reason := _finish_reason(info)) is not None]
+    messages = [message_of(generation) for generation in generations]
+    whole = {**(llm_output or {}), **(infos[0] if infos else {})}
+    attributes = _usage(messages, whole)
+    if reasons:
+        attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
     model = whole.get("model_name") or whole.get("model")
-    return {
-        **_usage([message_of(generation) for generation in generations], whole),
-        semconv.RESPONSE_FINISH_REASONS: reasons or None,
-        semconv.RESPONSE_MODEL: _stem(model) if isinstance(model, str) else None,
-        semconv.RESPONSE_ID: _provider_id(whole, message_of(generations[0]) if generations else None),
-    }
+    if isinstance(model, str):
+        attributes[semconv.RESPONSE_MODEL] = _stem(model)
+    if (found := _provider_id(whole, messages[0] if messages else None)) is not None:
+        attributes[semconv.RESPONSE_ID] = found
+    return attributes
 
 
 def message_of(generation: Generation) -> BaseMessage | None:
@@ -141,8 +151,11 @@ def _info(generation: Generation) -> dict[str, Any]:
 
 
 def finish_reason_of(generation: Generation) -> object:
-    """Why an answer ended, in the provider's word."""
-    info = _info(generation)
+    """The provider's finish reason of an answer."""
+    return _finish_reason(_info(generation))
+
+
+def _finish_reason(info: Mapping[str, Any]) -> object:
     return info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
 
 
@@ -157,17 +170,18 @@ def _provider_id(whole: Mapping[str, Any], message: BaseMessage | None) -> str |
 
 def _usage(messages: Sequence[BaseMessage | None], whole: Mapping[str, Any]) -> dict[str, Any]:
     """Of several answers to one prompt each has the usage of the whole call."""
-    usage = next((found for message in messages if (found := getattr(message, "usage_metadata", None))), None)
-    if usage is not None:
-        read: Mapping[str, Any] = usage.get("input_token_details") or {}
-        written: Mapping[str, Any] = usage.get("output_token_details") or {}
-        return {
-            semconv.USAGE_INPUT_TOKENS: usage["input_tokens"],
-            semconv.USAGE_OUTPUT_TOKENS: usage["output_tokens"],
-            semconv.USAGE_CACHE_READ: read.get("cache_read"),
-            semconv.USAGE_CACHE_CREATION: read.get("cache_creation"),
-            semconv.USAGE_REASONING: written.get("reasoning"),
-        }
+    for message in messages:
+        if usage := getattr(message, "usage_metadata", None):
+            attributes = {
+                semconv.USAGE_INPUT_TOKENS: usage["input_tokens"],
+                semconv.USAGE_OUTPUT_TOKENS: usage["output_tokens"],
+            }
+            if read := usage.get("input_token_details"):
+                attributes[semconv.USAGE_CACHE_READ] = read.get("cache_read")
+                attributes[semconv.USAGE_CACHE_CREATION] = read.get("cache_creation")
+            if written := usage.get("output_token_details"):
+                attributes[semconv.USAGE_REASONING] = written.get("reasoning")
+            return attributes
     counts: Mapping[str, Any] = whole.get("token_usage") or whole.get("usage") or {}
     return {
         semconv.USAGE_INPUT_TOKENS: counts.get("prompt_tokens", counts.get("input_tokens")),
@@ -176,13 +190,13 @@ def _usage(messages: Sequence[BaseMessage | None], whole: Mapping[str, Any]) -> 
 
 
 def retriever_name(retriever: Any) -> str:
-    """What is searched: the vector store, else the retriever by the name that LangChain gives it."""
+    """Name of the searched data source: the vector store, else the retriever, as LangChain names them."""
     known: Mapping[str, Any] = retriever._get_ls_params()  # noqa: SLF001 as above
     return known.get("ls_vector_store_provider") or known.get("ls_retriever_name") or type(retriever).__name__
 
 
 def arguments_of(tool: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a model gave a tool, without what LangChain puts in: the graph's state, its store, its runtime."""
+    """A tool's arguments from the model, without those that LangChain injects: state, store, runtime."""
     if hasattr(tool, "_filter_injected_args"):
         return tool._filter_injected_args(given)  # noqa: SLF001 as LangChain does for its callbacks
     schema: Any = tool.tool_call_schema  # langchain-core before 1.1

@@ -21,7 +21,7 @@ _METHODS: Final = {
 
 
 class EmbeddingSeams:
-    """Wraps the methods of every class of embedding models, those to come included.
+    """Wraps the methods of every class of embedding models, including classes defined later.
 
     A method that calls another of its own or of its base class is one call with one span: the outermost.
     """

@@ -40,22 +40,22 @@ def answers(generations: Sequence[_convert.Generation]) -> list[Message]:
     """The answers, each with its finish reason."""
     made: list[Message] = []
     for generation in generations:
-        said = _convert.message_of(generation)
-        parts = [text_part(generation.text)] if said is None else _parts(said)
+        found = _convert.message_of(generation)
+        parts = [text_part(generation.text)] if found is None else _parts(found)
         reason = _convert.finish_reason_of(generation)
         made.append(message("assistant", parts, None if reason is None else str(reason)))
     return made
 
 
-def _role(said: BaseMessage) -> str:
-    kind = said.type.removesuffix("MessageChunk").lower()
-    return said.role if isinstance(said, ChatMessage) else _ROLES.get(kind, kind)
+def _role(given: BaseMessage) -> str:
+    kind = given.type.removesuffix("MessageChunk").lower()
+    return given.role if isinstance(given, ChatMessage) else _ROLES.get(kind, kind)
 
 
-def _parts(said: BaseMessage) -> list[Part]:
-    if isinstance(said, ToolMessage):
-        return [tool_response_part(said.tool_call_id, said.content)]
-    parts = content_parts(said.content)
-    if isinstance(said, AIMessage):
-        parts += [tool_call_part(call["id"], call["name"], call["args"]) for call in said.tool_calls]
+def _parts(given: BaseMessage) -> list[Part]:
+    if isinstance(given, ToolMessage):
+        return [tool_response_part(given.tool_call_id, given.content)]
+    parts = content_parts(given.content)
+    if isinstance(given, AIMessage):
+        parts += [tool_call_part(call["id"], call["name"], call["args"]) for call in given.tool_calls]
     return parts

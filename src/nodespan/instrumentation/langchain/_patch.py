@@ -1,7 +1,7 @@
 """Thin wrappers around LangChain's seams. Each encloses the original call in one frame, so attach and detach are exact.
 
-Arguments, results and exceptions are passed on as they are; only a run id is chosen in LangChain's place where somebody
-wants to find the span by it.
+Arguments, results and exceptions are passed on as they are; only a run id is chosen instead of LangChain's own, if a
+reader needs it to find the span.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def aiter_v2_events(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncS
 
 
 def piece(original: Function) -> Function:
-    """Wraps what LangChain tells its callbacks for each piece of an answer: a model may stream where nobody asked."""
+    """Wraps the callback for each piece of an answer, as a model may stream inside of a call that does not."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -136,7 +136,7 @@ def piece(original: Function) -> Function:
 
 
 def cached(original: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
-    """Wraps ``BaseChatModel._convert_cached_generations``, which is asked for answers from LangChain's cache alone."""
+    """Wraps ``BaseChatModel._convert_cached_generations``, which reads answers from LangChain's cache."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Sequence[Any]:

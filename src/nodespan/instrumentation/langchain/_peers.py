@@ -1,4 +1,4 @@
-"""The official instrumentation of LangChain: where it makes a model's span, nodespan makes no second one."""
+"""OpenTelemetry's own instrumentation of LangChain: if it makes a model's span, nodespan does not make another."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _UNDER_WAY: Final = "opentelemetry.genai.client.inference.context"
 def makes_model_spans(model: str | None, context: Context | None) -> bool:
     """Whether the official instrumentation has a span of this model call, or is about to open one.
 
-    It opens its span in a callback, later than nodespan would, so nodespan has to know beforehand. It passes over
-    models that tell no name.
+    It opens its span in a callback, later than nodespan, which therefore has to predict it. It makes none for models
+    without a name.
     """
     if context_api.get_value(_UNDER_WAY, context) is not None:
         return True

@@ -1,4 +1,4 @@
-"""The seams of langchain-core: where the wrappers go, and what is lost in a version that does not have one of them."""
+"""The wrapped functions of langchain-core, and what is not recorded in a version that lacks one of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _LLM: Final = ("langchain_core.language_models.llms", "BaseLLM")
 _TOOL: Final = ("langchain_core.tools.base", "BaseTool")
 _RETRIEVER: Final = ("langchain_core.retrievers", "BaseRetriever")
 _STORE: Final = ("langgraph.store.base.batch", "AsyncBatchedBaseStore")
+_TOOL_NODE: Final = ("langgraph.prebuilt.tool_node", "ToolNode")
 _MANAGERS: Final = "langchain_core.callbacks.manager"
 
 
@@ -34,8 +35,15 @@ SEAMS: Final = Seams(
     (
         Seam(*_CHAT, "generate", _sync(_calls.chat), "spans of chat models"),
         Seam(*_CHAT, "agenerate", _async(_calls.chat), "spans of chat models in async programs"),
-        Seam(*_CHAT, "_generate_with_cache", _sync(_calls.chat_of_several), "spans of several chats asked at once"),
-        Seam(*_CHAT, "_agenerate_with_cache", _async(_calls.chat_of_several), "spans of several chats asked at once"),
+        Seam(
+            *_CHAT, "_generate_with_cache", _sync(_calls.chat_of_several), "spans of several conversations in one call"
+        ),
+        Seam(
+            *_CHAT,
+            "_agenerate_with_cache",
+            _async(_calls.chat_of_several),
+            "spans of several conversations in one call",
+        ),
         Seam(*_CHAT, "stream", partial(_patch.streamed, semconv.CHAT), "spans of streamed chats"),
         Seam(*_CHAT, "astream", partial(_patch.astreamed, semconv.CHAT), "spans of streamed chats in async programs"),
         Seam(*_CHAT, "_convert_cached_generations", _patch.cached, "the mark of answers from LangChain's cache"),
@@ -51,12 +59,13 @@ SEAMS: Final = Seams(
         Seam(_MANAGERS, "AsyncCallbackManagerForLLMRun", "on_llm_new_token", _patch.piece, "times to a first chunk"),
     ),
 )
-STORES: Final = Seams(
+LANGGRAPH: Final = Seams(
     "LangGraph 0.6 and newer",
     (
         Seam(*_STORE, "__init__", _stores.makes_task, "the run of embeddings in stores that work in batches"),
         Seam(*_STORE, "asearch", _stores.waits, "the run of embeddings in stores that work in batches"),
         Seam(*_STORE, "aput", _stores.waits, "the run of embeddings in stores that work in batches"),
+        Seam(*_TOOL_NODE, "_validate_tool_call", _sync(_calls.missing_tool), "calls of tools that do not exist"),
     ),
 )
 EVENT_STREAMS: Final = Seams(
@@ -68,4 +77,4 @@ EVENT_STREAMS: Final = Seams(
         Seam(_MANAGERS, "AsyncCallbackManagerForLLMRun", "on_stream_event", _patch.piece, "times to a first event"),
     ),
 )
-"""What only newer versions have, together with what it is needed for."""
+"""Names of newer versions only, with their purpose."""

@@ -1,7 +1,8 @@
-"""The owners of LangChain's spans: a model call, a tool call, a search."""
+"""LangChain's spans: a model call, a tool call, a search."""
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
@@ -12,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nodespan import semconv
 from nodespan.instrumentation._outcome import end_span, outcome_of
-from nodespan.instrumentation._state import InstrumentationState, Providers
+from nodespan.instrumentation._state import InstrumentationState, Surroundings
 from nodespan.instrumentation.langchain import _convert, _messages
 from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
@@ -31,26 +32,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from opentelemetry.context import Context
-
     from nodespan.spans.scope import Outcome
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
-_HANDLED: Final = "_OTHER"
-"""The conventions' ``error.type`` where the class of an error is not known: LangChain made a text of it."""
+_OTHER: Final = "_OTHER"
+"""The conventions' value for what is not one of a known set: here the class of an error that LangChain made a text of,
+and the name of a tool that does not exist."""
+_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 STATE: Final = InstrumentationState()
 
 
-def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
-    """Run ids for a call whose events lead back to its span, chosen as LangChain would and before it tells anybody.
+def choose_run_ids(scope: SpanScope, given: object, count: int = 1) -> list[UUID] | None:
+    """Run ids by which the events of a call lead to its span, chosen before callbacks receive them.
 
-    ``None`` leaves the choice to LangChain, which is as well where nobody reads the run directory.
+    ``None`` leaves the choice to LangChain, if no reader uses the run directory.
     """
-    runs = owner.directory.runs if owner.directory is not None else None
-    span_id = span_id_of(owner.span)
-    if runs is None or span_id is None or isinstance(given, list):
+    runs = scope.directory.runs if scope.directory is not None else None
+    if runs is None or isinstance(given, list) or (span_id := span_id_of(scope.span)) is None:
         return None
     chosen = [cast("UUID", given)] if given is not None and count == 1 else [new_run_id() for _ in range(count)]
     runs.update((str(run_id), span_id) for run_id in chosen)
@@ -58,7 +58,7 @@ def choose_run_ids(owner: SpanScope, given: object, count: int = 1) -> list[UUID
 
 
 class Entry(IntEnum):
-    """Methods of a model that open its call, in the order in which LangChain calls one inside of the other."""
+    """Methods of a model that open its call, outermost first."""
 
     STREAM = 0
     GENERATE = 1
@@ -68,7 +68,7 @@ class Entry(IntEnum):
 
 
 class ModelCall(ModelCallSpan):
-    """Owns the span of one call of a chat model, an LLM or an embedding model.
+    """The span of one call of a chat model, an LLM or an embedding model.
 
     Attributes:
         from_cache: LangChain had the answer already.
@@ -79,14 +79,12 @@ class ModelCall(ModelCallSpan):
 
     def __init__(
         self,
-        providers: Providers,
+        here: Surroundings,
         operation: str,
         model: object,
         identity: _convert.Identity,
         kwargs: Mapping[str, Any],
         entry: Entry,
-        *,
-        parent: Context | None = None,
     ) -> None:
         self._model: object = model
         self._entry = entry
@@ -96,22 +94,20 @@ class ModelCall(ModelCallSpan):
         self._facts: dict[str, Any] = {}
         self._first_chunk_s: float | None = None
         super().__init__(
-            providers.tracer,
+            here.tracer,
             operation,
             identity.provider,
             identity.model,
+            _request(model, identity, kwargs),
             kind=_convert.kind_of(model),
-            parent=parent,
-            instruments=providers.instruments,
+            parent=here.context,
+            instruments=here.instruments,
             logger_provider=STATE.logger_provider,
+            around=here.around,
         )
-        if self.span.is_recording():
-            with _DESCRIBING:
-                sampling = _convert.sampling_of(model, identity.parameters, kwargs)
-                self.set({**_convert.server_of(model), **request_attributes(sampling)})
 
     def continues_in(self, model: object, entry: Entry) -> bool:
-        """Whether a method called inside this call is a part of it: a later one of the same model.
+        """Whether a method called inside this call is part of it: a later method of the same model.
 
         Any other is a new call: of another model, or of this one by its own ``_generate``.
         """
@@ -121,20 +117,21 @@ class ModelCall(ModelCallSpan):
         return True
 
     def saw(self, item: object) -> None:
-        """Keeps a piece of a streamed answer; they are put together when it ends."""
+        """Keeps what is needed of a chunk of a streamed answer: all of them only for content."""
         self.streams()
-        if self.accumulator is None:
+        if self.accumulator is not None:
+            if getattr(self.accumulator, "done", False):  # the reader may stop here, before the end of the stream
+                self.leave()
+        elif self.content is not None or not self._chunks or _reports(item):
             self._chunks.append(item)
-        elif getattr(self.accumulator, "done", False):  # its reader need not ask once more and come to an end
-            self.leave()
 
     def streams(self) -> None:
-        """Says that a piece of the answer is here."""
+        """Records the time of the first piece of the answer."""
         if self._first_chunk_s is None:
             self._first_chunk_s = self.duration_s
 
     def returned(self, result: Any) -> None:
-        """Ends the span with what the call gave back: an LLMResult, a ChatResult or vectors."""
+        """Ends the span with the result of the call: an LLMResult, a ChatResult or vectors."""
         if isinstance(result, LLMResult):
             self._answered([one for prompt in result.generations for one in prompt], result.llm_output)
         elif isinstance(result, ChatResult):
@@ -149,7 +146,7 @@ class ModelCall(ModelCallSpan):
         """Ends the span as the call ended."""
         if not self.is_open:
             return
-        if (message := self._streamed_message()) is not None:
+        if (self._chunks or self.accumulator is not None) and (message := self._streamed_message()) is not None:
             self._answered([message])
         self._chunks.clear()
         if self._first_chunk_s is not None:
@@ -162,14 +159,16 @@ class ModelCall(ModelCallSpan):
     def _answered(
         self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
     ) -> None:
-        """Keeps what the answer says of itself."""
-        with _DESCRIBING:
+        """Keeps the facts of the answer."""
+        try:
             if self.content is not None:
                 self.content.set_output(_messages.answers(generations))
             self._facts = _convert.answer_attributes(generations, llm_output)
             if self.from_cache:
                 self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
                 self._facts[semconv.RESPONSE_CACHED] = True
+        except Exception as error:  # noqa: BLE001 see Guard
+            _DESCRIBING.failed(error)
 
     def _record_call(self, error: BaseException | None) -> None:
         """The call's metrics, with the facts that its span has."""
@@ -186,7 +185,7 @@ class ModelCall(ModelCallSpan):
         )
 
     def _streamed_message(self) -> Generation | None:
-        """A streamed answer, whole as far as it came; an LLM's says nothing of itself but its text."""
+        """A streamed answer, whole as far as it came; an LLM's has its text alone."""
         with _DESCRIBING:
             if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
                 return ChatGeneration(message=message)
@@ -199,28 +198,53 @@ class ModelCall(ModelCallSpan):
         return None
 
 
+def _reports(chunk: object) -> bool:
+    """Whether a chunk has usage or metadata of the answer; most have text alone."""
+    return bool(getattr(chunk, "usage_metadata", None) or getattr(chunk, "response_metadata", None))
+
+
+def _request(model: object, identity: _convert.Identity, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Attributes of the request; none if a model's own fields cannot be read."""
+    try:
+        sampling = _convert.sampling_of(model, identity.parameters, kwargs)
+        return {**_convert.server_of(model), **request_attributes(sampling)}
+    except Exception as error:  # noqa: BLE001 see Guard
+        _DESCRIBING.failed(error)
+        return {}
+
+
 class ToolCall(SpanScope):
-    """Owns ``execute_tool {tool}``: one call of a tool."""
+    """The span ``execute_tool {tool}``: one call of a tool.
 
-    __slots__ = ("_name",)
+    Args:
+        is_missing: There is no such tool. The name is the model's, and so without bounds: no label of a metric, and a
+            part of the span's name only if it could be the name of a tool.
+    """
 
-    def __init__(self, providers: Providers, name: str, call_id: str | None, arguments: object) -> None:
-        self._name = name
+    __slots__ = ("_label",)
+
+    def __init__(
+        self, here: Surroundings, name: str, call_id: str | None, arguments: object, *, is_missing: bool = False
+    ) -> None:
+        self._label = _OTHER if is_missing else name
+        is_named = not is_missing or _TOOL_NAME.fullmatch(name) is not None
         super().__init__(
-            providers.tracer,
-            f"{semconv.EXECUTE_TOOL} {name}",
+            here.tracer,
+            f"{semconv.EXECUTE_TOOL} {name}" if is_named else semconv.EXECUTE_TOOL,
             {
                 semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
                 semconv.TOOL_NAME: name,
                 semconv.TOOL_TYPE: "function",
                 semconv.TOOL_CALL_ID: call_id,
             },
-            instruments=providers.instruments,
+            parent=here.context,
+            instruments=here.instruments,
+            around=here.around,
         )
         set_content(self.span, {semconv.TOOL_CALL_ARGUMENTS: arguments})
 
     def returned(self, output: object) -> None:
-        """Ends the span with what the tool gave back.
+        """Ends the span with the result of the tool.
 
         An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
         """
@@ -230,10 +254,10 @@ class ToolCall(SpanScope):
         if getattr(output, "status", None) == "error":
             if self.span.is_recording():
                 with _DESCRIBING:
-                    self.span.set_attribute(semconv.ERROR_TYPE, _HANDLED)
+                    self.span.set_attribute(semconv.ERROR_TYPE, _OTHER)
                     self.span.set_status(StatusCode.ERROR)
             self.finish("error")
-            self._record("error", _HANDLED)
+            self._record("error", _OTHER)
         else:
             self.leave()
 
@@ -247,32 +271,34 @@ class ToolCall(SpanScope):
         self.instruments.record(
             semconv.TOOL_DURATION,
             self.took_s,
-            {semconv.TOOL_NAME: self._name, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
+            {semconv.TOOL_NAME: self._label, semconv.STATUS: outcome, semconv.ERROR_TYPE: kind},
             exemplar_context(self.span),
         )
 
 
 class Retrieval(SpanScope):
-    """Owns ``retrieval {what is searched}``: one search for documents."""
+    """The span ``retrieval {what is searched}``: one search for documents."""
 
     __slots__ = ()
 
-    def __init__(self, providers: Providers, retriever: object, query: object) -> None:
+    def __init__(self, here: Surroundings, retriever: object, query: object) -> None:
         name = _convert.retriever_name(retriever)
         kind = _convert.kind_of(retriever)
         super().__init__(
-            providers.tracer,
+            here.tracer,
             f"{semconv.RETRIEVAL} {name}",
             {semconv.OPERATION_NAME: semconv.RETRIEVAL, semconv.DATA_SOURCE_ID: name},
             kind=kind,
-            instruments=providers.instruments,
+            parent=here.context,
+            instruments=here.instruments,
+            around=here.around,
         )
         if kind is SpanKind.CLIENT:
             self.set(_convert.server_of(retriever))
         set_content(self.span, {semconv.RETRIEVAL_QUERY: query})
 
     def returned(self, documents: Sequence[object]) -> None:
-        """Ends the span with what was found."""
+        """Ends the span with the found documents."""
         set_content(self.span, {semconv.RETRIEVAL_DOCUMENTS: documents})
         self.leave()
 

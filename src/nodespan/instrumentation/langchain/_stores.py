@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 _waiting: Final[WeakKeyDictionary[Any, list[Context]]] = WeakKeyDictionary()
-"""Contexts of the calls that wait for a store, in the order in which it works on them."""
+"""Contexts of the calls that wait for a store, in the order of their execution."""
 _store: Final[ContextVar[ref[Any] | None]] = ContextVar("nodespan-store", default=None)
-"""The store whose background task this is, or was started by."""
+"""The store of the current background task, or of the task that started it."""
 
 
 def makes_task(original: Callable[..., None]) -> Callable[..., None]:
@@ -40,7 +40,7 @@ def makes_task(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def waits(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Wraps a method that hands its work to the background task, which it starts again if it has ended."""
+    """Wraps a method that passes its work to the background task, and restarts that task if it has ended."""
 
     @functools.wraps(original)
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,14 +51,14 @@ def waits(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
             return await original(self, *args, **kwargs)
         finally:
             contexts.remove(context)
-            with suppress(ValueError):  # a coroutine that is dropped while it waits ends in another context
+            with suppress(ValueError):  # a coroutine that is dropped while it waits is closed in another context
                 _store.reset(token)
 
     return wrapper
 
 
 def caller_context() -> Context | None:
-    """In a store's background task the context of the call that it works for; ``None`` anywhere else."""
+    """In a store's background task the context of the current call; ``None`` elsewhere."""
     reference = _store.get()
     store = reference() if reference is not None else None
     contexts = _waiting.get(store) if store is not None else None

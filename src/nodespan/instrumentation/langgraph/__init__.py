@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from nodespan.instrumentation.langgraph._convert import field_of, id_of, section
-from nodespan.instrumentation.langgraph._fallback import told_owner
+from nodespan.instrumentation.langgraph._fallback import callback_span
 from nodespan.instrumentation.langgraph._identity import run_facts
 from nodespan.instrumentation.langgraph._resume import OptIn
 from nodespan.instrumentation.langgraph._run import STATE
@@ -22,13 +22,13 @@ __all__ = [
     "NodeSpan",
     "OptIn",
     "WorkflowSpan",
+    "callback_span",
     "field_of",
     "id_of",
     "install_seams",
     "new_node_id",
     "run_facts",
     "section",
-    "told_owner",
 ]
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 from uuid import UUID
 
 from langgraph.constants import TAG_HIDDEN
 
 from nodespan import semconv
+from nodespan.spans.attributes import PlainAttributes, to_attribute, to_attributes
 
 if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._identity import RunFacts
 
 DISPLAY_NAME = "nodespan_display_name"
-"""Attribute by which a node's runnable (a PipelineNode) says the name it wants to be shown with."""
+"""Attribute of a node's runnable (a PipelineNode) with its display name."""
 
 _CHECKPOINTER: Final = "__pregel_checkpointer"
 
@@ -64,30 +65,58 @@ def display_name(task: Task) -> str:
     return getattr(steps[0], DISPLAY_NAME, None) or task.name
 
 
-def node_attributes(task: Task, workflow_name: str | None) -> dict[str, Any]:
-    """What a node's span says from its start, so that a sampler may look at it."""
-    metadata, configurable = section(task.config, "metadata"), section(task.config, "configurable")
-    return {
+class NodeTemplate(NamedTuple):
+    """What the executions of a node have in common.
+
+    Attributes:
+        shown_name: The name that it is shown with.
+        span_name: Of its spans.
+        attributes: Of its spans.
+    """
+
+    shown_name: str
+    span_name: str
+    attributes: PlainAttributes
+
+
+def node_template(task: Task, workflow_name: str | None) -> NodeTemplate:
+    """Reads what the other executions of the task's node share, if their triggers and path are the same."""
+    shown_name = display_name(task)
+    attributes = {
         semconv.OPERATION_NAME: semconv.INVOKE_NODE,
         semconv.NODE: task.name,
         semconv.WORKFLOW_NAME: workflow_name,
         semconv.LANGGRAPH_NODE: task.name,
-        semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
-        semconv.LANGGRAPH_TASK_ID: task.id,
-        semconv.LANGGRAPH_CHECKPOINT_NS: configurable.get("checkpoint_ns"),
-        semconv.LANGGRAPH_CHECKPOINT_ID: _checkpoint_id(configurable),
+        semconv.NODE_NAME: shown_name,
         semconv.LANGGRAPH_TRIGGERS: list(task.triggers),
         semconv.LANGGRAPH_PATH: "/".join(map(str, task.path)),
     }
+    return NodeTemplate(shown_name, f"{semconv.INVOKE_NODE} {task.name}", to_attributes(attributes))
 
 
-def told_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
-    """The same of a node that a callback tells of, from the metadata that LangGraph gives along."""
+def node_attributes(task: Task, template: NodeTemplate) -> PlainAttributes:
+    """Attributes of a node's span from its start, for a sampler to look at."""
+    metadata, configurable = section(task.config, "metadata"), section(task.config, "configurable")
+    attributes = PlainAttributes(template.attributes)
+    for name, value in (
+        (semconv.LANGGRAPH_STEP, metadata.get("langgraph_step")),
+        (semconv.LANGGRAPH_TASK_ID, task.id),
+        (semconv.LANGGRAPH_CHECKPOINT_NS, configurable.get("checkpoint_ns")),
+        (semconv.LANGGRAPH_CHECKPOINT_ID, _checkpoint_id(configurable)),
+    ):
+        if value is not None and (held := to_attribute(value)) is not None:
+            attributes[name] = held
+    return attributes
+
+
+def callback_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
+    """The same of a node that a callback reports, from the metadata of the callback."""
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_NODE,
         semconv.NODE: metadata["langgraph_node"],
         semconv.WORKFLOW_NAME: workflow_name,
         semconv.LANGGRAPH_NODE: metadata["langgraph_node"],
+        semconv.NODE_NAME: metadata["langgraph_node"],
         semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
         semconv.LANGGRAPH_CHECKPOINT_NS: metadata.get("langgraph_checkpoint_ns"),
         semconv.LANGGRAPH_TRIGGERS: list(metadata.get("langgraph_triggers") or ()),
@@ -96,7 +125,7 @@ def told_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str
 
 
 def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
-    """Checkpoint that the task's step began from; there is one only where somebody keeps checkpoints."""
+    """Checkpoint that the task's step began from; there is one only with a checkpointer."""
     if not configurable.get(_CHECKPOINTER):
         return None
     steps: dict[str, str] | None = configurable.get("checkpoint_map")

@@ -16,7 +16,7 @@ from nodespan.instrumentation.langgraph._convert import section
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import BRANCH_TO, END, START, DeclaredGraph
 from nodespan.instrumentation.langgraph._writes import to_record, values, written
-from nodespan.spans.attributes import to_attribute
+from nodespan.spans.attributes import PlainAttributes, to_attribute
 from nodespan.spans.content import set_content
 from nodespan.spans.guard import Guard
 from nodespan.spans.scope import current_scope
@@ -52,39 +52,41 @@ class Plan(NamedTuple):
     writes: Sequence[Write]
 
 
-def task_returned(owner: NodeSpan, task: Task) -> None:
+def task_returned(node: NodeSpan, task: Task) -> None:
     """Records the edges that the task took, on its span."""
-    parent = owner.parent
+    parent = node.parent
     if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
-        with _RECORDING:
+        try:
             plan = _plan(graph, task.name, task.writes)
-            _write(owner, parent, task, _taken(graph, task.name, plan, task.writes), plan.writes)
+            _write(node, parent, task, _taken(graph, task.name, plan, task.writes), plan.writes)
+        except Exception as error:  # noqa: BLE001 see Guard
+            _RECORDING.failed(error)
 
 
-def task_failed(owner: NodeSpan, task: Task, error: BaseException) -> None:
+def task_failed(node: NodeSpan, task: Task, error: BaseException) -> None:
     """Records the edge to the error handler that LangGraph routes to when a node fails."""
-    parent = owner.parent
+    parent = node.parent
     if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
         with _RECORDING:
             handler = graph.handlers.get(task.name) if outcome_of(error) == "error" else None
-            _write(owner, parent, task, () if handler is None else (f"branch {handler}",), ())
+            _write(node, parent, task, () if handler is None else (f"branch {handler}",), ())
 
 
 def run_entered(task: Task, context: Context) -> None:
     """Records the edges from the start of a run, on the run's span: LangGraph's start task has none of its own."""
-    owner = current_scope(context) if task.name == START else None
-    if isinstance(owner, WorkflowSpan) and (graph := owner.graph) is not None and owner.span.is_recording():
+    run = current_scope(context) if task.name == START else None
+    if isinstance(run, WorkflowSpan) and (graph := run.graph) is not None and run.span.is_recording():
         with _RECORDING:
             if edges := _taken(graph, START, _plan(graph, START, task.writes), task.writes):
-                owner.span.set_attribute(semconv.LANGGRAPH_EDGES, edges)
+                run.span.set_attribute(semconv.LANGGRAPH_EDGES, edges)
 
 
-def _write(owner: NodeSpan, parent: WorkflowSpan, task: Task, edges: Sequence[str], recorded: Sequence[Write]) -> None:
+def _write(node: NodeSpan, parent: WorkflowSpan, task: Task, edges: tuple[str, ...], recorded: Sequence[Write]) -> None:
     iteration = parent.iteration(task.name, section(task.config, "metadata").get("langgraph_step"))
-    span = owner.span
+    span = node.span
     if not span.is_recording():
         return
-    attributes: dict[str, Sequence[str] | int] = {}
+    attributes = PlainAttributes()
     if edges:
         attributes[semconv.LANGGRAPH_EDGES] = edges
     if recorded:
@@ -107,7 +109,7 @@ def _plan(graph: DeclaredGraph, source: str, writes: Iterable[tuple[str, object]
     return plan
 
 
-def _taken(graph: DeclaredGraph, source: str, plan: Plan, writes: Iterable[tuple[str, object]]) -> Sequence[str]:
+def _taken(graph: DeclaredGraph, source: str, plan: Plan, writes: Iterable[tuple[str, object]]) -> tuple[str, ...]:
     return (*plan.edges, *_sends(graph, source, writes)) if plan.has_sends else plan.edges
 
 

@@ -1,7 +1,7 @@
 """Node spans from LangChain's callbacks, for a LangGraph without the seam that encloses a node's execution.
 
-Callbacks are public, and say that a node begins and that it ends. No frame lies around the two, so that nothing can be
-made current safely: what runs inside a node stands beside it under the run, and each attempt is a span of its own.
+Callbacks are public, and report that a node begins and that it ends. No frame lies around the two, so that nothing
+can be made current safely: what runs inside a node is its sibling under the run, and each attempt is a span of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from langchain_core.tracers.context import register_configure_hook
 from langgraph.constants import TAG_HIDDEN
 from typing_extensions import override
 
+from nodespan import semconv
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.instrumentation.langgraph._run import STATE
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
@@ -32,7 +33,7 @@ _NODE_TAG: Final = "graph:step:"
 class NodeCallbacks(BaseCallbackHandler):
     """Opens and ends the spans of nodes that no seam has opened one for, in the runs that are claimed.
 
-    A run's owner holds those that are open; when it ends, they end with it. In async graphs this runs in an executor,
+    A run's scope holds those that are open; when it ends, they end with it. In async graphs this runs in an executor,
     with a copy of the node's context: run inline, it would keep the start of an LLM from all other async handlers
     (langchain-core 1.8, ``AsyncCallbackManager.on_llm_start``).
     """
@@ -54,11 +55,11 @@ class NodeCallbacks(BaseCallbackHandler):
             return
         if any(tag.startswith(_NODE_TAG) for tag in tags):
             with _OPENING:
-                run.told[run_id] = NodeSpan(
+                run.callback_spans[run_id] = NodeSpan(
                     run.tracer,
+                    f"{semconv.INVOKE_NODE} {metadata['langgraph_node']}",
                     metadata["langgraph_node"],
-                    metadata["langgraph_node"],
-                    _convert.told_attributes(metadata, run.workflow_name),
+                    _convert.callback_attributes(metadata, run.workflow_name),
                     run.instruments,
                 )
 
@@ -73,12 +74,12 @@ class NodeCallbacks(BaseCallbackHandler):
     @staticmethod
     def _leave(run_id: UUID, error: BaseException | None) -> None:
         run = current_scope()
-        if isinstance(run, WorkflowSpan) and (owner := run.told.pop(run_id, None)) is not None:
-            owner.leave(error)
+        if isinstance(run, WorkflowSpan) and (node := run.callback_spans.pop(run_id, None)) is not None:
+            node.leave(error)
 
 
 class _Listening:
-    """What LangChain asks for the handler of a run; there is none while LangGraph has its seams."""
+    """Gives LangChain the handler of a run; there is none while LangGraph has its seams."""
 
     handler: Final = NodeCallbacks()
 
@@ -92,17 +93,17 @@ _registered: Final[list[bool]] = []
 
 
 def listen() -> None:
-    """Has LangChain tell of every node from now on."""
+    """Registers the callbacks for every run from now on."""
     if not _registered:
         _registered.append(True)
         register_configure_hook(cast("ContextVar[NodeCallbacks | None]", _listening), inheritable=True)
 
 
-def told_owner(config: Mapping[str, Any], shown_name: str | None) -> NodeSpan | None:
-    """The span that a callback has opened for the node which runs with this config; now it has the name it wants."""
+def callback_span(config: Mapping[str, Any], shown_name: str | None) -> NodeSpan | None:
+    """The span that a callback has opened for the node which runs with this config, under the given display name."""
     run, manager = current_scope(), config.get("callbacks")
     run_id: UUID | None = getattr(manager, "parent_run_id", None)
-    owner = run.told.get(run_id) if isinstance(run, WorkflowSpan) and run_id is not None else None
-    if owner is not None and shown_name is not None:
-        owner.node_name = shown_name
-    return owner
+    node = run.callback_spans.get(run_id) if isinstance(run, WorkflowSpan) and run_id is not None else None
+    if node is not None and shown_name is not None:
+        node.node_name = shown_name
+    return node

@@ -14,7 +14,7 @@ from langgraph.constants import START
 from langgraph.types import Command
 
 from nodespan.instrumentation.langgraph._convert import id_of, section
-from nodespan.spans.identity import NOBODY, Identity
+from nodespan.spans.identity import NO_IDENTITY, Identity
 
 if TYPE_CHECKING:
     from nodespan.spans.scope import SpanScope
@@ -102,7 +102,7 @@ def run_facts(
     if isinstance(run_input, Command):
         run_input = cast("object", run_input.update)
     effective = _EffectiveConfig(graph, config)
-    around = outer.identity if outer is not None else NOBODY
+    around = outer.identity if outer is not None else NO_IDENTITY
     thread_id = effective.id("thread_id")
     inherits = outer is None or thread_id is None or thread_id == effective.inherited_thread_id()
 

@@ -37,18 +37,18 @@ _SCALARS: Final = (str, bool, int, float)
 _LABELLING: Final = Guard("read tags and metadata of a run")
 
 
-def label(owner: WorkflowSpan, graph: Graph, config: Mapping[str, Any]) -> None:
+def label(run: WorkflowSpan, graph: Graph, config: Mapping[str, Any]) -> None:
     """Sets the labels of a run on its span and keeps them for its nodes; those of the run around it hold as well."""
     with _LABELLING:
-        outer = run_around(owner.parent)
+        outer = run_around(run.parent)
         around: Mapping[str, Any] = outer.labels if outer is not None else {}
         inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
         found = _found([inherited, *reversed(list(own_configs(graph))), config])
         if tags := [*(around.get(semconv.TAGS, ())), *found.pop(semconv.TAGS, ())]:
             found[semconv.TAGS] = list(dict.fromkeys(tags))[:MAX_LABELS]
-        owner.labels = to_attributes({**around, **found})
-        if owner.labels and owner.span.is_recording():
-            owner.span.set_attributes(owner.labels)
+        run.labels = to_attributes({**around, **found})
+        if run.labels and run.span.is_recording():
+            run.span.set_attributes(run.labels)
 
 
 def _found(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Thin wrappers around LangGraph's seams. Each encloses the original call in one frame, so attach and detach are exact.
 
 A wrapper acts only for runs that are claimed: by ``instrument()``, which claims every run, or by a ComposerService,
-whose run's owner is found in the context. Nothing else changes hands: arguments, results, exceptions are passed on.
+whose run is found in the context. Arguments, results and exceptions are passed on unchanged.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphInterrupt
@@ -20,17 +21,16 @@ from nodespan.instrumentation.langgraph._resume import (
     remember_unfinished,
     resumes,
 )
-from nodespan.instrumentation.langgraph._run import STATE, defer_run
+from nodespan.instrumentation.langgraph._run import STATE, DeferredRun, defer_run
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, open_node
 from nodespan.spans.guard import Guard
-from nodespan.spans.scope import current_scope, own_context
+from nodespan.spans.scope import current_scope, enclosing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from opentelemetry.context import Context
 
     from nodespan.instrumentation.langgraph._convert import Graph, Task
+    from nodespan.spans.scope import SpanScope
 
 _OPENING = Guard("open a LangGraph span")
 _IDENTIFYING = Guard("read the identity of a LangGraph run")
@@ -39,27 +39,31 @@ _RESUMING = "__pregel_resuming"
 """LangGraph sets this key for the attempt that follows a failed one, right after it has waited the back-off."""
 
 
-def stream(original: Callable[..., Steps]) -> Callable[..., Steps]:
-    """Wraps ``Pregel.stream``, where ``invoke``, ``batch`` and the event streams end too."""
+Defer = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[DeferredRun, tuple[Any, ...], dict[str, Any]]]
+"""Makes the run of a call from its graph and arguments; returns it with the arguments for the original method."""
+
+
+def stream(original: Callable[..., Steps], defer: Defer = defer_run) -> Callable[..., Steps]:
+    """Wraps ``stream`` of a graph, which ``invoke``, ``batch`` and the event streams call."""
 
     @functools.wraps(original)
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> Steps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = defer_run(self, args, kwargs)
+        run, args, kwargs = defer(self, args, kwargs)
         return in_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
 
 
-def astream(original: Callable[..., AsyncSteps]) -> Callable[..., AsyncSteps]:
-    """Wraps ``Pregel.astream``."""
+def astream(original: Callable[..., AsyncSteps], defer: Defer = defer_run) -> Callable[..., AsyncSteps]:
+    """Wraps ``astream`` of a graph."""
 
     @functools.wraps(original)
     def wrapper(self: Graph, *args: Any, **kwargs: Any) -> AsyncSteps:
         if STATE.tracer is None and current_scope() is None:
             return original(self, *args, **kwargs)
-        run, args, kwargs = defer_run(self, args, kwargs)
+        run, args, kwargs = defer(self, args, kwargs)
         return in_async_steps(run.open, original(self, *args, **kwargs))
 
     return wrapper
@@ -70,21 +74,21 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        context = own_context()
-        owner = _open_node(task, context)
-        if owner is None:
+        context, around = enclosing()
+        node = _open_node(task, around, context)
+        if node is None:
             result = original(task, *args, **kwargs)
             run_entered(task, context)
             return result
         try:
-            with owner.attached(context):
+            with node.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
-            task_failed(owner, task, error)
-            owner.leave(error)
+            task_failed(node, task, error)
+            node.leave(error)
             raise
-        task_returned(owner, task)
-        owner.leave()
+        task_returned(node, task)
+        node.leave()
         return result
 
     return wrapper
@@ -95,34 +99,34 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def wrapper(task: Task, *args: Any, **kwargs: Any) -> Any:
-        context = own_context()
-        owner = _open_node(task, context)
-        if owner is None:
+        context, around = enclosing()
+        node = _open_node(task, around, context)
+        if node is None:
             result = await original(task, *args, **kwargs)
             run_entered(task, context)
             return result
         try:
-            with owner.attached(context):
+            with node.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
-            task_failed(owner, task, error)
-            owner.leave(error)
+            task_failed(node, task, error)
+            node.leave(error)
             raise
-        task_returned(owner, task)
-        owner.leave()
+        task_returned(node, task)
+        node.leave()
         return result
 
     return wrapper
 
 
-def _open_node(task: Task, context: Context) -> NodeSpan | None:
-    parent = current_scope(context)
-    if parent is not None:
-        with _OPENING:
-            return open_node(task, parent.tracer, parent.instruments, parent, context)
-    elif STATE.lacks_runs and (providers := STATE.providers(context)) is not None:
-        with _OPENING:
-            return open_node(task, *providers, None, context)
+def _open_node(task: Task, around: SpanScope | None, context: Context) -> NodeSpan | None:
+    try:
+        if around is not None:
+            return open_node(task, around.tracer, around.instruments, around, context)
+        if STATE.lacks_runs and (here := STATE.surroundings(context)) is not None:
+            return open_node(task, here.tracer, here.instruments, None, context)
+    except Exception as error:  # noqa: BLE001 see Guard
+        _OPENING.failed(error)
     return None
 
 
@@ -132,8 +136,8 @@ def should_retry_on(original: Callable[..., bool]) -> Callable[..., bool]:
     @functools.wraps(original)
     def wrapper(retry_policy: Any, error: Exception) -> bool:
         retries = original(retry_policy, error)
-        if retries and isinstance(owner := current_scope(), NodeSpan):
-            owner.attempt_failed(error)
+        if retries and isinstance(node := current_scope(), NodeSpan):
+            node.attempt_failed(error)
         return retries
 
     return wrapper
@@ -144,8 +148,8 @@ def patch_configurable(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(config: Any, patch: dict[str, Any]) -> Any:
-        if _RESUMING in patch and isinstance(owner := current_scope(), NodeSpan):
-            owner.next_attempt()
+        if _RESUMING in patch and isinstance(node := current_scope(), NodeSpan):
+            node.next_attempt()
         return original(config, patch)
 
     return wrapper

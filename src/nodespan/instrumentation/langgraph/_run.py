@@ -1,10 +1,11 @@
-"""A run of a graph as nodespan sees it: from the call, over its steps, to its end."""
+"""A run of a graph: its call, its steps and its end."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from nodespan.instrumentation._arguments import call_arguments, with_config
 from nodespan.instrumentation._state import InstrumentationState
@@ -66,6 +67,10 @@ class DeferredRun:
 
     __slots__ = ("_config", "_context", "_graph", "_input", "_opt_in", "_run_context")
 
+    adopts: ClassVar = True
+    """The run may adopt a span that was opened for it."""
+    kind: ClassVar = SpanKind.INTERNAL
+
     def __init__(
         self,
         graph: _convert.Graph,
@@ -82,25 +87,25 @@ class DeferredRun:
         self._context = own_context()
 
     def open(self) -> InstrumentedRun | Suppressed | None:
-        """The run's span: one that was offered for it, or a new one under the caller's."""
+        """The run's span: one that was opened for it, or a new one under the caller's."""
         if is_suppressed(self._context):
             return Suppressed()
         with _OPENING:
             outer = current_scope(self._context)
-            if isinstance(outer, WorkflowSpan) and outer.adopt():
+            if self.adopts and isinstance(outer, WorkflowSpan) and outer.adopt():
                 return self._started(outer, adopted=True)
-            owner = self._own(outer)
-            if owner is not None and (_is_real(owner, self._context) or owner.matters_anyway):
-                return self._started(owner, adopted=False)
+            run = self._own(outer)
+            if run is not None and (_is_real(run, self._context) or run.is_observed):
+                return self._started(run, adopted=False)
         return None
 
-    def _started(self, owner: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
-        owner.channels = frozenset(self._graph.channels)
-        declare(owner, self._graph)
-        label(owner, self._graph, self._config)
+    def _started(self, run: WorkflowSpan, *, adopted: bool) -> InstrumentedRun:
+        run.channels = frozenset(self._graph.channels)
+        declare(run, self._graph)
+        label(run, self._graph, self._config)
         if self._opt_in is not None:
-            self._opt_in.fill(owner.span)
-        return InstrumentedRun(owner, adopted=adopted)
+            self._opt_in.fill(run.span)
+        return InstrumentedRun(run, adopted=adopted)
 
     def _own(self, outer: SpanScope | None) -> WorkflowSpan | None:
         tracer = outer.tracer if outer is not None else STATE.tracer
@@ -108,29 +113,29 @@ class DeferredRun:
             return None
         facts = run_facts(self._graph, self._config, self._input, self._run_context, outer)
         instruments = outer.instruments if outer is not None else get_instruments(STATE.meter_provider)
-        return WorkflowSpan(tracer, facts, instruments, parent=self._context)
+        return WorkflowSpan(tracer, facts, instruments, parent=self._context, kind=self.kind)
 
 
-def _is_real(owner: WorkflowSpan, context: Context) -> bool:
-    """Whether a provider stands behind the span: without one the tracer hands the parent on, or nothing."""
-    made = owner.span.get_span_context()
+def _is_real(run: WorkflowSpan, context: Context) -> bool:
+    """Whether a provider stands behind the span: without one the tracer returns the parent's span or an invalid one."""
+    made = run.span.get_span_context()
     return made.is_valid and made.span_id != trace.get_current_span(context).get_span_context().span_id
 
 
 class InstrumentedRun:
     """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
 
-    __slots__ = ("_adopted", "_owner", "step")
+    __slots__ = ("_adopted", "_run", "step")
 
-    def __init__(self, owner: WorkflowSpan, *, adopted: bool) -> None:
-        self._owner = owner
+    def __init__(self, run: WorkflowSpan, *, adopted: bool) -> None:
+        self._run = run
         self._adopted = adopted
-        self.step = owner.step
+        self.step = run.step
 
     def saw(self, item: object) -> None:
-        """Nothing: what a graph streams is its own."""
+        """Does nothing: what a graph streams is not recorded."""
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the run's span; an adopted one is ended by whoever offered it."""
+        """Ends the run's span; an adopted one is ended by its opener."""
         if not self._adopted:
-            self._owner.leave(error)
+            self._run.leave(error)

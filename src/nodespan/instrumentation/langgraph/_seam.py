@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from nodespan.instrumentation._seams import Seam, Seams
 from nodespan.instrumentation.langgraph import _patch
 from nodespan.instrumentation.langgraph._fallback import listen
+from nodespan.instrumentation.langgraph._remote import defer_remote_run
 from nodespan.instrumentation.langgraph._run import STATE
 
 _RUNNER: Final = "langgraph.pregel._runner"
 _RETRY: Final = "langgraph.pregel._retry"
+_REMOTE: Final = ("langgraph.pregel.remote", "RemoteGraph")
 _LOOP: Final = "langgraph.pregel._loop"
 
 RUNS: Final = (
@@ -25,6 +28,8 @@ SEAMS: Final = Seams(
     "a LangGraph that nodespan supports (0.6 to 1.2)",
     (
         *RUNS,
+        Seam(*_REMOTE, "stream", partial(_patch.stream, defer=defer_remote_run), "runs of remote graphs"),
+        Seam(*_REMOTE, "astream", partial(_patch.astream, defer=defer_remote_run), "async runs of remote graphs"),
         *NODES,
         Seam(_RETRY, "", "_should_retry_on", _patch.should_retry_on, "events of failed attempts"),
         Seam(_RETRY, "", "patch_configurable", _patch.patch_configurable, "durations of attempts after the first"),

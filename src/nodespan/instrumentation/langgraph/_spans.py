@@ -1,4 +1,4 @@
-"""The owners of LangGraph's two spans: ``invoke_workflow`` of a run and ``invoke_node`` of a node execution."""
+"""LangGraph's two spans: ``invoke_workflow`` of a run and ``invoke_node`` of a node execution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.trace import SpanKind
 from typing_extensions import override
 
 from nodespan import semconv
@@ -33,31 +34,33 @@ if TYPE_CHECKING:
     from nodespan.spans.scope import Outcome
 
 _COUNTING: Final = Guard("count a LangGraph run")
+_TEMPLATES_MAX: Final = 1024
+"""Templates kept per graph: those of ``Send`` have a path with an index."""
 
 
 class WorkflowSpan(SpanScope):
-    """Owns ``invoke_workflow {name}``: one run of a compiled graph.
+    """The span ``invoke_workflow {name}``: one run of a compiled graph.
 
     Args:
-        offered: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
+        handed_over: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
 
     Attributes:
         channels: Of the graph.
         graph: What it declares; ``None`` where that cannot be read.
         labels: What users find it by; its nodes have them too.
         captures_values: Its nodes record the values that they write.
-        told: Open spans of nodes that callbacks tell of, by LangChain's run id, where LangGraph lacks the seam.
+        callback_spans: Open spans of nodes that callbacks report, by LangChain's run id, if LangGraph lacks the seam.
     """
 
     __slots__ = (
         "_adoptable",
         "_interrupted",
         "_iterations",
+        "callback_spans",
         "captures_values",
         "channels",
         "graph",
         "labels",
-        "told",
         "workflow_name",
     )
 
@@ -69,21 +72,23 @@ class WorkflowSpan(SpanScope):
         *,
         parent: Context | None = None,
         directory: RunDirectory | None = None,
-        offered: bool = False,
+        handed_over: bool = False,
+        kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
-        self._adoptable = offered
+        self._adoptable = handed_over
         self.workflow_name = facts.name
         self.channels: frozenset[str] = frozenset()
         self.graph: DeclaredGraph | None = None
         self.captures_values = False
         self.labels: Mapping[str, Any] = {}
         self._iterations: dict[str, tuple[object, int]] = {}
-        self.told: dict[UUID, NodeSpan] = {}
+        self.callback_spans: dict[UUID, NodeSpan] = {}
         self._interrupted = False
         super().__init__(
             tracer,
             f"{semconv.INVOKE_WORKFLOW} {facts.name}",
             _convert.workflow_attributes(facts),
+            kind=kind,
             parent=parent,
             directory=directory,
             instruments=instruments,
@@ -95,13 +100,13 @@ class WorkflowSpan(SpanScope):
             self.directory = RunDirectory()
 
     def adopt(self) -> bool:
-        """Hands the span to the graph that asks first; afterwards says no."""
+        """Hands the span over to the first graph that calls this; ``False`` at every later call."""
         adoptable, self._adoptable = self._adoptable, False
         return adoptable
 
     @property
-    def matters_anyway(self) -> bool:
-        """Whether the run matters even without a real span: it is measured, or somebody reads the run directory."""
+    def is_observed(self) -> bool:
+        """Whether the run is observed even without a real span: by metrics, or by a reader of the run directory."""
         return self.instruments.are_live or (self.directory is not None and self.directory.nodes is not None)
 
     def loaded(self, channels: Mapping[str, Any]) -> None:
@@ -146,8 +151,8 @@ class WorkflowSpan(SpanScope):
 
     @override
     def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
-        while self.told:  # nobody has told of their ends
-            self.told.popitem()[1].finish("cancelled")
+        while self.callback_spans:  # their ends were not reported
+            self.callback_spans.popitem()[1].finish("cancelled")
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
@@ -176,7 +181,7 @@ def new_node_id() -> str:
 
 
 class NodeSpan(SpanScope):
-    """Owns ``invoke_node {node}``: one node execution, all its attempts included.
+    """The span ``invoke_node {node}``: one node execution, all its attempts included.
 
     Attributes:
         node_id: 8 hex digits, unique per node execution.
@@ -201,18 +206,19 @@ class NodeSpan(SpanScope):
     def __init__(
         self,
         tracer: Tracer,
-        name: str,
+        span_name: str,
         shown_name: str,
         attributes: dict[str, Any],
         instruments: Instruments,
         *,
         parent: Context | None = None,
+        around: SpanScope | None = None,
     ) -> None:
         self.node_id = attributes[semconv.NODE_ID] = new_node_id()
-        self.node_name = attributes[semconv.NODE_NAME] = shown_name
+        self.node_name = shown_name
         self.facts: Mapping[str, Any] = {}
         self._attributes = attributes
-        super().__init__(tracer, f"{semconv.INVOKE_NODE} {name}", attributes, parent=parent, instruments=instruments)
+        super().__init__(tracer, span_name, attributes, parent=parent, instruments=instruments, around=around)
         self.attempt = 1
         self._attempt_started_ns = self.started_ns
         self._adopted_attempt = 0
@@ -224,17 +230,17 @@ class NodeSpan(SpanScope):
 
     @property
     def ids(self) -> NodeIds:
-        """How events lead back to the span; made when somebody asks, which in most runs is nobody."""
+        """Ids by which events lead to the span; made at each access, as most runs never use them."""
         return NodeIds(span_id_of(self.span), self.node_id, self.node_name)
 
     def adopt(self) -> bool:
-        """Lets a PipelineNode take this span for its own, once per attempt."""
+        """Hands the span over to a PipelineNode, once per attempt; ``False`` at every later call."""
         free = self._adopted_attempt != self.attempt
         self._adopted_attempt = self.attempt
         return free
 
     def attempt_failed(self, error: BaseException) -> None:
-        """Says that an attempt failed, with what it took."""
+        """Records a failed attempt and its duration."""
         self._last_failed = error
         self._failed_at_ns = time.time_ns()
         publish(self.span, self)
@@ -268,12 +274,14 @@ class NodeSpan(SpanScope):
         if not super().finish(outcome, end_time_ns=end_time_ns):
             return False
         if self.instruments.are_live:
-            with _COUNTING:
+            try:
                 ended = self._labels()
                 ended[semconv.STATUS] = outcome
                 if self.error_type is not None:
                     ended[semconv.ERROR_TYPE] = self.error_type
                 self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, exemplar_context(self.span))
+            except Exception as error:  # noqa: BLE001 see Guard
+                _COUNTING.failed(error)
         return True
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -299,20 +307,33 @@ class NodeSpan(SpanScope):
 
 
 def open_node(
-    task: _convert.Task, tracer: Tracer, instruments: Instruments, parent: SpanScope | None, context: Context
+    task: _convert.Task, tracer: Tracer, instruments: Instruments, around: SpanScope | None, context: Context
 ) -> NodeSpan | None:
-    """Opens the span of a LangGraph task under the run that claims it; LangGraph's own bookkeeping has none."""
+    """Opens the span of a LangGraph task in the scope around; LangGraph's own bookkeeping has none."""
     if _convert.is_hidden(task):
         return None
-    run = run_around(parent)
-    attributes = _convert.node_attributes(task, None if run is None else run.workflow_name)
+    run = run_around(around)
+    template = _template(task, run)
+    attributes = _convert.node_attributes(task, template)
     if run is not None and run.labels:
         attributes.update(run.labels)
-    return NodeSpan(tracer, task.name, _convert.display_name(task), attributes, instruments, parent=context)
+    name, shown_name = template.span_name, template.shown_name
+    return NodeSpan(tracer, name, shown_name, attributes, instruments, parent=context, around=around)
 
 
-def run_around(owner: SpanScope | None) -> WorkflowSpan | None:
+def _template(task: _convert.Task, run: WorkflowSpan | None) -> _convert.NodeTemplate:
+    if run is None or run.graph is None:
+        return _convert.node_template(task, None if run is None else run.workflow_name)
+    known, key = run.graph.templates, (run.workflow_name, task.name, tuple(task.triggers), task.path)
+    if (template := known.get(key)) is None:
+        template = _convert.node_template(task, run.workflow_name)
+        if len(known) < _TEMPLATES_MAX:
+            known[key] = template
+    return template
+
+
+def run_around(scope: SpanScope | None) -> WorkflowSpan | None:
     """The run around: a task of the functional API runs under the node of its entrypoint."""
-    while owner is not None and not isinstance(owner, WorkflowSpan):
-        owner = owner.parent
-    return owner
+    while scope is not None and not isinstance(scope, WorkflowSpan):
+        scope = scope.parent
+    return scope

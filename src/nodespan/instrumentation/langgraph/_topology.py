@@ -21,7 +21,7 @@ from nodespan.spans.log import warn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nodespan.instrumentation.langgraph._convert import Graph
+    from nodespan.instrumentation.langgraph._convert import Graph, NodeTemplate
     from nodespan.instrumentation.langgraph._edges import Plan
     from nodespan.instrumentation.langgraph._spans import WorkflowSpan
 
@@ -49,6 +49,7 @@ class DeclaredGraph:
         open_branches: Nodes with a branch whose ends are not declared.
         handlers: Error handlers by node.
         plans: What a node's writes mean, by node and written channels; see ``_edges``.
+        templates: What executions of a node have in common, by workflow, node, triggers and path.
         texts: The topology as an attribute holds it, made when it is first needed.
     """
 
@@ -60,6 +61,7 @@ class DeclaredGraph:
     open_branches: frozenset[str]
     handlers: Mapping[str, str]
     plans: dict[tuple[str, tuple[str, ...]], Plan] = field(default_factory=dict[tuple[str, tuple[str, ...]], "Plan"])
+    templates: dict[tuple[object, ...], NodeTemplate] = field(default_factory=dict[tuple[object, ...], "NodeTemplate"])
     texts: list[str] = field(default_factory=list[str])
 
     @property
@@ -70,12 +72,12 @@ class DeclaredGraph:
         return self.texts[0]
 
 
-def declare(owner: WorkflowSpan, graph: Graph) -> None:
+def declare(run: WorkflowSpan, graph: Graph) -> None:
     """Puts the graph's hash on its run's span, and its topology on the first one that is recorded."""
     with _DECLARING:
-        owner.graph = found = declared(graph)
-        owner.captures_values = capture().on_spans
-        span = owner.span
+        run.graph = found = declared(graph)
+        run.captures_values = capture().on_spans
+        span = run.span
         if found is None or not span.is_recording():
             return
         span.set_attribute(semconv.LANGGRAPH_GRAPH_HASH, found.hash)

@@ -36,9 +36,9 @@ def to_record(channels: Sequence[str]) -> Sequence[Write]:
     return tuple(found[:MAX_WRITES])
 
 
-def written(recorded: Sequence[Write], writes: Sequence[tuple[str, object]]) -> list[str]:
+def written(recorded: Sequence[Write], writes: Sequence[tuple[str, object]]) -> tuple[str, ...]:
     """The writes as ``langgraph.writes`` has them."""
-    return [f"{channel} {fingerprint(writes[index][1])}" for index, channel in recorded]
+    return tuple([f"{channel} {fingerprint(writes[index][1])}" for index, channel in recorded])
 
 
 def values(recorded: Sequence[Write], writes: Sequence[tuple[str, object]]) -> list[object]:

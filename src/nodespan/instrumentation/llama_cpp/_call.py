@@ -1,4 +1,4 @@
-"""A call of llama-cpp-python as nodespan sees it: the outermost method, the pieces of its answer, and its end."""
+"""A call of llama-cpp-python: its outermost method, the pieces of its answer, and its end."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 _CALL_KEY: Final = context_api.create_key("nodespan-llama-cpp-call")
 _OPENING: Final = Guard("open a llama.cpp span")
 _READING: Final = Guard("read an answer of llama.cpp")
-_MEASURING: Final = Guard("say what a llama.cpp call took")
+_MEASURING: Final = Guard("describe a llama.cpp call")
 
 
 STATE: Final = InstrumentationState()
 
 
 def current_call(llama: llama_cpp.Llama) -> LlamaCall | None:
-    """The call of this model that encloses the caller: one method calls the next."""
+    """The current call of this model: its methods call each other."""
     call = context_api.get_value(_CALL_KEY)
     return call if isinstance(call, LlamaCall) and call.llama is llama else None
 
@@ -55,7 +55,7 @@ def open_call(
     request: Callable[[], Mapping[str, Any]],
     set_input: Callable[[ModelContent], None] | None = None,
 ) -> LlamaCall | None:
-    """The call to enclose a method in; ``None`` inside another method of the model, or where nothing is recorded.
+    """The scope of a method's call; ``None`` inside another method of the model, or if nothing is recorded.
 
     Inside a call that LangChain makes of this model, the measurements go to LangChain's span. The ``Llama`` of a
     ``LlamaCppPipeline`` is measured by that. Any other call is a call of its own, such as that of a second model in a
@@ -67,11 +67,11 @@ def open_call(
         request: Returns the attributes of the request.
         set_input: Writes the model's input; ``None`` where that is not text.
     """
-    if (providers := STATE.providers()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
+    if (here := STATE.surroundings()) is None or current_call(llama) is not None or _is_of_a_pipeline(llama):
         return None
     with _OPENING:
         outer = current_model_call() if context_api.get_value(_CALL_KEY) is None else None
-        call = LlamaCall(llama, *providers, operation, request(), outer)
+        call = LlamaCall(llama, here.tracer, here.instruments, operation, request(), outer)
         if set_input is not None:
             call.set_input(set_input)
         return call
@@ -84,15 +84,15 @@ def _is_of_a_pipeline(llama: llama_cpp.Llama) -> bool:
 
 
 class LlamaCall:
-    """Owns the span of a call, or fills in that of the LangChain call around it.
+    """The span of a call, or additions to that of the LangChain call around it.
 
     Attributes:
         llama: The model.
     """
 
     __slots__ = (
-        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_model_name", "_owner",
-        "_results", "_started_at", "_started_ns", "llama",
+        "__weakref__", "_answer", "_chunks", "_finish_reason", "_first_chunk_at", "_is_own", "_model_name", "_results",
+        "_scope", "_started_at", "_started_ns", "llama",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +117,7 @@ class LlamaCall:
             outer = None
         self._model_name = profile.model_name
         self._is_own = outer is None
-        self._owner = outer or ModelCallSpan(
+        self._scope = outer or ModelCallSpan(
             tracer,
             operation,
             profile.provider.lower(),
@@ -127,31 +127,31 @@ class LlamaCall:
             instruments=instruments,
             logger_provider=STATE.logger_provider,
         )
-        publish(self._owner.span, self)
+        publish(self._scope.span, self)
 
     def phase(self) -> Phase | None:
         """See ``HasPhase``."""
         return engine_phase(self._results[-1]) if self._results else None
 
     def step(self) -> Attached:
-        """Makes the span current, and this call to be found by the methods inside."""
-        return Attached(context_api.set_value(_CALL_KEY, self, self._owner.context_over() if self._is_own else None))
+        """Makes the span current, and this call visible to the methods inside."""
+        return Attached(context_api.set_value(_CALL_KEY, self, self._scope.context_over() if self._is_own else None))
 
     def generation(self) -> GenerationResult:
-        """Where the next run of the engine inside this call is measured; a call may have several."""
+        """Returns the result for the next run of the engine in this call, which may have several."""
         result = GenerationResult()
         self._results.append(result)
         return result
 
     def set_input(self, write: Callable[[ModelContent], None]) -> None:
         """Keeps input and output, if the user has enabled content and the span is this call's own."""
-        if self._is_own and self._owner.content is not None:
+        if self._is_own and self._scope.content is not None:
             self._answer = Answer()
             with _READING:
-                write(self._owner.content)
+                write(self._scope.content)
 
     def read_answer(self, answer: object) -> None:
-        """Looks at a whole answer, or at a piece of one."""
+        """Reads a whole answer, or a piece of one."""
         with _READING:
             choice = _convert.choice(answer)
             if choice is not None:
@@ -160,41 +160,41 @@ class LlamaCall:
                     self._answer.add(choice)
 
     def saw(self, item: object) -> None:
-        """Looks at a piece of a streamed answer."""
+        """Reads a piece of a streamed answer."""
         if self._chunks == 0:
             self._first_chunk_at = time.perf_counter()
         self._chunks += 1
         self.read_answer(item)
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the call, as it ended."""
+        """Ends the call with its outcome."""
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._finish_reason is not None:
-            outcome = "ok"  # the consumer has what there is, and did not wait for the end to be said
+            outcome = "ok"  # the consumer has read the whole answer, but not the end of the iterator
         with _MEASURING:
             self._describe(outcome, error_type(error) if error is not None and outcome == "error" else None)
         if not self._is_own:
             return
-        end_span(self._owner, None if outcome == "ok" else error)
+        end_span(self._scope, None if outcome == "ok" else error)
 
     def _describe(self, outcome: Outcome, failure: str | None) -> None:
-        owner, results, started_at = self._owner, self._results, self._started_at
+        scope, results, started_at = self._scope, self._results, self._started_at
         facts = {**total(results).facts(started_at), "model_name": self._model_name}
         for result in results:
-            describe_context(owner, result)
+            describe_context(scope, result)
         phases = (phase for result in results for phase in engine_phases(result, self._unix_ns))
         if not self._is_own:
-            record_engine(owner, facts, results)
-            add_to_outer(owner, facts, phases)
+            record_engine(scope, facts, results)
+            add_to_outer(scope, facts, phases)
             return
         facts["finish_reason"] = self._finish_reason if outcome == "ok" else outcome
         facts["error_type"] = failure
-        if self._answer is not None and owner.content is not None:
-            owner.content.set_output(self._answer.messages(facts["finish_reason"]))
+        if self._answer is not None and scope.content is not None:
+            scope.content.set_output(self._answer.messages(facts["finish_reason"]))
         first_chunk_s = None if self._first_chunk_at is None else self._first_chunk_at - started_at
         duration_s = time.perf_counter() - started_at
-        record_generation(owner, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s)
-        describe(owner, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
+        record_generation(scope, facts, results, duration_s=duration_s, time_to_first_chunk_s=first_chunk_s)
+        describe(scope, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
 
     def _unix_ns(self, at: float) -> int:
         return self._started_ns + round((at - self._started_at) * 1e9)

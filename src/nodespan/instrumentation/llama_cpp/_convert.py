@@ -10,7 +10,7 @@ from nodespan.spans.model_call import request_attributes
 
 
 def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method was given, by name, without ``self``; nothing if it does not fit, for the method to say so."""
+    """A method's arguments by name, without ``self``; empty if they do not match, which the method then reports."""
     try:
         given = signature.bind(None, *args, **kwargs).arguments
     except TypeError:
@@ -19,7 +19,7 @@ def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping
 
 
 def request(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of a request for text, from the arguments that it was given."""
+    """Attributes of a request for text, from its arguments."""
     max_tokens = given.get("max_tokens")
     sampling = {
         **given,
@@ -30,6 +30,6 @@ def request(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choice(answer: object) -> Mapping[str, Any] | None:
-    """What the model chose to say: of a whole answer or of a piece; ``None`` for tokens and embeddings."""
+    """The first choice of a whole answer or of a piece; ``None`` for tokens and embeddings."""
     choices = cast("Mapping[str, Any]", answer).get("choices") if isinstance(answer, Mapping) else None
     return cast("Sequence[Mapping[str, Any]]", choices)[0] if choices else None

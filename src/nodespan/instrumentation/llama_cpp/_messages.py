@@ -32,7 +32,7 @@ def set_input(content: ModelContent, llama: llama_cpp.Llama, given: _Object) -> 
 
 
 class Answer:
-    """The answer, put together from its pieces."""
+    """The answer, assembled from its pieces."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -40,9 +40,9 @@ class Answer:
 
     def add(self, choice: _Object) -> None:
         """Adds a choice of an answer, or of a chunk of it."""
-        said: _Object = choice.get("message") or choice.get("delta") or choice
-        self._texts.append(said.get("content") or said.get("text") or "")
-        for place, call in enumerate(cast("Sequence[_Object]", said.get("tool_calls") or ())):
+        reply: _Object = choice.get("message") or choice.get("delta") or choice
+        self._texts.append(reply.get("content") or reply.get("text") or "")
+        for place, call in enumerate(cast("Sequence[_Object]", reply.get("tool_calls") or ())):
             known = self._calls.setdefault(call.get("index", place), {"arguments": ""})
             known.update({"id": call.get("id") or known.get("id", ""), "name": _called(call) or known.get("name", "")})
             known["arguments"] += call["function"].get("arguments") or ""
@@ -63,11 +63,11 @@ def _to_message(given: _Object) -> Message:
     return message(str(given["role"]), _parts(given))
 
 
-def _parts(said: _Object) -> list[Part]:
-    content = said.get("content")
-    if said["role"] == "tool":
-        return [tool_response_part(said.get("tool_call_id"), content)]
-    calls = cast("Sequence[_Object]", said.get("tool_calls") or ())
+def _parts(given: _Object) -> list[Part]:
+    content = given.get("content")
+    if given["role"] == "tool":
+        return [tool_response_part(given.get("tool_call_id"), content)]
+    calls = cast("Sequence[_Object]", given.get("tool_calls") or ())
     return content_parts(content) + [
         tool_call_part(call.get("id"), _called(call) or "", call["function"]["arguments"]) for call in calls
     ]

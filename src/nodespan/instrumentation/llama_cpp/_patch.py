@@ -1,4 +1,4 @@
-"""Thin wrappers around the methods of ``llama_cpp.Llama``: the outermost one that is called has the span.
+"""Thin wrappers around the methods of ``llama_cpp.Llama``: the outermost called method has the span.
 
 Arguments, results and exceptions are passed on as they are, and what is a generator stays one.
 """
@@ -27,7 +27,7 @@ _RETURN_COUNT: Final = 3
 
 
 def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Wraps a method that answers with a dict, or piece by piece with an iterator of dicts."""
+    """Wraps a method that returns a dict, or an iterator of dicts."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
@@ -58,7 +58,7 @@ def answers(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 def generate(original: Callable[..., Generator[int, Any]]) -> Callable[..., Generator[int, Any]]:
-    """Wraps ``Llama.generate``, where the tokens of every answer come from."""
+    """Wraps ``Llama.generate``, the source of the tokens of every answer."""
     from nodespan.engine.llama_cpp.meter import measured
 
     signature = inspect.signature(original)
@@ -89,11 +89,11 @@ def create_embedding(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def embed(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``Llama.embed``, where every embedding comes from."""
+    """Wraps ``Llama.embed``, the source of every embedding."""
     from nodespan.engine.llama_cpp.meter import measured_embedding
 
     def counted(self: llama_cpp.Llama, *args: Any, **kwargs: Any) -> Any:
-        """Asks for the count of tokens whether or not the caller does."""
+        """Requests the count of tokens even if the caller does not."""
         call = current_call(self)
         if call is None:
             return original(self, *args, **kwargs)

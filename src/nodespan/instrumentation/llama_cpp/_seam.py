@@ -1,4 +1,4 @@
-"""The seams of llama-cpp-python: public methods, and what is lost in a version that does not have one of them."""
+"""The seams of llama-cpp-python: public methods, and what is not recorded in a version without one of them."""
 
 from __future__ import annotations
 

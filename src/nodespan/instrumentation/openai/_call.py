@@ -43,11 +43,11 @@ STATE: Final = InstrumentationState()
 
 
 def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
-    """The call to enclose a request in; ``None`` where it has a span that nodespan cannot add to, or none is wanted.
+    """The scope of a request; ``None`` if it has a span that nodespan cannot add to, or nothing is recorded.
 
     Inside a call of a LangChain model, or of another instrumentation of the package, the measurements go to its span.
     """
-    if (providers := STATE.providers()) is None:
+    if (here := STATE.surroundings()) is None:
         return None
     with _OPENING:
         model = _convert.model_of(given)
@@ -57,12 +57,12 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
         theirs = _peers.span_of_a_peer() if outer is None else None
         if outer is None and theirs is None and _peers.makes_spans():
             return None
-        return OpenAICall(resource, given, *providers, outer, theirs)
+        return OpenAICall(resource, given, here.tracer, here.instruments, outer, theirs)
     return None
 
 
 class OpenAICall:
-    """Owns the span of a call, or adds to the span of the LangChain model or of the instrumentation around it."""
+    """The span of a call, or additions to the span of the LangChain model or of the instrumentation around it."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class OpenAICall:
         self._tool_calls = ToolCallPieces()
         self._chunks = 0
         self._has_left = False
-        self._owner = outer
+        self._scope = outer
         if self._is_own:
-            self._owner = ModelCallSpan(
+            self._scope = ModelCallSpan(
                 tracer,
                 semconv.CHAT,
                 _provider(self._server.address if self._server else ""),
@@ -96,20 +96,20 @@ class OpenAICall:
                 instruments=instruments,
                 logger_provider=STATE.logger_provider,
             )
-            if self._owner.content is not None:
+            if self._scope.content is not None:
                 with _READING:
-                    _convert.set_input(self._owner.content, given)
+                    _convert.set_input(self._scope.content, given)
 
     def headers(self, given: object) -> dict[str, Any]:
         """The ``extra_headers`` of the request with ``traceparent``; headers of the caller take precedence."""
         carrier: dict[str, Any] = {}
         if self._server is not None and propagates_to(self._server.address):
-            _PROPAGATOR.inject(carrier, self._owner.context_over() if self._owner is not None else None)
+            _PROPAGATOR.inject(carrier, self._scope.context_over() if self._scope is not None else None)
         return {**carrier, **(given if isinstance(given, dict) else {})}
 
     def step(self) -> AbstractContextManager[None]:
         """Makes the span current."""
-        return nullcontext() if self._owner is None else self._owner.attached()
+        return nullcontext() if self._scope is None else self._scope.attached()
 
     def read_answer(self, answer: object) -> None:
         """Reads a whole answer."""
@@ -132,13 +132,13 @@ class OpenAICall:
         self._has_left = True
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._result.finish_reason is not None:
-            outcome = "ok"  # the whole answer was read, and its end was not waited for
+            outcome = "ok"  # the whole answer was read, without the end of the stream
         with _MEASURING:
             self._describe(outcome, error)
-        if self._is_own and self._owner is not None:
-            end_span(self._owner, None if outcome == "ok" else error)
+        if self._is_own and self._scope is not None:
+            end_span(self._scope, None if outcome == "ok" else error)
 
-    def _read(self, answer: object, said: object) -> None:
+    def _read(self, answer: object, reply: object) -> None:
         result = self._result
         _convert.measurements(result, answer)
         if semconv.RESPONSE_ID not in result.attributes:
@@ -146,9 +146,9 @@ class OpenAICall:
             result.attributes[semconv.RESPONSE_MODEL] = getattr(answer, "model", None)
         choice = _convert.first_choice(answer)
         result.finish_reason = getattr(choice, "finish_reason", None) or result.finish_reason
-        if said is not None and self._is_own and self._owner is not None and self._owner.content is not None:
-            self._texts.append(getattr(said, "content", None) or "")
-            calls = getattr(said, "tool_calls", None) or ()
+        if reply is not None and self._is_own and self._scope is not None and self._scope.content is not None:
+            self._texts.append(getattr(reply, "content", None) or "")
+            calls = getattr(reply, "tool_calls", None) or ()
             self._tool_calls.add([call.model_dump() for call in calls])
 
     def _describe(self, outcome: str, error: BaseException | None) -> None:
@@ -165,18 +165,18 @@ class OpenAICall:
             if self._theirs.is_recording():
                 self._theirs.set_attributes(to_attributes(_own_facts(facts)))
             return
-        assert self._owner is not None
-        describe_context(self._owner, result)
+        assert self._scope is not None
+        describe_context(self._scope, result)
         phases = list(engine_phases(result, self._unix_ns))
         if not self._is_own:
-            record_engine(self._owner, facts, (result,), in_process=False)
-            add_to_outer(self._owner, facts, phases)
+            record_engine(self._scope, facts, (result,), in_process=False)
+            add_to_outer(self._scope, facts, phases)
             return
-        self._describe_own(self._owner, result, facts, phases, outcome, error)
+        self._describe_own(self._scope, result, facts, phases, outcome, error)
 
     def _describe_own(
         self,
-        owner: ModelCallSpan,
+        scope: ModelCallSpan,
         result: GenerationResult,
         facts: dict[str, Any],
         phases: list[Any],
@@ -187,26 +187,26 @@ class OpenAICall:
         if outcome == "error" and error is not None:
             status = getattr(error, "status_code", None)
             facts["error_type"] = str(status) if isinstance(status, int) else error_type(error)
-        if owner.content is not None:
+        if scope.content is not None:
             parts = _convert.answer_parts("".join(self._texts), self._tool_calls)
-            owner.content.set_output([message("assistant", parts, facts["finish_reason"])])
+            scope.content.set_output([message("assistant", parts, facts["finish_reason"])])
         if result.provider is not None:
-            owner.provider = result.provider.lower()
+            scope.provider = result.provider.lower()
         first_chunk_s = None
         if self._chunks and self._result.first_token_at is not None:
             first_chunk_s = self._result.first_token_at - self._started_at
         record_generation(
-            owner,
+            scope,
             facts,
             (result,),
             duration_s=time.perf_counter() - self._started_at,
             time_to_first_chunk_s=first_chunk_s,
             in_process=False,
         )
-        describe(owner, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
-        owner.measured.update({**result.attributes, semconv.PROVIDER_NAME: owner.provider})
+        describe(scope, facts, phases, chunks=self._chunks or None, time_to_first_chunk_s=first_chunk_s)
+        scope.measured.update({**result.attributes, semconv.PROVIDER_NAME: scope.provider})
         if facts.get("error_type"):
-            owner.measured[semconv.ERROR_TYPE] = facts["error_type"]
+            scope.measured[semconv.ERROR_TYPE] = facts["error_type"]
 
     def _unix_ns(self, at: float) -> int:
         return self._started_ns + round((at - self._started_at) * 1e9)
@@ -222,7 +222,7 @@ def _has_content(delta: object) -> bool:
 
 
 def _own_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that only nodespan reads, for a span that has the standard ones."""
+    """Nodespan's own measurements, for a span that has the standard ones."""
     names = ("server_queue_s", "prompt_eval_s", "decode_s", "tokens_per_s", "time_to_first_token_s")
     found = {semconv.MIRROR_KEYS[name]: facts.get(name) for name in names}
     return {**found, semconv.USAGE_CACHE_READ: facts.get("cached_input_tokens")}

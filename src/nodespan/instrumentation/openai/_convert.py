@@ -45,7 +45,7 @@ def request(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measurements(result: GenerationResult, answer: object) -> None:
-    """Takes over ``usage`` and llama-server's ``timings`` of a whole answer, or of a chunk."""
+    """Copies ``usage`` and llama-server's ``timings`` of a whole answer, or of a chunk, into a result."""
     extra = as_object(getattr(answer, "model_extra", None))
     if "timings" in extra:
         read_timings(result, as_object(extra["timings"]))

@@ -1,4 +1,4 @@
-"""Other instrumentations of the openai package: where one makes the model's span, nodespan makes no second one."""
+"""Other instrumentations of the openai package: if one makes the model's span, nodespan does not make another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RUNNING: Final = "opentelemetry.genai.client.inference.context"
 
 
 def span_of_a_peer() -> Span | None:
-    """The current span, if another instrumentation has made it for this very call."""
+    """The current span, if another instrumentation has made it for this call."""
     span = trace.get_current_span()
     name = getattr(getattr(span, "instrumentation_scope", None), "name", "")
     is_theirs = name in _PEERS or context_api.get_value(_RUNNING) is not None

@@ -1,4 +1,4 @@
-"""The span owner: starts, is current around the work only, records an error once, ends exactly once."""
+"""A span scope: starts, is current around the work only, records an error once, ends exactly once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def tracer(tracer_provider):
 
 
 def test_the_span_is_current_around_the_work_and_not_after_it(tracer, exporter):
-    owner = SpanScope(tracer, "work")
-    with owner.attached():
-        assert trace.get_current_span() is owner.span
-        assert current_scope() is owner
+    scope = SpanScope(tracer, "work")
+    with scope.attached():
+        assert trace.get_current_span() is scope.span
+        assert current_scope() is scope
     assert current_scope() is None
     assert not trace.get_current_span().get_span_context().is_valid
-    owner.finish()
+    scope.finish()
     assert span_tree(exporter, semconv.STATUS) == [{"name": "work", "attributes": {semconv.STATUS: "ok"}}]
 
 
-def test_an_owner_started_inside_another_is_its_child_and_shares_its_directory(tracer, exporter):
+def test_a_scope_started_inside_another_is_its_child_and_shares_its_directory(tracer, exporter):
     outer = SpanScope(tracer, "outer")
     with outer.attached():
         inner = SpanScope(tracer, "inner")
@@ -45,9 +45,9 @@ def test_an_owner_started_inside_another_is_its_child_and_shares_its_directory(t
 
 
 def test_only_the_first_finish_ends_the_span(tracer, exporter, caplog):
-    owner = SpanScope(tracer, "work")
+    scope = SpanScope(tracer, "work")
     results: list[bool] = []
-    threads = [threading.Thread(target=lambda: results.append(owner.finish())) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: results.append(scope.finish())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -90,18 +90,18 @@ def test_an_error_raised_anew_by_the_parent_is_recorded_there_too(tracer, export
     assert [len(span.events) for span in exporter.get_finished_spans()] == [1, 1]
 
 
-def test_an_owner_that_is_dropped_ends_its_span_as_cancelled(tracer, exporter):
-    owner = SpanScope(tracer, "abandoned")
-    del owner
+def test_a_scope_that_is_dropped_ends_its_span_as_cancelled(tracer, exporter):
+    scope = SpanScope(tracer, "abandoned")
+    del scope
     gc.collect()
     assert span_tree(exporter, semconv.STATUS) == [{"name": "abandoned", "attributes": {semconv.STATUS: "cancelled"}}]
 
 
 def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the_log(tracer, caplog):
-    owner = SpanScope(tracer, "work")
+    scope = SpanScope(tracer, "work")
 
     async def body() -> None:
-        with owner.attached():
+        with scope.attached():
             await asyncio.sleep(3600)
 
     loop = asyncio.new_event_loop()
@@ -111,33 +111,33 @@ def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the
     loop.close()
     del task
     gc.collect()
-    owner.finish("cancelled")
+    scope.finish("cancelled")
     assert current_scope() is None
     assert "Failed to detach" not in caplog.text
 
 
 @pytest.mark.parametrize("provider", [NoOpTracerProvider(), None], ids=["no-op", "none"])
 def test_without_a_real_provider_everything_works_and_nothing_is_made(provider, exporter):
-    owner = SpanScope(get_tracer(provider), "nothing", {"a": 1})
-    with owner.attached():
-        owner.set({"b": 2})
-        owner.event("c", {})
-        owner.fail(ValueError("x"))
-    assert not owner.is_open
+    scope = SpanScope(get_tracer(provider), "nothing", {"a": 1})
+    with scope.attached():
+        scope.set({"b": 2})
+        scope.event("c", {})
+        scope.fail(ValueError("x"))
+    assert not scope.is_open
     assert exporter.get_finished_spans() == ()
 
 
-def test_children_of_an_owner_whose_tracer_fails_still_run(monkeypatch, tracer):
+def test_children_of_a_scope_whose_tracer_fails_still_run(monkeypatch, tracer):
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
 
     class Broken:
         def start_span(self, *_args, **_kwargs):
             raise RuntimeError("no span for you")
 
-    owner = SpanScope(Broken(), "work")  # pyright: ignore[reportArgumentType]
-    with owner.attached():
-        assert current_scope() is owner
-    assert owner.finish()
+    scope = SpanScope(Broken(), "work")  # pyright: ignore[reportArgumentType]
+    with scope.attached():
+        assert current_scope() is scope
+    assert scope.finish()
 
 
 def test_what_an_unsampled_span_is_given_is_not_even_looked_at():
@@ -148,8 +148,8 @@ def test_what_an_unsampled_span_is_given_is_not_even_looked_at():
             looked_at.append(self)
             return "costly"
 
-    owner = SpanScope(get_tracer(TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)), "work")
-    owner.set({"value": Costly()})
-    owner.event("happened", {"value": Costly()})
-    owner.finish()
+    scope = SpanScope(get_tracer(TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)), "work")
+    scope.set({"value": Costly()})
+    scope.event("happened", {"value": Costly()})
+    scope.finish()
     assert looked_at == []
