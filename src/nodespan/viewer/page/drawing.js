@@ -38,7 +38,7 @@ function drawEdge(edge, boxes) {
     svg("title", {}, words),
     svg("path", { class: "lane", d: isArc ? arc(points) : curve(points) }),
     svg("path", { class: "tip", d: tip(last, isArc ? "left" : directionOf(points)) }),
-    // Counts stand outside of a pair of edges between the same nodes: forward on the left, back on the right.
+    // Counts are drawn outside of a pair of edges between the same nodes: forward on the left, back on the right.
     edge.count ? svg("text", { x: middle[0] + (isBack || isArc ? 5 : -5), y: middle[1] + 4, "text-anchor": isBack || isArc ? "start" : "end" }, `${edge.isDeclared ? "" : "! "}×${integer(edge.count)}`) : null);
 }
 
