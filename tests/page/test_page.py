@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import check
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from viewer_process import Viewer
 
@@ -195,6 +195,41 @@ def test_iterations_subgraphs_and_keys(page: Page, viewer: Viewer) -> None:
     page.keyboard.press("l")
     page.keyboard.press("g")
     expect(page.locator(".gnode.is-selected")).to_have_count(1)
+
+
+def test_the_texts_of_a_node_are_inside_of_its_box(page: Page) -> None:
+    open_run(page, 2)  # the one with an error
+    page.keyboard.press("g")
+    expect(page.locator(".gnode.is-error")).to_contain_text("✕ 1")
+    assert page.evaluate(TOO_WIDE) == []
+
+
+TOO_WIDE = """() => [...document.querySelectorAll('.gnode text')].filter((text) => {
+    const box = text.parentElement.querySelector('rect:last-of-type').getBBox();
+    return text.getBBox().width > box.width - 4;
+}).map((text) => text.textContent)"""
+
+
+def test_a_list_without_all_runs_states_it_and_is_completed(page: Page, viewer: Viewer) -> None:
+    expected = [trace["trace_id"] for trace in viewer.client.get("/runs.json").json()["traces"]]
+    answers: list[str] = []
+
+    def answer(route: Route) -> None:
+        """The first one is that of a server whose index is being filled."""
+        document = route.fetch().json()
+        if not answers:
+            document["traces"] = document["traces"][:1]
+            document["status"]["indexed_spans"] = document["status"]["spans"] // 2
+        answers.append("sent")
+        route.fulfill(json=document)
+
+    page.route("**/runs.json*", answer)
+    page.reload()
+    expect(page.get_by_role("note")).to_contain_text("50 %")
+    expect(page.locator("tr[data-id]")).to_have_count(1)
+    expect(page.locator("tr[data-id]")).to_have_count(len(expected))
+    expect(page.get_by_role("note")).to_be_hidden()
+    assert page.locator("tr[data-id]").evaluate_all("all => all.map(row => row.dataset.id)") == expected
 
 
 def test_axe_finds_nothing_serious_in_any_view_and_theme(page: Page) -> None:

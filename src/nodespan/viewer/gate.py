@@ -29,10 +29,10 @@ _NO_STORE: Final = "no-store"
 
 
 class Gate:
-    """Refuses what another site, another user or another name of this machine asks for.
+    """Rejects requests of other sites, of other users, and for other host names.
 
     Args:
-        app: Asked for everything else.
+        app: Answers all other requests.
         settings: Allowed hosts and the session.
         policy: The Content-Security-Policy of every answer.
     """

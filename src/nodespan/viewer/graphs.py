@@ -54,7 +54,7 @@ def _checked(topology: Any) -> dict[str, Any]:
     """The topology, whose nodes are named by texts.
 
     Raises:
-        TypeError: Another value stands for one.
+        TypeError: A value has another type.
     """
     found = cast("dict[str, Any]", topology)
     nodes = [node["id"] for node in found["nodes"]]
