@@ -15,7 +15,7 @@ _PROMETHEUS_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What there is to know of one name.
+    """The description of one name.
 
     Attributes:
         type: OTLP value type of an attribute, instrument of a metric.
@@ -40,7 +40,7 @@ class Name:
         """A metric's name in Prometheus when it came over OTLP; a histogram has `_bucket`, `_sum`, `_count` after it.
 
         The rules are Prometheus 3's (`UnderscoreEscapingWithSuffixes`): a unit in braces adds nothing, and the unit 1
-        is said of gauges only.
+        is added to gauges only.
         """
         words = [self.name.replace(".", "_")]
         if self.unit in _PROMETHEUS_UNITS:

@@ -2,7 +2,7 @@
 
 Dialect: OpenTelemetry semantic conventions for generative AI as in core semconv 1.41 and the Python packages of today,
 which is what Jaeger 2.20 and current dashboards read. All ``gen_ai.*`` names are "Development" there.
-Each constant is the plain name; ``NAMES`` holds what there is to say about it, and the docs are generated from it.
+Each constant is the plain name; ``NAMES`` holds its description, from which the docs are generated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodespan._name import ours as _ours
 from nodespan._name import standard as _standard
 
 NAMES: Final = _ENTERED
-"""What there is to say about each name."""
+"""The description of each name."""
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE: Final = "nodespan"
 
@@ -37,7 +37,7 @@ INVOKE_NODE: Final = _standard(
 # Standard attributes
 OPERATION_NAME: Final = _standard("gen_ai.operation.name", "What the span is: one of the operations.")
 PROVIDER_NAME: Final = _standard("gen_ai.provider.name", "Who runs the model; `llama_cpp` in process.")
-REQUEST_MODEL: Final = _standard("gen_ai.request.model", "The model that was asked for.")
+REQUEST_MODEL: Final = _standard("gen_ai.request.model", "The requested model.")
 REQUEST_MAX_TOKENS: Final = _standard("gen_ai.request.max_tokens", "Most tokens to generate.", "int", "{token}")
 REQUEST_TEMPERATURE: Final = _standard("gen_ai.request.temperature", "Sampling temperature.", "double")
 REQUEST_TOP_P: Final = _standard("gen_ai.request.top_p", "Nucleus sampling.", "double")
@@ -65,7 +65,7 @@ USAGE_REASONING: Final = _standard(
 )
 RESPONSE_ID: Final = _standard("gen_ai.response.id", "The provider's id of the answer.")
 TOOL_NAME: Final = _standard("gen_ai.tool.name", "Name of the tool.")
-TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id under which the model asked for the call.")
+TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id that the model gave to the call.")
 TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in this program.")
 DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "What was searched.")
 EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
@@ -87,7 +87,7 @@ EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Its stack.", so
 # Content: only where the user has switched it on, JSON in the `{role, parts}` form
 _CONTENT: Final = "JSON; opt-in"
 SYSTEM_INSTRUCTIONS: Final = _standard("gen_ai.system_instructions", f"System messages ({_CONTENT}).")
-INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"What was asked ({_CONTENT}).")
+INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"The input messages ({_CONTENT}).")
 OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"What was answered ({_CONTENT}).")
 TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"What the tool was given ({_CONTENT}).")
 TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"What the tool returned ({_CONTENT}).")
@@ -99,7 +99,7 @@ INFERENCE_DETAILS_EVENT: Final = _standard(
 )
 
 # LangGraph's own facts
-_LANGGRAPH: Final = "LangGraph's own word; the conventions know no graph engine"
+_LANGGRAPH: Final = "LangGraph's own term; the conventions have none for graph engines"
 LANGGRAPH_NODE: Final = _ours("langgraph.node", "Name of the node.", _LANGGRAPH)
 LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH, "int")
 LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
@@ -172,7 +172,7 @@ NODE_NAME: Final = MIRROR_KEYS["node_name"]
 STATUS: Final = MIRROR_KEYS["status"]
 
 # Spans below a generation, from measured times
-_BELOW: Final = "the conventions stop at the model call; where its time went is what a local model is asked about"
+_BELOW: Final = "the conventions end at the model call; for a local model, its phases matter"
 PIPELINE_QUEUE: Final = _ours("pipeline.queue", "Waiting for the loaded model.", _BELOW, kind="operation")
 PIPELINE_LOAD: Final = _ours("pipeline.load", "Loading the model.", _BELOW, kind="operation")
 SERVER_QUEUE: Final = _ours(
@@ -195,7 +195,7 @@ SERVER_DIALECT: Final = _ours("nodespan.server.dialect", "Kind of the server, su
 RESPONSE_CACHED: Final = _ours(
     "nodespan.response_cached",
     "LangChain took the answer from its cache: no model ran, so the span has no usage.",
-    "the conventions know caches of prompts, not of answers",
+    "the conventions cover caches of prompts, not of answers",
     "boolean",
 )
 CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
@@ -220,7 +220,7 @@ _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
 ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
 ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
-TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions know no tags", "string[]")
+TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions have no tags", "string[]")
 METADATA_PREFIX: Final = "nodespan.metadata."
 METADATA: Final = _ours(f"{METADATA_PREFIX}<key>", "Value of the run's metadata.", "as for tags", "string, number, ...")
 LINK_KIND: Final = _ours(
@@ -306,7 +306,7 @@ WORKFLOW_INTERRUPTS: Final = _metric(
     "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,
 )  # fmt: skip
 
-_POOL: Final = "the conventions know no queue in front of a model and no loading of one"
+_POOL: Final = "the conventions cover neither the queue in front of a model nor its loading"
 QUEUE_DURATION: Final = _metric(
     "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
     "Time queued behind other requests.", _POOL, SECONDS,
