@@ -370,7 +370,7 @@ class StoreSpanProcessor(SpanProcessor):
             pause_s = 0.0 if is_done else min(max(pause_s * 2, 1.0), _RETRY_MAX_S)
 
     def _send(self) -> tuple[bool, float]:
-        """Sends what waits. Returns whether everything was sent, and how long the destination requires senders to wait."""
+        """Sends what waits. Returns whether all was sent, and the seconds that the destination requires to wait."""
         is_done, asked_s = True, 0.0
         for store, sender in list(self._senders.items()):
             assert sender is not None
