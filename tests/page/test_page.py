@@ -156,6 +156,29 @@ class TestARun:
         expect(page.get_by_text("Copied.")).to_be_visible()
         assert '"exception.message"' in page.evaluate("navigator.clipboard.readText()")
 
+    def test_a_run_that_resumes_another_one_leads_to_it(self, page: Page, viewer: Viewer) -> None:
+        resuming, interrupted = viewer.client.get("/runs.json").json()["traces"][:2]
+        expect(page.locator("tr[data-id]").nth(1)).to_contain_text("interrupted")
+        page.locator("tr[data-id] a.resumes").click()
+        expect(page).to_have_url(re.compile(f"/trace/{interrupted['trace_id']}"))
+        expect(page.locator(".badge")).to_contain_text("interrupted")
+        page.go_back()
+        open_run(page, 0)
+        expect(page).to_have_url(re.compile(f"/trace/{resuming['trace_id']}"))
+        page.keyboard.press("j")
+        page.locator(".links a").click()
+        expect(page).to_have_url(re.compile(rf"/trace/{interrupted['trace_id']}\?span=[0-9a-f]{{16}}"))
+        expect(page.locator(".detail h2")).to_have_text("run guide")
+
+    def test_a_span_leads_to_jaeger(self, page: Page) -> None:
+        open_run(page, 2)
+        page.keyboard.press("e")
+        link = page.get_by_role("link", name="Open in Jaeger")
+        trace, span = re.search("/trace/([0-9a-f]{32})", page.url), re.search("span=([0-9a-f]{16})", page.url)
+        assert trace
+        assert span
+        expect(link).to_have_attribute("href", f"http://jaeger.example/trace/{trace[1]}?uiFind={span[1]}")
+
     def test_a_zoomed_range_is_in_the_url(self, page: Page) -> None:
         open_run(page, 2)
         page.keyboard.press("e")
