@@ -15,13 +15,13 @@ _PROMETHEUS_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What there is to know of one name.
+    """The description of one name.
 
     Attributes:
         type: OTLP value type of an attribute, instrument of a metric.
         unit: UCUM, empty where a value has none.
-        source: Convention and version of a standard name; for one of ours, why no standard name fits.
-        labels: Attributes of a metric's points. Their values are few: never an id, never a text of the user's.
+        source: Convention and version of a standard name; for others, why no standard name fits.
+        labels: Attributes of a metric's points. They have few values: never ids, never texts of the user.
         buckets: Upper bounds of a histogram's buckets, in its unit.
     """
 
@@ -37,10 +37,10 @@ class Name:
 
     @property
     def prometheus_name(self) -> str:
-        """A metric's name in Prometheus when it came over OTLP; a histogram has `_bucket`, `_sum`, `_count` after it.
+        """A metric's name in Prometheus after OTLP ingestion; a histogram has `_bucket`, `_sum`, `_count` after it.
 
         The rules are Prometheus 3's (`UnderscoreEscapingWithSuffixes`): a unit in braces adds nothing, and the unit 1
-        is said of gauges only.
+        is added to gauges only.
         """
         words = [self.name.replace(".", "_")]
         if self.unit in _PROMETHEUS_UNITS:

@@ -2,7 +2,7 @@
 
 Dialect: OpenTelemetry semantic conventions for generative AI as in core semconv 1.41 and the Python packages of today,
 which is what Jaeger 2.20 and current dashboards read. All ``gen_ai.*`` names are "Development" there.
-Each constant is the plain name; ``NAMES`` holds what there is to say about it, and the docs are generated from it.
+Each constant is the plain name; ``NAMES`` holds its description, from which the docs are generated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodespan._name import ours as _ours
 from nodespan._name import standard as _standard
 
 NAMES: Final = _ENTERED
-"""What there is to say about each name."""
+"""The description of each name."""
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 SCOPE: Final = "nodespan"
 
@@ -37,7 +37,7 @@ INVOKE_NODE: Final = _standard(
 # Standard attributes
 OPERATION_NAME: Final = _standard("gen_ai.operation.name", "What the span is: one of the operations.")
 PROVIDER_NAME: Final = _standard("gen_ai.provider.name", "Who runs the model; `llama_cpp` in process.")
-REQUEST_MODEL: Final = _standard("gen_ai.request.model", "The model that was asked for.")
+REQUEST_MODEL: Final = _standard("gen_ai.request.model", "The requested model.")
 REQUEST_MAX_TOKENS: Final = _standard("gen_ai.request.max_tokens", "Most tokens to generate.", "int", "{token}")
 REQUEST_TEMPERATURE: Final = _standard("gen_ai.request.temperature", "Sampling temperature.", "double")
 REQUEST_TOP_P: Final = _standard("gen_ai.request.top_p", "Nucleus sampling.", "double")
@@ -65,9 +65,9 @@ USAGE_REASONING: Final = _standard(
 )
 RESPONSE_ID: Final = _standard("gen_ai.response.id", "The provider's id of the answer.")
 TOOL_NAME: Final = _standard("gen_ai.tool.name", "Name of the tool.")
-TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id under which the model asked for the call.")
+TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id that the model gave to the call.")
 TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in this program.")
-DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "What was searched.")
+DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "The searched data source.")
 EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
 SERVER_ADDRESS: Final = _standard("server.address", "Host of the server of a model or of a remote graph.", source=_CORE)
 SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
@@ -84,22 +84,22 @@ EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
 EXCEPTION_MESSAGE: Final = _standard("exception.message", "Its message, redacted and capped.", source=_CORE)
 EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Its stack.", source=_CORE)
 
-# Content: only where the user has switched it on, JSON in the `{role, parts}` form
+# Content: only if the user has enabled it, JSON in the `{role, parts}` form
 _CONTENT: Final = "JSON; opt-in"
 SYSTEM_INSTRUCTIONS: Final = _standard("gen_ai.system_instructions", f"System messages ({_CONTENT}).")
-INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"What was asked ({_CONTENT}).")
+INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"The input messages ({_CONTENT}).")
 OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"What was answered ({_CONTENT}).")
 TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"What the tool was given ({_CONTENT}).")
 TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"What the tool returned ({_CONTENT}).")
 TOOL_DEFINITIONS: Final = _standard("gen_ai.tool.definitions", f"Tools that the model may call ({_CONTENT}).")
-RETRIEVAL_QUERY: Final = _standard("gen_ai.retrieval.query.text", "What was searched for (opt-in).")
-RETRIEVAL_DOCUMENTS: Final = _standard("gen_ai.retrieval.documents", f"What was found ({_CONTENT}).")
+RETRIEVAL_QUERY: Final = _standard("gen_ai.retrieval.query.text", "The query (opt-in).")
+RETRIEVAL_DOCUMENTS: Final = _standard("gen_ai.retrieval.documents", f"The found documents ({_CONTENT}).")
 INFERENCE_DETAILS_EVENT: Final = _standard(
     "gen_ai.client.inference.operation.details", "A model call with its content, as a log record.", kind="event"
 )
 
 # LangGraph's own facts
-_LANGGRAPH: Final = "LangGraph's own word; the conventions know no graph engine"
+_LANGGRAPH: Final = "LangGraph's own term; the conventions have none for graph engines"
 LANGGRAPH_NODE: Final = _ours("langgraph.node", "Name of the node.", _LANGGRAPH)
 LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH, "int")
 LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
@@ -107,7 +107,7 @@ LANGGRAPH_CHECKPOINT_NS: Final = _ours("langgraph.checkpoint_ns", "Namespace of 
 LANGGRAPH_TRIGGERS: Final = _ours("langgraph.triggers", "Channels that triggered the task.", _LANGGRAPH, "string[]")
 LANGGRAPH_PATH: Final = _ours("langgraph.path", "Path of the task; it differs between `Send` branches.", _LANGGRAPH)
 LANGGRAPH_THREAD_ID: Final = _ours("langgraph.thread.id", "Thread of the checkpointer.", _LANGGRAPH)
-LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint the run began from.", _LANGGRAPH)
+LANGGRAPH_CHECKPOINT_ID: Final = _ours("langgraph.checkpoint.id", "Checkpoint from which the run started.", _LANGGRAPH)
 LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
     "langgraph.checkpoint.left_id",
     "Checkpoint that an unfinished run left: interrupted, failed, cancelled.",
@@ -118,7 +118,7 @@ LANGGRAPH_GRAPH_HASH: Final = _ours(
     "langgraph.graph.hash", "sha256 of the declared graph: its nodes, edges, branches and subgraphs.", _LANGGRAPH
 )
 LANGGRAPH_GRAPH_TOPOLOGY: Final = _ours(
-    "langgraph.graph.topology", "It as JSON, at most 32 KiB; on its first recorded run per process and day.", _LANGGRAPH
+    "langgraph.graph.topology", "The graph as JSON, up to 32 KiB; on its first recorded run per day.", _LANGGRAPH
 )
 LANGGRAPH_EDGES: Final = _ours(
     "langgraph.edges", "Taken edges as kind and target; of a run those from its start.", _LANGGRAPH, "string[]"
@@ -163,7 +163,7 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("tokens_per_s", "double", "{token}/s", "(output_tokens - 1) / decode_s."),
         ("tokens_estimated", "boolean", "", "Token counts are of the texts: the server reports none."),
         ("cache_status", "string", "", "Pipeline cache: `hit` or `loaded`."),
-        ("finish_reason", "string", "", "`stop`, `length`, `cancelled`, `error` or the engine's own word."),
+        ("finish_reason", "string", "", "`stop`, `length`, `cancelled`, `error` or the engine's own value."),
         ("error_type", "string", "", "Class of the error."),
     )
 }
@@ -172,11 +172,11 @@ NODE_NAME: Final = MIRROR_KEYS["node_name"]
 STATUS: Final = MIRROR_KEYS["status"]
 
 # Spans below a generation, from measured times
-_BELOW: Final = "the conventions stop at the model call; where its time went is what a local model is asked about"
+_BELOW: Final = "the conventions end at the model call; for a local model, its phases matter"
 PIPELINE_QUEUE: Final = _ours("pipeline.queue", "Waiting for the loaded model.", _BELOW, kind="operation")
 PIPELINE_LOAD: Final = _ours("pipeline.load", "Loading the model.", _BELOW, kind="operation")
 SERVER_QUEUE: Final = _ours(
-    "server.queue", "Waiting in the server's queue, until a slot begins.", _BELOW, kind="operation"
+    "server.queue", "Waiting in the server's queue, until a slot starts.", _BELOW, kind="operation"
 )
 SERVER_LOAD: Final = _ours("server.load", "Loading the model in the server.", _BELOW, kind="operation")
 LLAMA_CPP_PREFILL: Final = _ours("llama_cpp.prefill", "Evaluating the prompt.", _BELOW, kind="operation")
@@ -195,24 +195,24 @@ SERVER_DIALECT: Final = _ours("nodespan.server.dialect", "Kind of the server, su
 RESPONSE_CACHED: Final = _ours(
     "nodespan.response_cached",
     "LangChain took the answer from its cache: no model ran, so the span has no usage.",
-    "the conventions know caches of prompts, not of answers",
+    "the conventions cover caches of prompts, not of answers",
     "boolean",
 )
-CHUNKS: Final = _ours("nodespan.chunks", "Chunks handed to the consumer.", "chunks are no tokens", "int", "{chunk}")
+CHUNKS: Final = _ours("nodespan.chunks", "Chunks passed to the consumer.", "chunks are not tokens", "int", "{chunk}")
 
 CONTEXT_SIZE: Final = _ours(
     "nodespan.context_size", "Tokens that fit into the model's context.", _BELOW, "int", "{token}"
 )
 
-# What of a prompt a model's context held from the call before
-_PREFIX: Final = "the conventions count cached tokens, and do not name the call that left them"
+# Reuse of a prompt's beginning from the previous call
+_PREFIX: Final = "the conventions count cached tokens without the call they come from"
 PREFIX_SHARED: Final = _ours(
-    "nodespan.prefix.shared_tokens", "Tokens at the prompt's begin that the context held.", _PREFIX, "int", "{token}"
+    "nodespan.prefix.shared_tokens", "Tokens at the prompt's start that the context held.", _PREFIX, "int", "{token}"
 )
 PREFIX_REPEATED: Final = _ours(
-    "nodespan.prefix.repeated_tokens", "Held tokens that the prompt has others in place of.", _PREFIX, "int", "{token}"
+    "nodespan.prefix.repeated_tokens", "Held tokens that differ from those of the prompt.", _PREFIX, "int", "{token}"
 )
-PREFIX_PREVIOUS_NODE: Final = _ours("nodespan.prefix.previous_node", "Node of the model's call before.", _PREFIX)
+PREFIX_PREVIOUS_NODE: Final = _ours("nodespan.prefix.previous_node", "Node of the model's previous call.", _PREFIX)
 PREFIX_COST: Final = _ours("nodespan.prefix.cost_s", "Prefill after the shared tokens.", _PREFIX, "double", "s")
 
 # Runs and attempts
@@ -220,7 +220,7 @@ _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
 ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
 ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
-TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions know no tags", "string[]")
+TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions have no tags", "string[]")
 METADATA_PREFIX: Final = "nodespan.metadata."
 METADATA: Final = _ours(f"{METADATA_PREFIX}<key>", "Value of the run's metadata.", "as for tags", "string, number, ...")
 LINK_KIND: Final = _ours(
@@ -234,7 +234,7 @@ TRACEPARENT_KEY: Final = _ours(
 PRIORITY: Final = MIRROR_KEYS["priority"]
 
 # Metrics. The conventions' own buckets end at 82 s for a duration and at 10 s for a time to first token, which a local
-# model on a CPU exceeds every day; explicit buckets are advice there, so ours reach further and keep the names.
+# model on a CPU often exceeds; explicit buckets are advisory there, so ours reach further under the same names.
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 FIRST_TOKEN_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 60, 120)
 TOKEN_SECONDS: Final = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -283,15 +283,15 @@ NODE_DURATION: Final = _metric(
 )  # fmt: skip
 NODE_RETRIES: Final = _metric(
     "nodespan.node.retries", "counter", "{attempt}", (*_NODE_LABELS, ERROR_TYPE),
-    "Failed attempts that were tried again.", _ATTEMPT,
+    "Failed attempts that were retried.", _ATTEMPT,
 )  # fmt: skip
 WORKFLOW_ACTIVE: Final = _metric(
     "nodespan.workflow.active", "updowncounter", "{workflow}", (WORKFLOW_NAME,),
-    "Runs under way, those of subgraphs too.", _LANGGRAPH,
+    "Active runs, including those of subgraphs.", _LANGGRAPH,
 )  # fmt: skip
 PHASE: Final = _ours(
-    "nodespan.phase", "What an execution does: `queued`, `loading`, `prefilling`, `decoding`, `retrying`, `tool`, or "
-    "`other`.", "no convention covers the phases of a call that is under way",
+    "nodespan.phase", "Phase of an execution: `queued`, `loading`, `prefilling`, `decoding`, `retrying`, `tool`, or "
+    "`other`.", "no convention covers the phases of an open call",
 )  # fmt: skip
 NODE_RUNNING: Final = _metric(
     "nodespan.node.running", "observable gauge", "{execution}", _NODE_LABELS,
@@ -306,7 +306,7 @@ WORKFLOW_INTERRUPTS: Final = _metric(
     "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,
 )  # fmt: skip
 
-_POOL: Final = "the conventions know no queue in front of a model and no loading of one"
+_POOL: Final = "the conventions cover neither the queue in front of a model nor its loading"
 QUEUE_DURATION: Final = _metric(
     "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
     "Time queued behind other requests.", _POOL, SECONDS,
@@ -325,11 +325,11 @@ LOADED: Final = _metric(
 )  # fmt: skip
 EVICTIONS: Final = _metric(
     "nodespan.pipeline.evictions", "counter", "{model}", (REQUEST_MODEL,),
-    "Models that were freed to make room for another.", _POOL,
+    "Models that were evicted for another.", _POOL,
 )  # fmt: skip
 TOKENS_IN_FLIGHT: Final = _metric(
     "nodespan.pipeline.tokens.in_flight", "observable updowncounter", "{token}", (REQUEST_MODEL,),
-    "Prompt and output tokens of the generations under way.", _POOL,
+    "Prompt and output tokens of the active generations.", _POOL,
 )  # fmt: skip
 PREFILL_DURATION: Final = _metric(
     "nodespan.llama_cpp.prefill.duration", "histogram", "s", (REQUEST_MODEL,),
@@ -349,16 +349,16 @@ DECODE_TOKENS: Final = _metric(
 )  # fmt: skip
 CACHED_TOKENS: Final = _metric(
     "nodespan.llama_cpp.cached.tokens", "counter", "{token}", (REQUEST_MODEL,),
-    "Prompt tokens found in the KV cache: prefix reuse is their part of all input tokens.", _BELOW,
+    "Prompt tokens found in the KV cache: prefix reuse is their share of all input tokens.", _BELOW,
 )  # fmt: skip
 PREFIX_REUSE: Final = _metric(
     "nodespan.prefix.reuse", "histogram", "1", (REQUEST_MODEL, NODE, PREFIX_PREVIOUS_NODE),
-    "Part of a prompt's tokens that was found in a cache, by the node and the one that used the model before.",
+    "Share of a prompt's tokens found in a cache, by its node and the node of the previous call.",
     _PREFIX, RATIO,
 )  # fmt: skip
 CONTEXT_UTILIZATION: Final = _metric(
     "nodespan.llama_cpp.context.utilization", "histogram", "1", (REQUEST_MODEL,),
-    "Part of the context that a call's tokens had filled at its end.", _BELOW, RATIO,
+    "Share of the context that a call's tokens fill at its end.", _BELOW, RATIO,
 )  # fmt: skip
 MODEL_SIZE: Final = _metric(
     "nodespan.llama_cpp.model.size", "observable gauge", "By", (REQUEST_MODEL,),
@@ -370,10 +370,10 @@ STATE_SIZE: Final = _metric(
 )  # fmt: skip
 
 # Metrics of nodespan itself
-TELEMETRY_ERROR_KIND: Final = _ours("nodespan.telemetry.operation", "What nodespan was doing.", "label of its errors")
+TELEMETRY_ERROR_KIND: Final = _ours("nodespan.telemetry.operation", "nodespan's failed operation.", "label of errors")
 TELEMETRY_ERRORS: Final = _metric(
     "nodespan.telemetry.errors", "counter", "{error}", (TELEMETRY_ERROR_KIND,),
-    "Errors inside nodespan that the application never saw.", "otel.sdk.* counts the SDK's own work only",
+    "Internal errors of nodespan, which do not reach the application.", "otel.sdk.* counts the SDK's own work only",
 )  # fmt: skip
 _OUTBOX: Final = "the SDK's own queue is in memory; an outbox on disk has no convention"
 OUTBOX_SPANS: Final = _metric(
@@ -382,14 +382,14 @@ OUTBOX_SPANS: Final = _metric(
 )  # fmt: skip
 OUTBOX_AGE: Final = _metric(
     "nodespan.telemetry.outbox.age", "observable gauge", "s", (),
-    "For how long the oldest of them has waited.", _OUTBOX,
+    "Waiting time of the oldest of them.", _OUTBOX,
 )  # fmt: skip
 _SDK: Final = "OpenTelemetry semantic conventions 1.41, SDK metrics"
 SPANS_PROCESSED: Final = _metric(
     "otel.sdk.processor.span.processed", "observable counter", "{span}", (ERROR_TYPE,),
-    "Spans that the processor is done with: stored, or dropped for the reason in `error.type`.", _SDK,
+    "Spans that the processor has stored, or dropped for the reason in `error.type`.", _SDK,
 )  # fmt: skip
 SPANS_EXPORTED: Final = _metric(
     "otel.sdk.exporter.span.exported", "observable counter", "{span}", (ERROR_TYPE,),
-    "Spans that the destination has taken, or refused for the reason in `error.type`.", _SDK,
+    "Spans that the destination has accepted, or rejected for the reason in `error.type`.", _SDK,
 )  # fmt: skip

@@ -95,9 +95,9 @@ class Live:
             self._readers -= 1
 
     def _follow(self) -> None:
-        """The thread's work."""
+        """Polls the store; runs in the thread."""
         cursor = ""
-        while self._is_wanted():
+        while self._has_readers():
             try:
                 if not cursor:
                     cursor = self._cursor = self._reader.cursor()
@@ -112,7 +112,7 @@ class Live:
                 cursor = self._cursor = step[0]["cursor"]
                 self._wake()
 
-    def _is_wanted(self) -> bool:
+    def _has_readers(self) -> bool:
         with self._lock:
             if self._readers and not self._is_closed:
                 return True
