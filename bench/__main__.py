@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 THEMES = (
     "overhead", "langchain", "service", "events", "chunks", "export", "lag", "startup", "state", "memory", "search",
-    "outage", "servers", "page", "viewer", "graphdata",
+    "outage", "servers", "page", "viewer", "graphdata", "sustained",
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def look_up(place: str) -> str:
     return f"{place} lies by the river."
 
 
-def make_graph(rounds: int, pace_s: float, *, fails: bool = False, asks: bool = False) -> Any:
+def make_graph(rounds: int, pace_s: float, *, fails: bool = False, interrupts: bool = False) -> Any:
     """Plan and act in a loop of so many rounds, then search in parallel, check in a subgraph, and write."""
     usage = {"input_tokens": 412, "output_tokens": 57, "total_tokens": 469}
     model = Talker(messages=(AIMessage(ANSWERS[i % 3], usage_metadata=usage) for i in range(10_000)), pace_s=pace_s)
@@ -82,7 +82,7 @@ def make_graph(rounds: int, pace_s: float, *, fails: bool = False, asks: bool = 
     def write(state: State) -> Command[str]:
         if fails:
             raise ValueError("the harbour is closed")
-        if asks:
+        if interrupts:
             interrupt({"question": "Shall it be sent?"})
         model.invoke([HumanMessage("\n".join(state["findings"][-3:]))])
         return Command(update={"answer": "north"}, goto=END)
@@ -114,9 +114,11 @@ def make_subgraph(pace_s: float) -> Any:
     return graph.compile(name="check")
 
 
-def run(question: str, thread: str, rounds: int, pace_s: float, *, fails: bool = False, asks: bool = False) -> None:
-    """One run, and a second that resumes it if it interrupts."""
-    graph = make_graph(rounds, pace_s, fails=fails, asks=asks)
+def run(
+    question: str, thread: str, rounds: int, pace_s: float, *, fails: bool = False, interrupts: bool = False
+) -> None:
+    """One run, and a second one that resumes it after an interrupt."""
+    graph = make_graph(rounds, pace_s, fails=fails, interrupts=interrupts)
     config = {
         "configurable": {"thread_id": thread},
         "tags": ["harbour"],
@@ -125,7 +127,7 @@ def run(question: str, thread: str, rounds: int, pace_s: float, *, fails: bool =
     }
     try:
         graph.invoke({"question": question}, config)
-        if asks:
+        if interrupts:
             graph.invoke(Command(resume="yes"), config)
     except ValueError:
         if not fails:
@@ -139,7 +141,7 @@ def main() -> None:
             for i in range(4):
                 run("Where does the river flow?", f"thread-{i % 2}", ROUNDS if i == 3 else 2, 0.02)
             run("Is the harbour open?", "thread-2", 2, 0.03, fails=True)
-            run("Is it safe to sail?", "thread-2", 2, 0.03, asks=True)
+            run("Is it safe to sail?", "thread-2", 2, 0.03, interrupts=True)
         else:
             seconds = float(sys.argv[1])
             run("Where does the river flow?", "thread-long", ROUNDS, seconds / (ROUNDS + 3))  # 3 nodes after the loop

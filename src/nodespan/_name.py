@@ -40,7 +40,7 @@ class Name:
         """A metric's name in Prometheus after OTLP ingestion; a histogram has `_bucket`, `_sum`, `_count` after it.
 
         The rules are Prometheus 3's (`UnderscoreEscapingWithSuffixes`): a unit in braces adds nothing, and the unit 1
-        is appended for gauges only.
+        is added to gauges only.
         """
         words = [self.name.replace(".", "_")]
         if self.unit in _PROMETHEUS_UNITS:

@@ -17,6 +17,7 @@ from viewer_process import Viewer, ViewerProcess, ViewerThread
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PROGRAM = [sys.executable, str(Path(__file__).parents[1] / "watched_program.py")]
+JAEGER_URL = "http://jaeger.example/trace/{trace_id}?uiFind={span_id}"
 TIMEOUT_MS = 15_000
 
 
@@ -49,7 +50,8 @@ def runs_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def runs_viewer(runs_store: Path) -> Iterator[ViewerProcess]:
     """`nodespan ui` on that store, in a process of its own."""
-    with ViewerProcess("--port", "0", environment={"NODESPAN_STORE": str(runs_store)}) as process:
+    environment = {"NODESPAN_STORE": str(runs_store), "NODESPAN_JAEGER_URL": JAEGER_URL}
+    with ViewerProcess("--port", "0", environment=environment) as process:
         yield process
 
 

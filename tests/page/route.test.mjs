@@ -71,13 +71,13 @@ test("the last row is reached at the end of the scroll bar, also of a list that 
   assert.equal(scrollScale(1000, 26, 600).offset(123), 123);
 });
 
-test("subscribers run once for several changes and hear which", () => {
+test("subscribers run once for several changes, with their names", () => {
   const pending = [];
   const store = createStore(initialState(at("/")), (run) => pending.push(run));
-  const heard = [];
-  store.subscribe((_, changed) => heard.push([...changed].sort()));
+  const received = [];
+  store.subscribe((_, changed) => received.push([...changed].sort()));
   store.set({ error: "a" });
   store.set({ help: true });
   pending.forEach((run) => run());
-  assert.deepEqual(heard, [["error", "help"]]);
+  assert.deepEqual(received, [["error", "help"]]);
 });

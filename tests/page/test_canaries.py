@@ -31,13 +31,13 @@ SHOWN = {
 FOREIGN = """() => [...document.querySelectorAll('script, img, iframe, object, embed, [onload], [onerror]')]
     .map((each) => each.outerHTML.slice(0, 80))"""
 REFUSED = """async () => {
-    const heard = new Promise((done) => {
+    const violation = new Promise((done) => {
         document.addEventListener('securitypolicyviolation', (event) => done(event.violatedDirective), { once: true });
     });
     const script = document.createElement('script');
     script.textContent = 'window.owned = true';
     document.body.append(script);
-    return [await heard, window.owned === undefined];
+    return [await violation, window.owned === undefined];
 }"""
 
 

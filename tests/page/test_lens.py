@@ -14,15 +14,16 @@ from viewer_process import Viewer
 TRACE = "5" * 32
 CALLS = (
     {"node": "plan", "input": 100},
-    {"node": "check", "input": 100, "shared": 20, "repeated": 80, "previous": "plan"},
-    {"node": "plan", "input": 120, "shared": 100, "repeated": 20, "previous": "check"},
-    {"node": "check", "input": 100, "shared": 40, "repeated": 60, "previous": "plan"},
+    {"node": "check_facts", "input": 100, "shared": 20, "repeated": 80, "previous": "plan"},
+    {"node": "plan", "input": 120, "shared": 100, "repeated": 20, "previous": "check_facts"},
+    {"node": "check_facts", "input": 100, "shared": 40, "repeated": 60, "previous": "plan"},
+    {"node": "summarise", "input": 100, "shared": 50, "repeated": 50, "previous": "check_facts"},
 )
 
 
 @pytest.fixture(scope="module")
 def viewer(own_viewer: Viewer) -> Viewer:
-    spans = [span("1", "", "invoke_workflow trip", 0, 50, {semconv.OPERATION_NAME: semconv.INVOKE_WORKFLOW})]
+    spans = [span("1", "", "invoke_workflow trip", 0, 60, {semconv.OPERATION_NAME: semconv.INVOKE_WORKFLOW})]
     for i, call in enumerate(CALLS):
         spans += call_spans(i, call)
     resource = {"scopeSpans": [{"scope": {"name": "program"}, "spans": spans}]}
@@ -80,11 +81,11 @@ def test_the_prefix_lens_has_the_call_and_the_matrix_of_the_run(page: Page, view
     expect(prefix.locator("dl")).to_contain_text("1.50 s")
     prefix.locator("summary").click()
     table = prefix.locator(".matrix table")
-    assert table.locator("thead th").all_inner_texts() == ["plan", "check"]
+    assert table.locator("thead th").all_inner_texts() == ["plan", "check_facts"]
     rows = {
         row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()
     }
-    assert rows == {"check": ["30 %", ""], "plan": ["", "83 %"]}
+    assert rows == {"check_facts": ["30 %", ""], "plan": ["", "83 %"], "summarise": ["", "50 %"]}
 
 
 def test_a_call_without_a_call_before_has_no_prefix_lens(page: Page, viewer: Viewer) -> None:

@@ -1,4 +1,4 @@
-"""A run is watched while it runs: from its first second, through a sleep of the tab, to its end."""
+"""A run is watched while it runs: from its first second, through a suspension of the tab, to its end."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def test_a_run_is_watched_from_its_first_second(
 
 
 @pytest.mark.extended
-def test_a_tab_that_slept_is_right_again(page: Page, context: BrowserContext, viewer: Viewer, start: Start) -> None:
+def test_a_suspended_tab_is_right_again(page: Page, context: BrowserContext, viewer: Viewer, start: Start) -> None:
     process = start("8")
     page.locator("tr.is-running").wait_for(timeout=60_000)
-    other = context.new_page()  # a list, which sleeps as well
+    other = context.new_page()  # a list, which is suspended as well
     other.goto(viewer.base)
     other.locator("tr.is-running").wait_for()
     page.locator("tr.is-running a.title").click()

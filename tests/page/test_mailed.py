@@ -84,7 +84,7 @@ def test_policy_and_notice_are_in_the_file(mailed: Path, tab: Page) -> None:
     text = mailed.read_text(encoding="utf-8")
     assert "Content-Security-Policy" in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
-    assert tab.locator(".notice").inner_text()
+    assert tab.get_by_role("note").inner_text()
 
 
 def test_the_policy_of_the_file_refuses_requests_and_inline_code(context: BrowserContext, mailed: Path) -> None:

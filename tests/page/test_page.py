@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import check
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from viewer_process import Viewer
 
@@ -156,6 +156,29 @@ class TestARun:
         expect(page.get_by_text("Copied.")).to_be_visible()
         assert '"exception.message"' in page.evaluate("navigator.clipboard.readText()")
 
+    def test_a_run_that_resumes_another_one_leads_to_it(self, page: Page, viewer: Viewer) -> None:
+        resuming, interrupted = viewer.client.get("/runs.json").json()["traces"][:2]
+        expect(page.locator("tr[data-id]").nth(1)).to_contain_text("interrupted")
+        page.locator("tr[data-id] a.resumes").click()
+        expect(page).to_have_url(re.compile(f"/trace/{interrupted['trace_id']}"))
+        expect(page.locator(".badge")).to_contain_text("interrupted")
+        page.go_back()
+        open_run(page, 0)
+        expect(page).to_have_url(re.compile(f"/trace/{resuming['trace_id']}"))
+        page.keyboard.press("j")
+        page.locator(".links a").click()
+        expect(page).to_have_url(re.compile(rf"/trace/{interrupted['trace_id']}\?span=[0-9a-f]{{16}}"))
+        expect(page.locator(".detail h2")).to_have_text("run guide")
+
+    def test_a_span_leads_to_jaeger(self, page: Page) -> None:
+        open_run(page, 2)
+        page.keyboard.press("e")
+        link = page.get_by_role("link", name="Open in Jaeger")
+        trace, span = re.search("/trace/([0-9a-f]{32})", page.url), re.search("span=([0-9a-f]{16})", page.url)
+        assert trace
+        assert span
+        expect(link).to_have_attribute("href", f"http://jaeger.example/trace/{trace[1]}?uiFind={span[1]}")
+
     def test_a_zoomed_range_is_in_the_url(self, page: Page) -> None:
         open_run(page, 2)
         page.keyboard.press("e")
@@ -197,32 +220,67 @@ def test_iterations_subgraphs_and_keys(page: Page, viewer: Viewer) -> None:
     expect(page.locator(".gnode.is-selected")).to_have_count(1)
 
 
+def test_the_texts_of_a_node_are_inside_of_its_box(page: Page) -> None:
+    open_run(page, 2)  # the one with an error
+    page.keyboard.press("g")
+    expect(page.locator(".gnode.is-error")).to_contain_text("✕ 1")
+    assert page.evaluate(TOO_WIDE) == []
+
+
+TOO_WIDE = """() => [...document.querySelectorAll('.gnode text')].filter((text) => {
+    const box = text.parentElement.querySelector('rect:last-of-type').getBBox();
+    return text.getBBox().width > box.width - 4;
+}).map((text) => text.textContent)"""
+
+
+def test_a_list_without_all_runs_states_it_and_is_completed(page: Page, viewer: Viewer) -> None:
+    expected = [trace["trace_id"] for trace in viewer.client.get("/runs.json").json()["traces"]]
+    answers: list[str] = []
+
+    def answer(route: Route) -> None:
+        """The first one is that of a server whose index is being filled."""
+        document = route.fetch().json()
+        if not answers:
+            document["traces"] = document["traces"][:1]
+            document["status"]["indexed_spans"] = document["status"]["spans"] // 2
+        answers.append("sent")
+        route.fulfill(json=document)
+
+    page.route("**/runs.json*", answer)
+    page.reload()
+    expect(page.get_by_role("note")).to_contain_text("50 %")
+    expect(page.locator("tr[data-id]")).to_have_count(1)
+    expect(page.locator("tr[data-id]")).to_have_count(len(expected))
+    expect(page.get_by_role("note")).to_be_hidden()
+    assert page.locator("tr[data-id]").evaluate_all("all => all.map(row => row.dataset.id)") == expected
+
+
 def test_axe_finds_nothing_serious_in_any_view_and_theme(page: Page) -> None:
     axe = (check.node_modules() / "axe-core" / "axe.min.js").read_text()
-    for scheme in ("light", "dark"):
+    for scheme, rules in (("light", None), ("dark", ["color-contrast"])):  # the others do not depend on the theme
         page.emulate_media(color_scheme=scheme)
         page.goto(page.url.split("/trace")[0].split("?")[0])
         page.locator("tr[data-id]").first.wait_for()
-        found = {"runs": serious(page, axe)}
+        found = {"runs": serious(page, axe, rules)}
         page.keyboard.press("c")
-        found["conversations"] = serious(page, axe)
+        found["conversations"] = serious(page, axe, rules)
         open_run(page, 2)
         page.keyboard.press("e")
         page.locator(".attributes table").first.wait_for()
         for view in VIEWS:
             page.get_by_role("link", name=view.capitalize(), exact=True).click()
             page.locator(f"section.{'writes' if view == 'state' else view}").wait_for()
-            found[view] = serious(page, axe)
+            found[view] = serious(page, axe, rules)
         page.keyboard.press("?")
-        found["help"] = serious(page, axe)
+        found["help"] = serious(page, axe, rules)
         page.keyboard.press("Escape")
         assert not any(found.values()), (scheme, found)
 
 
-def serious(page: Page, axe: str) -> list[str]:
+def serious(page: Page, axe: str, rules: list[str] | None) -> list[str]:
     # Not as a script element: the page's policy refuses one that is not its own.
     page.evaluate(axe)
-    found = page.evaluate("async () => (await axe.run(document)).violations")
+    found = page.evaluate("async (only) => (await axe.run(document, only ? { runOnly: only } : {})).violations", rules)
     return [
         f"{rule['id']}: {rule['help']} {[node['target'] for node in rule['nodes']][:4]}"
         for rule in found

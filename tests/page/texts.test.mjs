@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { asText, byMeaning, matches } from "attributes";
 import { words } from "filters";
 import { ago, duration, line, percent, phaseText, tokens, visible } from "format";
-import { conversations, endOf } from "runs";
+import { conversations, endOf, incomplete } from "runs";
 import { record } from "./fixtures.mjs";
 
 test("durations have three digits and the unit that fits", () => {
@@ -64,4 +64,13 @@ test("active filters have words", () => {
   assert.equal(words("min", "10"), "at least 10.0 s");
   assert.equal(words("meta", "team=a"), "metadata: team=a");
   assert.equal(words("error", "1"), "with errors");
+});
+
+test("a list from which runs are missing states why", () => {
+  const why = (status) => incomplete({ traces: [], next: null, cursor: "", now_ns: 0, status: { path: "/x", spans: 200, indexed_spans: 200, untracked: 0, ...status } });
+  assert.equal(incomplete({ traces: [], next: null, cursor: "", now_ns: 0 }), "");
+  assert.equal(why({}), "");
+  assert.match(why({ indexed_spans: 50 }), /^25 % of the spans are indexed/);
+  assert.match(why({ path: "memory" }), /NODESPAN_STORE=memory/);
+  assert.match(why({ untracked: 7 }), /^7 running spans are not shown/);
 });

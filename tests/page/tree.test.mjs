@@ -11,7 +11,7 @@ const labels = (found, choices = new Map()) => {
   return [...nodes].map((node, i) => "  ".repeat(depth[i]) + (node < found.n ? found.trace.text("name", node) : `[${found.groupOf(node).label} ×${found.groupOf(node).count}]`));
 };
 
-test("children stand under their parents, by start", () => {
+test("children are under their parents, by start", () => {
   const found = tree([{ name: "root", duration: 9 }, { name: "late", parent: 0, start: 5 }, { name: "early", parent: 0, start: 1 }, { name: "leaf", parent: 2, start: 2 }]);
   assert.deepEqual(labels(found), ["root", "  early", "    leaf", "  late"]);
 });

@@ -97,7 +97,7 @@ def _store_of(file: Path, stack: ExitStack) -> SqliteStore:
     folder = stack.enter_context(TemporaryDirectory(prefix="nodespan-ui-"))
     store = SqliteStore(Path(folder) / "nodespan.db", StoreLimits(max_bytes=2**62))
     parts = load(file, store)
-    first = next(parts, None)  # what is no file of traces is an error at once
+    first = next(parts, None)  # a file without traces is an error before the server starts
     if first is None:
         raise ConfigurationError(f"{file} is empty.")
     threading.Thread(target=_load, args=(file, first, parts), name="nodespan-load", daemon=True).start()

@@ -64,14 +64,14 @@ def server_profile(url: str) -> ModelProfile:
             name = str(json.load(answer)["data"][0]["id"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise NodespanError(
-            f"No model is listed at {address} ({error}). Give the address of a server that speaks OpenAI's protocol: "
+            f"No model is listed at {address} ({error}). Give the address of a server with OpenAI's protocol: "
             "nodespan demo --server http://127.0.0.1:8080/v1"
         ) from error
     return profile.model_copy(update={"name": Path(name).stem if name.endswith(".gguf") else name})
 
 
 def make_factory(profile: ModelProfile) -> PipelineFactory:
-    """The demo's one model, loaded by the first node that asks."""
+    """The demo's one model, loaded by the first node that needs it."""
     return PipelineFactory({ModelProfileType.Primary: profile})
 
 

@@ -39,7 +39,7 @@ class OutboxSender:
         outages: Logs outages and losses.
         own_writer: Batches of this writer are counted by ``on_own`` alone.
         on_own: Called with spans and outcome of this process's batches.
-        is_stopped: Asked between two requests.
+        is_stopped: Called between two requests.
     """
 
     def __init__(

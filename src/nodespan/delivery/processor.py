@@ -354,7 +354,7 @@ class StoreSpanProcessor(SpanProcessor):
         pause_s = asked_s = 0.0
         while not self._stopped.is_set():
             # A failed try is followed by a longer pause each time, unless a flush asks for an earlier one; and that one
-            # waits as well for as long as the destination has asked for.
+            # waits, too, for the time that the destination has named.
             if asked_s:
                 self._stopped.wait(asked_s)
             elif pause_s:
@@ -370,7 +370,7 @@ class StoreSpanProcessor(SpanProcessor):
             pause_s = 0.0 if is_done else min(max(pause_s * 2, 1.0), _RETRY_MAX_S)
 
     def _send(self) -> tuple[bool, float]:
-        """Sends what waits. Returns whether everything was sent, and for how long the destination asks to be left."""
+        """Sends what waits. Returns whether all was sent, and the seconds that the destination requires to wait."""
         is_done, asked_s = True, 0.0
         for store, sender in list(self._senders.items()):
             assert sender is not None

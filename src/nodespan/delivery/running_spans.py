@@ -138,7 +138,7 @@ class RunningSpans:
             self._write(store, opened, phases, over, now, timeout_s)
 
     def close(self) -> None:
-        """Removes the process's rows: it ends in order, and with it whatever is still open."""
+        """Removes the process's rows: it ends in order, and with it all spans that are open."""
         self._tracked.clear()
         self._started.clear()
         self._leave_store()

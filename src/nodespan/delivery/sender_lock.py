@@ -101,7 +101,7 @@ class SenderLock:
             os.close(handle)
 
     def holder(self) -> Holder | None:
-        """The process that holds the lock, as far as it is known; to be asked after ``acquire`` failed."""
+        """The process that holds the lock, as far as it is known. Read it after ``acquire`` has failed."""
         if self._path is None:
             return None
         with _table:

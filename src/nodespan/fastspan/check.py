@@ -78,7 +78,7 @@ def find_difference() -> str | None:
     """
     try:
         expected, found = _trace(is_lean=False), _trace(is_lean=True)
-    except Exception as error:  # noqa: BLE001 whatever this version of the SDK lacks, its own span is used instead
+    except Exception as error:  # noqa: BLE001 where this version of the SDK differs, its own span is used instead
         return f"{type(error).__name__}: {error}"
     for one, other in zip(expected, found, strict=True):
         if one != other:

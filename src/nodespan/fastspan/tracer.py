@@ -1,4 +1,4 @@
-"""The tracer of lean spans: short where nothing needs to be asked, and the SDK's procedure everywhere else."""
+"""The tracer of lean spans: a short path for children of sampled lean spans, and the SDK's procedure for all others."""
 
 # The SDK has no public way to make a span; find_difference() compares what comes out.
 # pyright: reportPrivateUsage=false

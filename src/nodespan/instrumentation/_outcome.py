@@ -1,4 +1,4 @@
-"""How work ended, judged by the exception it left with: the same for graphs, nodes, tools and models."""
+"""The outcome of work by the exception that ended it: the same for graphs, nodes, tools and models."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CANCELLED: Final = (
     GeneratorExit,
     KeyboardInterrupt,
     SystemExit,
-    GraphBubbleUp,  # what is left of LangGraph's control flow: a run that was asked to stop (GraphDrained)
+    GraphBubbleUp,  # the rest of LangGraph's control flow: a run that was requested to stop (GraphDrained)
 )
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
-    """How work that left with this exception ended. LangGraph's control flow and cancellation are no errors."""
+    """The outcome of work that this exception ended. LangGraph's control flow and cancellation are not errors."""
     if error is None or isinstance(error, ParentCommand):
         return "ok"
     if isinstance(error, GraphInterrupt):
@@ -31,7 +31,7 @@ def outcome_of(error: BaseException | None) -> Outcome:
 
 
 def end_span(scope: SpanScope, error: BaseException | None) -> None:
-    """Ends the span of a call that left with this exception, or returned."""
+    """Ends the span of a call that raised this exception, or returned."""
     outcome = outcome_of(error)
     if outcome == "error" and error is not None:
         scope.fail(error)

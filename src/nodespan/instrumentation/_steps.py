@@ -1,8 +1,8 @@
-"""A generator whose every step runs with our span current, and which leaves nothing behind between two steps.
+"""Generators whose every step runs with the work's span current, and which leave no context between two steps.
 
 A generator's body runs in its consumer's context. So the context is attached for one step and detached before the
-``yield``: the consumer's own span, context and baggage are never touched, also when another task or thread goes on
-with the generator, or the garbage collector ends it.
+``yield``: the consumer's own span, context and baggage are never touched, also if another task or thread continues
+the generator, or the garbage collector ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AsyncSteps: TypeAlias = AsyncGenerator[Any, Any]
 
 
 class Enclosure(Protocol):
-    """Work that goes on in steps."""
+    """Work that is done in steps."""
 
     def step(self) -> AbstractContextManager[None]:
         """Makes the work's span current, over the context that the consumer has at this step."""

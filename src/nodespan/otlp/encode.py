@@ -48,7 +48,7 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> list[Encoded]:
 
 
 def _encoded(spans: Sequence[ReadableSpan]) -> bytes | None:
-    with suppress(Exception):  # whatever a value made the encoder raise
+    with suppress(Exception):  # a value made the encoder raise
         return wire.encode(spans)
     with suppress(Exception):
         return _by_the_sdk(spans)

@@ -1,4 +1,4 @@
-"""What a search has to know of an encoded batch, without making records of its spans."""
+"""The searchable fields of an encoded batch, without records of its spans."""
 
 from __future__ import annotations
 

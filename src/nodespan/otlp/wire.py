@@ -56,7 +56,7 @@ def _field(tag: bytes, data: bytes) -> bytes:
 
 
 def _any_value(value: Any) -> bytes:
-    """An ``AnyValue``. Types are asked in the SDK encoder's order.
+    """An ``AnyValue``. Types are tried in the SDK encoder's order.
 
     Raises:
         ValueError: An integer of more than 64 bits, or a text that UTF-8 cannot hold.

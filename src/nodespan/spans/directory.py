@@ -25,7 +25,7 @@ class RunDirectory:
     Written by whatever opens spans in the run, read by the event stream; single dict operations are atomic.
 
     Attributes:
-        nodes: Node executions by their checkpoint namespace, which is stable over retries; ``None`` when nobody reads
+        nodes: Node executions by their checkpoint namespace, which is stable over retries; ``None`` when nothing reads
             it, so that a long run does not grow it.
         runs: Span ids of models and tools by LangChain's run id; ``None`` likewise.
         streams: Whether nodes stream their chunks in this run; ``None`` leaves it to the node.

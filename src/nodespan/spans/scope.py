@@ -232,7 +232,7 @@ class SpanScope:
 
     @property
     def took_s(self) -> float:
-        """Seconds from the start to the end as the ended span has them, so that a metric says the same.
+        """Seconds from the start to the end as the ended span has them, so that span and metric agree.
 
         A span that is not recorded has no times: there it is the seconds until now.
         """
@@ -321,7 +321,7 @@ class Attached:
 
     Args:
         context: To be current.
-        owner: The one that is found in it, where the caller knows it.
+        owner: The one that is found in it, where the caller has it.
     """
 
     __slots__ = ("_context", "_owner", "_owner_token", "_token")
@@ -338,7 +338,7 @@ class Attached:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
-        # it) unwinds in somebody else's context: there is nothing of ours to take away there. The public detach would
+        # it) unwinds in another context, which holds nothing to reset. The public detach would
         # log that as "Failed to detach context".
         try:
             _innermost.reset(self._owner_token)

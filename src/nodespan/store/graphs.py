@@ -35,7 +35,7 @@ def keep(connection: sqlite3.Connection, data: bytes) -> None:
     """Copies the graphs of an encoded batch."""
     try:
         found = topologies(data)
-    except DecodeError:  # stored as it is; whoever reads the batch reports it
+    except DecodeError:  # stored as it is; the reader of the batch reports it
         return
     for graph_hash, topology in found.items():
         keep_one(connection, graph_hash, topology)

@@ -107,7 +107,7 @@ class EdgeRecord(TypedDict):
         kind: ``edge``; ``branch`` (conditional edges, ``Command(goto)``, error handlers); ``send``; ``join`` (waits for
             several nodes); ``implied`` (to END, which LangGraph does not record).
         is_declared: The graph declares the edge.
-        count: Number of executions that it asked for: of ``send`` one for each ``Send`` to the target, else 1.
+        count: Number of requested executions: of ``send`` one for each ``Send`` to the target, else 1.
     """
 
     target: str

@@ -107,7 +107,7 @@ def lock_path(store: Path, process_id: str) -> Path:
 
 
 def boot_id() -> str:
-    """Identifies the machine's run since its last start; empty where the system does not say."""
+    """Identifies the machine's run since its last start; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

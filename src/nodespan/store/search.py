@@ -27,13 +27,18 @@ def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> lis
         words.sort(key=lambda word: _frequency(connection, word))
     below_ns, below_id = _upper_bound(connection, wanted)
     since_ns = min(max(wanted.since_ns or 0, 0), _MAX)
-    where, bound = _conditions(wanted, words[1:])
-    if words:
+    if wanted.trace_id is not None:
+        # The unary plus has SQLite search by the id's beginning, and not walk all traces by start.
+        tables, start, row_id = "trace", "+trace.start_ns", "trace.id"
+        where, bound = _conditions(wanted, words)
+    elif words:
         # CROSS JOIN has SQLite walk the traces of the rarest word, newest first, until enough of them match.
         tables, start, row_id = "word AS lead CROSS JOIN trace ON trace.id = lead.trace", "lead.start_ns", "lead.trace"
+        where, bound = _conditions(wanted, words[1:])
         where, bound = f"lead.kind = ? AND lead.word = ? AND {where}", [*words[0], *bound]
     else:
         tables, start, row_id = "trace", "trace.start_ns", "trace.id"
+        where, bound = _conditions(wanted, [])
     query = (
         f"SELECT {_COLUMNS} FROM {tables} WHERE {where} "  # noqa: S608 our own words
         f"AND {start} BETWEEN ? AND ? AND ({start} < ? OR {row_id} < ?) ORDER BY {start} DESC, {row_id} DESC LIMIT ?"

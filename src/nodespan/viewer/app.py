@@ -44,9 +44,9 @@ def create_app(
     Args:
         reader: Of the store.
         page: Served as it is.
-        settings: Who may ask.
+        settings: Address and access.
         live: Follows the store.
-        receiver: Takes spans; ``None``: none are accepted.
+        receiver: Stores received spans; ``None``: spans are not accepted.
     """
     pages = _Pages(page, settings)
 
@@ -91,7 +91,7 @@ def create_app(
 
 
 class _Pages:
-    """What has no secrets, and the exchange of the token for the cookie."""
+    """Page and files, which need no cookie, and the exchange of the token for one."""
 
     def __init__(self, page: Page, settings: ViewerSettings) -> None:
         self._page = page
@@ -108,7 +108,7 @@ class _Pages:
         return failure(404, "There is no such file.") if found is None else Response(found[0], media_type=found[1])
 
     async def session(self, request: Request) -> Response:
-        """Sets the cookie for whoever has the token."""
+        """Exchanges the token for the cookie."""
         body = bytearray()
         async for part in request.stream():
             body += part
@@ -119,7 +119,7 @@ class _Pages:
         except (ValueError, KeyError, TypeError):
             token = None
         if not isinstance(token, str) or not compare_digest(token.encode(), self._settings.token.encode()):
-            return failure(401, "The token is another one. Open the address that nodespan ui has printed.")
+            return failure(401, "The token is wrong. Open the address that nodespan ui printed last.")
         answer = Response(status_code=204)
         answer.set_cookie(self._settings.cookie, self._settings.session, httponly=True, samesite="strict", path="/")
         return answer
@@ -142,13 +142,13 @@ def _reading(work: Callable[[Request], Any]) -> Callable[[Request], Response]:
 
 
 def _data_of(reader: StoreReader, query: QueryParams) -> Callable[[Step], Any]:
-    """What a page wants of each step: of one trace, or of a list."""
+    """The data of a step for one page: the changes of a trace, or of a list."""
     if (trace_id := query.get("trace")) is not None:
         t0 = query.get("t0", "")
         t0_ns = int(t0) if t0.isascii() and t0.isdecimal() and len(t0) <= NS_DIGITS else None
         return lambda step: deltas.of_trace(reader, *step, trace_id.lower(), t0_ns)
-    wanted = replace(filter_of(query), before=None)
-    return lambda step: deltas.of_list(step[0], wanted)
+    trace_filter = replace(filter_of(query), before=None)
+    return lambda step: deltas.of_list(step[0], trace_filter)
 
 
 async def _missing(request: Request, error: Exception) -> Response:

@@ -59,7 +59,7 @@ def new_columns(others: Iterable[str] = (*_WRITES, *_PREFIXES.values())) -> Span
 
 
 class View:
-    """Rows of a trace in the order in which the page wants them.
+    """Rows of a trace in the order of the page.
 
     Attributes:
         columns: The spans.

@@ -1,4 +1,4 @@
-"""A run as people read it: what was asked, answered and called, each message once, in the order of time."""
+"""A run as a conversation: prompts, answers and tool calls, each message once, by time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nodespan.store import StoreReader
 
-    Said = tuple[str, str, str]
+    Message = tuple[str, str, str]
     """Kind, text and name of a message."""
 
 MODEL_CONTENT: Final = (semconv.SYSTEM_INSTRUCTIONS, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES)
@@ -37,49 +37,49 @@ def messages(reader: StoreReader, trace_id: str) -> dict[str, Any]:
     t0_ns = columns.starts_ns[view.order[0]] if view.order else 0
     flags = view.flags()
     runs = set(view.runs())
-    timed: list[tuple[int, int, Said]] = []
+    timed: list[tuple[int, int, Message]] = []
     captured = 0
     for place, row in enumerate(view.order):
         found = columns.others.get(row, {})
         captured += any(key in found for key in (*MODEL_CONTENT, *TOOL_CONTENT))
         start_ns, end_ns = columns.starts_ns[row], columns.ends_ns[row]
-        timed += [(start_ns, place, said) for said in _asked(found)]
-        timed += [(end_ns, place, said) for said in _answered(found)]
+        timed += [(start_ns, place, message) for message in _inputs(found)]
+        timed += [(end_ns, place, message) for message in _outputs(found)]
         if place in runs:
             name = columns.strings[columns.names[row]]
             timed += [(start_ns, place, ("resume", "", name))] if row in columns.resumed else []
             timed += [(end_ns, place, ("interrupt", "", name))] if flags[place] & INTERRUPTED else []
-    timed.sort(key=lambda item: item[0])  # stable: what a call was asked stays in order
+    timed.sort(key=lambda item: item[0])  # stable: the messages of a call stay in order
     return {
         "items": [
             {
                 "row": place,
                 "span_id": columns.ids[view.order[place]],
-                "kind": said[0],
-                "text": said[1],
-                "name": said[2],
+                "kind": message[0],
+                "text": message[1],
+                "name": message[2],
                 "time_us": (at_ns - t0_ns) / 1e3,
             }
-            for at_ns, place, said in _new(timed)
+            for at_ns, place, message in _new(timed)
         ],
         "is_captured": captured > 0,
     }
 
 
-def _new(timed: Iterable[tuple[int, int, Said]]) -> Iterator[tuple[int, int, Said]]:
+def _new(timed: Iterable[tuple[int, int, Message]]) -> Iterator[tuple[int, int, Message]]:
     """Leaves out a message as often as it was there before the span that repeats it."""
-    before: Counter[Said] = Counter()
-    of_span: dict[int, Counter[Said]] = {}
+    before: Counter[Message] = Counter()
+    of_span: dict[int, Counter[Message]] = {}
     for item in timed:
-        _, place, said = item
+        _, place, message = item
         own = of_span.setdefault(place, Counter())
-        own[said] += 1
-        if own[said] > before[said] or said[0] in ("interrupt", "resume"):
-            before[said] += 1
+        own[message] += 1
+        if own[message] > before[message] or message[0] in ("interrupt", "resume"):
+            before[message] += 1
             yield item
 
 
-def _asked(found: dict[str, Any]) -> Iterator[Said]:
+def _inputs(found: dict[str, Any]) -> Iterator[Message]:
     for part in _list(found.get(semconv.SYSTEM_INSTRUCTIONS)):
         yield from _part("system", part)
     for message in _list(found.get(semconv.INPUT_MESSAGES)):
@@ -88,21 +88,21 @@ def _asked(found: dict[str, Any]) -> Iterator[Said]:
         yield "tool_call", _text(_parsed(arguments)), str(found.get(semconv.TOOL_NAME, ""))
 
 
-def _answered(found: dict[str, Any]) -> Iterator[Said]:
+def _outputs(found: dict[str, Any]) -> Iterator[Message]:
     for message in _list(found.get(semconv.OUTPUT_MESSAGES)):
         yield from _message(message)
     if (result := found.get(semconv.TOOL_CALL_RESULT)) is not None:
         yield "tool_result", _text(_parsed(result)), ""
 
 
-def _message(message: Any) -> Iterator[Said]:
+def _message(message: Any) -> Iterator[Message]:
     if isinstance(message, dict):
         given = cast("dict[str, Any]", message)
         for part in _list(given.get("parts")):
             yield from _part(str(given.get("role", "")), part)
 
 
-def _part(role: str, part: Any) -> Iterator[Said]:
+def _part(role: str, part: Any) -> Iterator[Message]:
     if not isinstance(part, dict):
         return
     given = cast("dict[str, Any]", part)

@@ -1,4 +1,4 @@
-"""What a page gets of a step of the store."""
+"""The changes of a list or of a trace in one step of the store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from nodespan.store.records import Changes
 
 
-def of_list(changes: Changes, wanted: TraceFilter) -> dict[str, Any] | None:
+def of_list(changes: Changes, trace_filter: TraceFilter) -> dict[str, Any] | None:
     """Changed records that match a filter, and the ids of those that do not (any more)."""
-    found = [trace for trace in changes["traces"] if matches(trace, wanted)]
+    found = [trace for trace in changes["traces"] if matches(trace, trace_filter)]
     kept = {trace["trace_id"] for trace in found}
     if not changes["traces"] and not changes["is_reset"]:
         return None

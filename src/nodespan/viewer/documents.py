@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _CONVERSATION_MAX: Final = 50
 
 
-def runs(reader: StoreReader, wanted: TraceFilter, limit: int) -> dict[str, Any]:
+def runs(reader: StoreReader, trace_filter: TraceFilter, limit: int) -> dict[str, Any]:
     """A page of the list of runs.
 
     Raises:
         StoreError: The store cannot be read.
     """
     cursor = reader.cursor()
-    found = reader.find(wanted, limit)
+    found = reader.find(trace_filter, limit)
     return {
         "traces": found,
         "next": found[-1]["trace_id"] if len(found) == limit else None,
@@ -62,7 +62,7 @@ def trace(reader: StoreReader, trace_id: str) -> dict[str, Any]:
 
 
 def span(reader: StoreReader, trace_id: str, span_id: str, jaeger_url: str) -> dict[str, Any]:
-    """A span with all that is recorded of it.
+    """A span with attributes, events and links.
 
     Raises:
         StoreError: There is none, or the store cannot be read.
@@ -79,7 +79,7 @@ def span_document(found: SpanRecord, jaeger_url: str) -> dict[str, Any]:
 
 
 def parts_of(view: View, graphs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a document and a change of a trace have beside the columns."""
+    """The parts that a document and a change of a trace have beside the columns."""
     return {
         "phases": view.of_open("phase"),
         "processes": view.of_open("process"),

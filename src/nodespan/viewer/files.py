@@ -26,7 +26,7 @@ _GZIP: Final = b"\x1f\x8b"
 
 @dataclass(slots=True)
 class Loaded:
-    """What was read of a file.
+    """The part of a file that was read.
 
     Attributes:
         spans: Number of spans that are in the store now.
@@ -49,7 +49,7 @@ def is_store(path: Path) -> bool:
 
 
 def load(path: Path, store: SqliteStore) -> Iterator[Loaded]:
-    """Stores the spans of a file, line by line; gives what was read so far after each line.
+    """Stores the spans of a file, line by line; yields the part that was read after each line.
 
     Args:
         path: OTLP JSON: one document a line, or one in all; may be packed with gzip.

@@ -1,4 +1,4 @@
-"""What each request passes before anything of the store is read: host, origin, session; and the headers of answers."""
+"""Checks of each request before the store is read: host, origin, session; and the headers of answers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _NO_STORE: Final = "no-store"
 
 
 class Gate:
-    """Refuses what another site, another user or another name of this machine asks for.
+    """Rejects requests of other sites, of other users, and for other host names.
 
     Args:
-        app: Asked for everything else.
+        app: Answers all other requests.
         settings: Allowed hosts and the session.
         policy: The Content-Security-Policy of every answer.
     """
@@ -79,7 +79,7 @@ class Gate:
         return None
 
     def _refusal_of_spans(self, headers: Headers) -> tuple[int, str] | None:
-        """Programs send spans; a browser's page, which has one of these headers, does not."""
+        """Rejects spans from web pages: a browser sends one of these headers, a program does not."""
         if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
             return 403, "Spans are not accepted from web pages."
         if not self._settings.is_loopback and not self._has_token(headers):
@@ -98,7 +98,7 @@ class Gate:
 
 
 def _name(host: str) -> str:
-    """The name in a ``Host`` header; empty for one that is none."""
+    """The name in a ``Host`` header; empty if it is invalid."""
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port
@@ -109,7 +109,7 @@ def _name(host: str) -> str:
 
 
 def _is_navigation(scope: Scope, headers: Headers) -> bool:
-    """A link that a person has followed; the page itself has no secrets."""
+    """A followed link; the page itself has no secrets."""
     return (
         scope["method"] in ("GET", "HEAD")
         and headers.get("sec-fetch-mode") == "navigate"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def drawn(graphs: Mapping[str, GraphRecord]) -> dict[str, Drawn]:
-    """Graphs and their subgraphs by hash. One of another form, which another program has written, is left out."""
+    """Graphs and their subgraphs by hash. A graph of another form, written by another program, is left out."""
     found: dict[str, Drawn] = {}
     for graph_hash, record in graphs.items():
         found |= _drawn(graph_hash, orjson.dumps(record["topology"]))
@@ -54,7 +54,7 @@ def _checked(topology: Any) -> dict[str, Any]:
     """The topology, whose nodes are named by texts.
 
     Raises:
-        TypeError: Another value stands for one.
+        TypeError: A value has another type.
     """
     found = cast("dict[str, Any]", topology)
     nodes = [node["id"] for node in found["nodes"]]

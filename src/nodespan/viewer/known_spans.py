@@ -17,7 +17,7 @@ _IDS_MAX: Final = 500_000
 
 
 class KnownSpans:
-    """Ids of the stored spans of the traces that were asked for last, read from the store as it grows."""
+    """Ids of the stored spans of the traces that were looked up last, read from the store as it grows."""
 
     def __init__(self, reader: StoreReader) -> None:
         self._reader = reader

@@ -23,10 +23,10 @@ NODE_GAP: Final = 32.0
 _MARGIN: Final = 24.0
 _CHARACTER: Final = 8.0
 _PADDING: Final = 32.0
-_WIDTHS: Final = (88.0, 280.0)
+_WIDTHS: Final = (120.0, 280.0)
 _BEND_WIDTH: Final = 12.0
 _LOOP: Final = 28.0
-"""How far an edge from a node to itself, or to any node, stands out on the right."""
+"""Width of an edge from a node to itself, or to any node, at the right of the node."""
 _SWEEPS: Final = 12
 _PATIENCE: Final = 4
 """Sweeps without an improvement after which the order is kept."""
@@ -270,10 +270,10 @@ def _wanted(place: _Place) -> float:
     return sum(xs) / len(xs) if xs else place.x
 
 
-def _spread(layer: Sequence[_Place], offsets: Sequence[float], wanted: Sequence[float]) -> None:
+def _spread(layer: Sequence[_Place], offsets: Sequence[float], targets: Sequence[float]) -> None:
     """The least movement that keeps the gaps: isotonic regression, by pooling neighbours that are too near."""
     pools: list[tuple[float, int]] = []
-    for offset, target in zip(offsets, wanted, strict=True):
+    for offset, target in zip(offsets, targets, strict=True):
         mean, count = target - offset, 1
         while pools and pools[-1][0] >= mean:
             other, others = pools.pop()

@@ -1,4 +1,4 @@
-"""Changes of the store as server-sent events: one thread looks at the store while a page is open."""
+"""Changes of the store as server-sent events: one thread polls the store while a page is open."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 PING_S: Final = 15.0
 _WAIT_S: Final = 0.5
-"""How soon the thread notices that the last page was closed; it looks at the store every 50 ms."""
+"""How long the thread runs after the last page was closed, at most; it polls the store every 50 ms."""
 _RETRY_S: Final = 1.0
 _STEPS_KEPT: Final = 64
 PING: Final = b": ping\n\n"
 
 
 class Live:
-    """Follows the store while somebody reads ``steps``.
+    """Follows the store while ``steps`` is read.
 
     Every reader has a cursor of its own and may be slow, or return after hours: what the thread has not kept is read
     from the store again.
@@ -95,9 +95,9 @@ class Live:
             self._readers -= 1
 
     def _follow(self) -> None:
-        """The thread's work."""
+        """Polls the store; runs in the thread."""
         cursor = ""
-        while self._is_wanted():
+        while self._has_readers():
             try:
                 if not cursor:
                     cursor = self._cursor = self._reader.cursor()
@@ -112,7 +112,7 @@ class Live:
                 cursor = self._cursor = step[0]["cursor"]
                 self._wake()
 
-    def _is_wanted(self) -> bool:
+    def _has_readers(self) -> bool:
         with self._lock:
             if self._readers and not self._is_closed:
                 return True
@@ -150,7 +150,7 @@ async def events(live: Live, cursor: str, data_of: Callable[[Step], Any]) -> Asy
 
     Args:
         live: Of the store.
-        cursor: Where the page stands.
+        cursor: Of the page's last change.
         data_of: What the page gets of a step; ``None``: nothing. Called in a thread.
     """
     yield PING  # the headers leave with it: the page sees that it is connected

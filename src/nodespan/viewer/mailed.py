@@ -34,7 +34,7 @@ _IDS: Final = frozenset(("trace_id", "span_id", "parent_span_id", "id", "parent_
 
 @dataclass(slots=True)
 class Redaction:
-    """What of the data does not go into the file.
+    """The data that are left out of the file.
 
     Attributes:
         patterns: What matches in a text is replaced by ``[removed]``.
@@ -62,7 +62,7 @@ class Redaction:
         return value
 
     def of_span(self, span: SpanRecord) -> SpanRecord:
-        """A span as it goes into the file."""
+        """A span without the data that are left out."""
         if not self.keeps_content:
             attributes = {key: one for key, one in span["attributes"].items() if key not in CONTENT}
             writes = [{**write, "value": None} for write in span["writes"]]
@@ -71,7 +71,7 @@ class Redaction:
 
     @property
     def text(self) -> str:
-        """What was left out, in words, for the reader of the file."""
+        """A sentence about the data that are left out, for the page."""
         if not self.keeps_attributes:
             kept = "Attributes, events, links and content are left out"
         elif not self.keeps_content:

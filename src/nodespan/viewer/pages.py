@@ -70,5 +70,5 @@ def with_import_map(html: str, imports: dict[str, str]) -> tuple[str, str]:
 
 
 def hash_source(text: str) -> str:
-    """How a Content-Security-Policy names an inline script or style."""
+    """The source of an inline script or style in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

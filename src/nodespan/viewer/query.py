@@ -38,7 +38,7 @@ def filter_of(query: QueryParams) -> TraceFilter:
 
 
 def limit_of(query: QueryParams) -> int:
-    """How many records are wanted.
+    """The number of records in a page.
 
     Raises:
         ConfigurationError: It is not a number from 1 to 200.

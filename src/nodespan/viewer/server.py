@@ -33,7 +33,7 @@ class ViewerServer:
 
     Args:
         store: Read, and written to by the receiver.
-        settings: Where it listens, and who may ask.
+        settings: Address and access.
         page: Another page than the package's.
         accepts_spans: Spans may be sent to ``/v1/traces``.
     """

@@ -1,4 +1,4 @@
-"""Where the viewer listens, and who may ask it."""
+"""Address of the viewer, and access to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _secret() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ViewerSettings:
-    """Where the viewer listens, and who may ask it.
+    """Address of the viewer, and access to it.
 
     Attributes:
         host: Address to listen on.
@@ -42,7 +42,7 @@ class ViewerSettings:
     session: str = field(default_factory=_secret, repr=False)
 
     def __post_init__(self) -> None:
-        """Checks that whoever can reach the viewer needs the token.
+        """Checks that the token is needed beyond loopback.
 
         Raises:
             ConfigurationError: The token is switched off beyond loopback, or no name is allowed for another address.

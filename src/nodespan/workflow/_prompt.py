@@ -1,4 +1,4 @@
-"""What a node asks its model, from whatever state it was given."""
+"""The request of a PipelineNode, from its state."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Prompt = str | Callable[[Any], str | Sequence[Any]]
 _NOT_SENT: Final = frozenset({"thinking", "reasoning", "redacted_thinking", "tool_use", "tool_call", "function_call"})
 """Blocks of an answer that are not part of the conversation, or stand among its tool calls as well."""
 _ROLES: Final = {"human": "user", "ai": "assistant"}
-"""LangChain's message types in the words of chat templates; the others are the same word."""
+"""Roles of chat templates by LangChain's message types; the others have the same name."""
 
 
 def build_request(node_name: str, state: object, prompt: Prompt | None, sampling: Sampling) -> GenerationRequest:
     """The request: the prompt function's answer, or the state's messages, after the prompt as system message.
 
     Raises:
-        ConfigurationError: There is nothing to ask.
+        ConfigurationError: There are no messages.
     """
     if callable(prompt):
-        asked = prompt(state)
-        messages = [ChatMessage(role="user", content=asked)] if isinstance(asked, str) else list(_messages(asked))
+        given = prompt(state)
+        messages = [ChatMessage(role="user", content=given)] if isinstance(given, str) else list(_messages(given))
     else:
         messages = list(_messages_of(state))
         if prompt and messages:
@@ -37,7 +37,7 @@ def build_request(node_name: str, state: object, prompt: Prompt | None, sampling
     if not messages:
         raise ConfigurationError(
             f"PipelineNode {node_name!r} found no messages in its input, {_shape(state)}. "
-            "Put some into state.messages, or say what to ask: PipelineNode(..., prompt=lambda state: '...')."
+            "Put some into state.messages, or give a prompt: PipelineNode(..., prompt=lambda state: '...')."
         )
     return GenerationRequest(messages=tuple(messages), sampling=sampling)
 
@@ -56,7 +56,7 @@ def _messages(found: Iterable[object]) -> Iterable[ChatMessage]:
 
 
 def _message(message: object) -> ChatMessage:
-    """One message as LangGraph takes them: a message object, ``(role, content)``, a dict or a text."""
+    """One message of a form that LangGraph accepts: a message object, ``(role, content)``, a dict or a text."""
     if isinstance(message, str):
         return ChatMessage(role="user", content=message)
     if isinstance(message, (tuple, list)):

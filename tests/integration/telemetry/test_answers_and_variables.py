@@ -52,7 +52,7 @@ def test_a_grpc_port_under_http_is_named_for_each_signal_without_its_bytes(monke
     outages = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Cannot export")]
     assert len(outages) >= 2
     for line in outages:
-        assert "the port speaks gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc" in line
+        assert "the port expects gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc" in line
         assert "\N{REPLACEMENT CHARACTER}" not in line
 
 

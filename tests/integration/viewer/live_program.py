@@ -12,7 +12,7 @@ import nodespan
 NODES = 4
 
 
-def say(line: str) -> None:
+def report(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -22,16 +22,16 @@ def main() -> None:
     with nodespan.configure(name) as telemetry:
         tracer = trace.get_tracer("program")
         with tracer.start_as_current_span(f"run {name}") as run:
-            say(f"{run.get_span_context().trace_id:032x}")
+            report(f"{run.get_span_context().trace_id:032x}")
             for i in range(NODES):
                 started_ns = time.time_ns()
                 with tracer.start_as_current_span(f"node {i}", start_time=started_ns):
-                    say(f"node {i} {started_ns}")
+                    report(f"node {i} {started_ns}")
                     time.sleep(seconds / NODES)
             if "hang" in sys.argv:
                 time.sleep(600)
         assert telemetry.force_flush()
-    say("done")
+    report("done")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_the_list_has_the_newest_runs_first_and_pages(viewer: ViewerThread, stor
 def test_every_filter_is_in_the_address(viewer: ViewerThread, store: SqliteStore) -> None:
     write(store, span(1, 0, 10, 11, node="plan", model="small", workflow="trip"), service="shop")
     write(store, span(2, 0, 20, 29, node="act", model="large", workflow="mail", failed=True), service="desk")
-    for query, wanted in (
+    for query, expected in (
         ({"service": "shop"}, [1]),
         ({"workflow": "mail"}, [2]),
         ({"node": "plan"}, [1]),
@@ -83,13 +83,13 @@ def test_every_filter_is_in_the_address(viewer: ViewerThread, store: SqliteStore
         ({"conversation": "c"}, []),
         ({"unknown": "x", "view": "graph", "service": ""}, [2, 1]),
     ):
-        assert ids(viewer, **query) == wanted, query
+        assert ids(viewer, **query) == expected, query
 
 
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "limit=1e3", "limit=201", "min=x", "min=-1", "min=inf", "since=x", "until=9999-99"]
 )
-def test_a_value_that_is_none_is_refused_with_what_is_allowed(viewer: ViewerThread, query: str) -> None:
+def test_an_invalid_value_is_rejected_with_what_is_allowed(viewer: ViewerThread, query: str) -> None:
     answer = viewer.client.get(f"/runs.json?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(f"{query.partition('=')[0]} is ")
@@ -236,7 +236,7 @@ def test_a_span_is_linked_to_jaeger_where_a_template_is_given(store: SqliteStore
     "path", [f"/trace/{'0' * 32}.json", "/trace/nothex.json", f"/trace/{7:032x}/span/zz.json",
              f"/trace/{8:032x}/span/01.json", f"/trace/{8:032x}/messages.json"]
 )  # fmt: skip
-def test_what_is_not_there_is_an_error_with_words(viewer: ViewerThread, store: SqliteStore, path: str) -> None:
+def test_a_missing_document_is_an_error_with_a_text(viewer: ViewerThread, store: SqliteStore, path: str) -> None:
     write(store, span(7, 0, 1, 2))
     answer = viewer.client.get(path)
     assert (answer.status_code, answer.json().keys()) == (404, {"error"})
@@ -277,13 +277,13 @@ def test_the_conversation_has_each_message_once_in_order(viewer: ViewerThread, s
     assert document["items"][1]["time_us"] == 1e6
 
 
-def test_a_conversation_without_captured_content_is_empty_and_says_so(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_a_conversation_without_captured_content_is_empty_and_marked(viewer: ViewerThread, store: SqliteStore) -> None:
     write(store, span(7, 0, 0, 5))
     assert get(viewer, f"/trace/{trace_id(7)}/messages.json") == {"items": [], "is_captured": False}
 
 
 @pytest.mark.parametrize("text", ["", "no json", "7", '{"a": 1}', "[7]", '[{"parts": 7}]', '[{"parts": [7, null]}]'])
-def test_content_that_is_no_list_of_messages_harms_nothing(viewer: ViewerThread, store: SqliteStore, text: str) -> None:
+def test_content_of_another_form_is_left_out(viewer: ViewerThread, store: SqliteStore, text: str) -> None:
     write(store, set_attributes(span(7, 0, 0, 5), gen_ai__input__messages=text, gen_ai__output__messages=text))
     assert get(viewer, f"/trace/{trace_id(7)}/messages.json")["is_captured"] is True
 

@@ -213,13 +213,19 @@ def large(store: SqliteStore, spans: int) -> None:
             one.name = f"invoke_node node {number % 40}"
             one.start_time_unix_nano = 10**18 + number * 1_000_000 + chance.randrange(1_000_000)
             one.end_time_unix_nano = one.start_time_unix_nano + chance.randrange(10**9)
+            for i in range(10):
+                one.attributes.add(key=f"app.number_{i}").value.double_value = chance.random()
             made.append(one)
         write(store, *made)
 
 
 @pytest.mark.extended
-def test_a_hundred_thousand_spans_without_attributes_have_5_mb(store: SqliteStore) -> None:
+@pytest.mark.timeout(400)
+def test_a_hundred_thousand_spans_have_5_mb_without_attributes_and_30_mb_with_them(store: SqliteStore) -> None:
     large(store, 100_000)
     html = page_of(store, Redaction(keeps_attributes=False))
     assert len(html) <= 5_000_000
     assert held(html, "data")["traces"][trace_id(1)]["spans"]["n"] == 100_000
+    html = page_of(store, Redaction())
+    assert len(html) <= 30_000_000
+    assert len(held(html, "attributes")["spans"][trace_id(1)]) == 100_000

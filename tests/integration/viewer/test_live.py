@@ -1,4 +1,4 @@
-"""What a page sees while programs run: changes as server-sent events, resumed where it stood."""
+"""Changes while programs run, as server-sent events that resume after the last one."""
 
 from __future__ import annotations
 

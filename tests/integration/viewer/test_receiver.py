@@ -141,8 +141,8 @@ def test_invalid_spans_are_rejected_and_the_others_kept(viewer: ViewerThread, is
         partial = answer.json()["partialSuccess"]
         assert (partial["rejectedSpans"], "trace id" in partial["errorMessage"]) == ("4", True)
     else:
-        said = ExportTraceServiceResponse.FromString(answer.content).partial_success
-        assert (said.rejected_spans, "trace id" in said.error_message) == (4, True)
+        rejection = ExportTraceServiceResponse.FromString(answer.content).partial_success
+        assert (rejection.rejected_spans, "trace id" in rejection.error_message) == (4, True)
     assert len(stored(viewer)) == 1
 
 
@@ -203,7 +203,9 @@ def test_what_is_no_message_is_refused_with_a_reason(
     else:
         assert answer.headers["content-type"] == "application/json"
         assert answer.json()["message"]
-    viewer.client.post("/v1/traces", content=body(0), headers=PROTOBUF).raise_for_status()  # it goes on
+    viewer.client.post(
+        "/v1/traces", content=body(0), headers=PROTOBUF
+    ).raise_for_status()  # later requests are answered
 
 
 def test_a_value_of_many_levels_is_accepted_up_to_the_limit(viewer: ViewerThread) -> None:

@@ -1,4 +1,4 @@
-"""Who may ask the viewer: host, origin, token; what its answers allow a page; what leaves the package's folder."""
+"""Access to the viewer: host, origin, token, policy of its pages, files of the package's folder."""
 
 from __future__ import annotations
 

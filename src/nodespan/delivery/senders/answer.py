@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _TEXT_MAX: Final = 300
 _HTTP2_SETTINGS: Final = re.compile(r"\x00\x00.\x04\x00{5}", re.DOTALL)
 """The first frame of an HTTP/2 server (RFC 9113, 6.5), which HTTP/1 libraries report as a bad status line."""
-_GRPC_PORT: Final = "the port speaks gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+_GRPC_PORT: Final = "the port expects gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Answer:
         reason: For the metrics: the status, or ``rejected`` for a part of an accepted request.
         text: The destination's own message.
         rejected: Spans of an accepted request that it rejected.
-        wait_s: Seconds for which it asks to be left alone.
+        wait_s: Seconds before the next request, as the destination has named them.
     """
 
     kind: Literal["accepted", "refused", "too_large", "waiting", "failing"]

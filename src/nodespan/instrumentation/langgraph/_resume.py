@@ -1,8 +1,8 @@
-"""Links a run to the run that it goes on from.
+"""Links a run to the run that it continues.
 
 In one process a bounded table has the checkpoints that unfinished runs left: interrupted, failed, cancelled or stopped
 ones. The ids of checkpoints are unique, so whatever saver, graph or thread they belong to, a link is never wrong. From
-another process the link is read from the checkpoint's own metadata, where it is if the user has asked for it:
+another process the link is read from the checkpoint's metadata, if the user has opted in:
 ``config={"metadata": {"nodespan.traceparent": ""}}`` in the run that may be resumed. ComposerService does that for its
 runs. Checkpoints that ``update_state`` has written are followed to their parents.
 """
@@ -73,13 +73,13 @@ def remember_unfinished(checkpoint_id: str, span: Span) -> None:
 
 
 def resumes(loop: Loop) -> bool:
-    """Whether a run of its own goes on from a checkpoint; a subgraph's run follows its parent's."""
+    """Whether the outermost run continues from a checkpoint; a subgraph's run follows its parent's."""
     goes_on = loop.input is None or isinstance(loop.input, Command)
     return goes_on and not loop.is_nested and bool(loop.checkpoint["channel_versions"])
 
 
 def link_resumed(loop: Loop, add: Callable[[Link], None]) -> None:
-    """Links the run that the checkpoint of a resumed run leads to, at once or while the run goes on.
+    """Links the run that the checkpoint of a resumed run leads to, at once or while the run is in progress.
 
     To be called where the loop has loaded its checkpoint. Reading further checkpoints does not delay the run: the
     loop waits for what it has submitted before it ends.

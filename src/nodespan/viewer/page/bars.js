@@ -83,7 +83,7 @@ function drawPhases(drawing, row, y) {
   }
 }
 
-/** What colour alone must not say: error, lost, running. @param {Drawing} drawing @param {number} row @param {number} y @param {Box} box */
+/** Error, lost and running as forms, because colour alone is not readable for all. @param {Drawing} drawing @param {number} row @param {number} y @param {Box} box */
 function drawState(drawing, row, y, box) {
   const { context, tree } = drawing;
   const { trace } = tree;

@@ -68,9 +68,9 @@ function spanHead(app, tree, row, record) {
 async function copy(app, text) {
   try {
     await navigator.clipboard.writeText(text);
-    app.tell("Copied.");
+    app.notify("Copied.");
   } catch {
-    app.tell("The browser did not allow to copy.");
+    app.notify("The browser did not allow to copy.");
   }
 }
 

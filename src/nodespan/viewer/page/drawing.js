@@ -38,9 +38,11 @@ function drawEdge(edge, boxes) {
     svg("title", {}, words),
     svg("path", { class: "lane", d: isArc ? arc(points) : curve(points) }),
     svg("path", { class: "tip", d: tip(last, isArc ? "left" : directionOf(points)) }),
-    // Counts stand outside of a pair of edges between the same nodes: forward on the left, back on the right.
+    // Counts are drawn outside of a pair of edges between the same nodes: forward on the left, back on the right.
     edge.count ? svg("text", { x: middle[0] + (isBack || isArc ? 5 : -5), y: middle[1] + 4, "text-anchor": isBack || isArc ? "start" : "end" }, `${edge.isDeclared ? "" : "! "}×${integer(edge.count)}`) : null);
 }
+
+const SMALL_CHARACTER = 6.2; // pixels
 
 /** @param {LayoutNode} box @param {GraphModel} model @param {{ selected: string, choose: (id: string) => void, open: (id: string) => void }} actions */
 function drawNode(box, model, actions) {
@@ -53,7 +55,9 @@ function drawNode(box, model, actions) {
   if (node?.running) words.push("running");
   if (node?.graph) words.push("a subgraph");
   const className = ["gnode", isEnd && "is-end", count && "is-executed", node?.errors && "is-error", node?.running && "is-running", box.id === actions.selected && "is-selected"].filter(Boolean).join(" ");
-  const note = [count ? `×${integer(count)} · ${duration(node?.us ?? 0)}` : "", node?.errors ? `✕ ${node.errors}` : ""].filter(Boolean).join("  ");
+  const [times, errors] = [count ? `×${integer(count)}` : "", node?.errors ? `  ✕ ${integer(node.errors)}` : ""];
+  const whole = `${times}${count ? ` · ${duration(node?.us ?? 0)}` : ""}${errors}`;
+  const note = whole.length * SMALL_CHARACTER < box.w - 8 ? whole : times + errors;
   const isTall = box.h >= 36 && note !== "";
   const [x, y] = [box.x + box.w / 2, box.y + box.h / 2];
   const title = { [START]: "start", [END]: "end" }[box.id] ?? line(box.id);

@@ -1,4 +1,4 @@
-// The filter bar of the runs. It holds nothing: what it shows is what the URL says.
+// The filter bar of the runs. It has no state: it shows the URL's.
 
 import { button, el, fill } from "dom";
 import { dateTime, duration, line } from "format";

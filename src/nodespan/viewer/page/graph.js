@@ -32,7 +32,7 @@ export function createGraph(app) {
     const node = model?.nodes.get(id);
     const { trace } = app.store.get();
     if (!node?.rows.length || !trace) {
-      app.tell(`${line(id)} was not executed${value(app.store.get().route, "iteration") ? " in this iteration" : ""}.`);
+      app.notify(`${line(id)} was not executed${value(app.store.get().route, "iteration") ? " in this iteration" : ""}.`);
       return;
     }
     const running = node.rows.find((row) => trace.isOpen(row));

@@ -1,5 +1,5 @@
 // Changes from the server, as they happen. The browser resumes a cut stream with the last id it has seen; a tab that
-// slept catches up when it wakes.
+// was suspended catches up when it is resumed.
 
 export const AGAIN_MS = 2000;
 

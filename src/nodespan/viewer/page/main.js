@@ -61,7 +61,7 @@ const app = {
     store.set({ open: new Map(choices).set(tree.keyOf(node), open ?? !tree.isOpen(node, choices)) });
   },
   openAll: () => store.set({ open: store.get().open.has(ALL) ? new Map() : new Map([[ALL, true]]) }),
-  tell(text) {
+  notify(text) {
     fill(toast, text);
     toast.classList.add("is-shown");
     clearTimeout(toastTimer);
@@ -160,7 +160,7 @@ function toError() {
       return;
     }
   }
-  app.tell("This run has no error.");
+  app.notify("This run has no error.");
 }
 
 listen((name) => {

@@ -1,4 +1,4 @@
-// Between the URL and a Route. Every state of a page that a reader may want to return to or send is in the URL.
+// Between the URL and a Route. Every state of a page is in the URL, so that it can be kept and sent.
 // From a server the page is the path; in a mailed file, which has one path only, it is in the fragment.
 
 /** @param {URL} url @param {boolean} isFile @returns {Route} */

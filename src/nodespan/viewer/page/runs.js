@@ -1,7 +1,7 @@
 // The page of runs: filter bar, sparklines, the list, conversations as a second grouping.
 
 import { button, el, fill, isTyping } from "dom";
-import { ago, dateTime, duration, integer, line, phaseText, tokens } from "format";
+import { ago, dateTime, duration, integer, line, percent, phaseText, tokens } from "format";
 import { createFilters } from "filters";
 import { runsRoute, traceRoute, value, withQuery } from "router";
 import { sparklines } from "sparkline";
@@ -11,8 +11,9 @@ export function createRuns(app) {
   const filters = createFilters(app);
   const trends = el("div", { class: "trends" });
   const list = el("div", { class: "runs" });
+  const note = el("p", { class: "notice", role: "note", hidden: true });
   const pager = el("nav", { class: "pager", "aria-label": "Pages" });
-  const element = el("main", { class: "page", id: "main" }, el("h1", { class: "hidden-text" }, "Runs"), filters.element, trends, list, pager);
+  const element = el("main", { class: "page", id: "main" }, el("h1", { class: "hidden-text" }, "Runs"), filters.element, note, trends, list, pager);
   let cursor = "";
 
   /** @returns {HTMLElement[]} */
@@ -64,6 +65,8 @@ export function createRuns(app) {
         fill(list, state.error ? null : el("p", { class: "empty" }, "Reading the store …"));
         return;
       }
+      fill(note, incomplete(runs));
+      note.hidden = !note.textContent;
       const hadFocus = list.contains(document.activeElement);
       fill(trends, ...sparklines(runs.traces));
       const isGrouped = value(state.route, "group") === "conversation";
@@ -73,6 +76,15 @@ export function createRuns(app) {
       if (hadFocus && !isTyping(document.activeElement)) /** @type {HTMLElement | null} */ (list.querySelector(".is-cursor a"))?.focus({ preventScroll: true });
     },
   };
+}
+
+/** @param {RunsDocument} runs @returns {string} Why runs are missing from the list; empty if none are. */
+export function incomplete({ status }) {
+  if (!status) return "";
+  if (status.path === "memory") return "NODESPAN_STORE=memory: this viewer shows only spans that are sent to its address, until it ends.";
+  if (status.indexed_spans < status.spans) return `${percent(status.indexed_spans, status.spans)} of the spans are indexed, newest first. Older runs are listed as the index grows.`;
+  if (status.untracked) return `${integer(status.untracked)} running spans are not shown: their process has more than 10 000.`;
+  return "";
 }
 
 /** @param {HTMLElement} list @param {RunsDocument} runs @param {number} nowMs Keeps ages and the durations of what runs right. */

@@ -18,8 +18,8 @@ export function createSession(store, api) {
   let stream = null;
   let request = new AbortController();
   let listed = "";
-  let spanAsked = "";
-  let messagesAsked = "";
+  let spanKey = "";
+  let messagesKey = "";
   let rebuildTimer = 0;
   let againTimer = 0;
   let rebuildMs = 0;
@@ -56,9 +56,24 @@ export function createSession(store, api) {
         return api.events(parameters);
       }, (data, cursor) => runsChanged(data, cursor, takesNew), (live) => store.set({ live }), readRuns);
       stream.start(runs.cursor);
+      readOlder(runs);
     } catch (error) {
       fail(error, readRuns);
     }
+  }
+
+  /** While the index is filled, read the list again: older runs are in no change. @param {RunsDocument} runs */
+  function readOlder({ status }) {
+    if (!status || status.indexed_spans >= status.spans) return;
+    againTimer = window.setTimeout(async () => {
+      try {
+        const runs = await api.runs(store.get().route, request.signal);
+        store.set({ runs });
+        readOlder(runs);
+      } catch (error) {
+        fail(error, readRuns);
+      }
+    }, AGAIN_MS);
   }
 
   /** @param {{ traces: TraceRecord[], gone?: string[], is_reset: boolean, now_ns: number }} data @param {string} cursor @param {boolean} takesNew */
@@ -115,18 +130,18 @@ export function createSession(store, api) {
     const { route, trace } = store.get();
     const id = value(route, "span");
     if (!trace || !id) {
-      spanAsked = "";
+      spanKey = "";
       if (store.get().span) store.set({ span: null });
       return;
     }
     const row = trace.rowOf(id);
     const key = `${route.traceId} ${id} ${row < 0 ? "" : trace.state[row]} ${trace.isOpen(row) ? trace.version : ""}`;
-    if (key === spanAsked) return;
-    spanAsked = key;
+    if (key === spanKey) return;
+    spanKey = key;
     if (store.get().span?.span_id !== id) store.set({ span: null });
     try {
       const span = await api.span(trace.record.trace_id, id, request.signal);
-      if (spanAsked === key) store.set({ span });
+      if (spanKey === key) store.set({ span });
     } catch (error) {
       if (!(error instanceof ApiError && error.status === 404)) fail(error);
     }
@@ -136,11 +151,11 @@ export function createSession(store, api) {
     const { route, trace } = store.get();
     if (!trace || viewOf(route) !== "conversation") return;
     const key = `${route.traceId} ${trace.version}`;
-    if (key === messagesAsked) return;
-    messagesAsked = key;
+    if (key === messagesKey) return;
+    messagesKey = key;
     try {
       const messages = await api.messages(trace.record.trace_id, request.signal);
-      if (messagesAsked === key) store.set({ messages });
+      if (messagesKey === key) store.set({ messages });
     } catch (error) {
       fail(error);
     }
@@ -152,7 +167,7 @@ export function createSession(store, api) {
   });
 
   return {
-    /** Read what the route of the store asks for. */
+    /** Read the data of the store's route. */
     routeChanged() {
       const { route, trace, tree } = store.get();
       if (route.page === "runs") {

@@ -31,7 +31,7 @@ export function onThemeChange(redraw) {
   return () => dark.removeEventListener("change", changed);
 }
 
-/** @returns {boolean} The reader wants no motion. */
+/** @returns {boolean} Reduced motion is set in the system. */
 export function isCalm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }

@@ -80,7 +80,7 @@ function takenEdges(trace, rows, run) {
     const source = row === run ? START : trace.text("node", row);
     for (const edge of trace.edges.get(row) ?? []) {
       const known = taken.get(key(source, edge.target));
-      const count = edge.count ?? 1; // of a send: the executions that it asked for
+      const count = edge.count ?? 1; // of a send: its number of executions
       if (known) known.count += count;
       else taken.set(key(source, edge.target), { source, target: edge.target, kind: edge.kind, count, isDeclared: edge.is_declared });
     }

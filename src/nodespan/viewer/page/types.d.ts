@@ -124,5 +124,5 @@ interface App {
   toggle(node: number, open?: boolean): void;
   /** Open everything, or what is open at first. */
   openAll(): void;
-  tell(text: string): void;
+  notify(text: string): void;
 }

@@ -92,7 +92,7 @@ export function createWaterfall(app) {
     minimap.draw(tree, shown.nodes, length(), { from, to });
   }
 
-  /** @returns {number} 0 to 1, about once a second; 1 for a reader who wants no motion. */
+  /** @returns {number} 0 to 1, about once a second; 1 with reduced motion. */
   const pulse = () => (isCalm() ? 1 : (1 + Math.cos(performance.now() / 190)) / 2);
 
   function schedulePulse() {
