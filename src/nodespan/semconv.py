@@ -35,10 +35,10 @@ INVOKE_NODE: Final = _standard(
 )
 
 # Standard attributes
-OPERATION_NAME: Final = _standard("gen_ai.operation.name", "What the span is: one of the operations.")
-PROVIDER_NAME: Final = _standard("gen_ai.provider.name", "Who runs the model; `llama_cpp` in process.")
+OPERATION_NAME: Final = _standard("gen_ai.operation.name", "Operation of the span.")
+PROVIDER_NAME: Final = _standard("gen_ai.provider.name", "Provider of the model; `llama_cpp` in process.")
 REQUEST_MODEL: Final = _standard("gen_ai.request.model", "The requested model.")
-REQUEST_MAX_TOKENS: Final = _standard("gen_ai.request.max_tokens", "Most tokens to generate.", "int", "{token}")
+REQUEST_MAX_TOKENS: Final = _standard("gen_ai.request.max_tokens", "Maximum of generated tokens.", "int", "{token}")
 REQUEST_TEMPERATURE: Final = _standard("gen_ai.request.temperature", "Sampling temperature.", "double")
 REQUEST_TOP_P: Final = _standard("gen_ai.request.top_p", "Nucleus sampling.", "double")
 REQUEST_TOP_K: Final = _standard("gen_ai.request.top_k", "Top-k sampling.", "int")
@@ -65,7 +65,7 @@ USAGE_REASONING: Final = _standard(
 )
 RESPONSE_ID: Final = _standard("gen_ai.response.id", "The provider's id of the answer.")
 TOOL_NAME: Final = _standard("gen_ai.tool.name", "Name of the tool.")
-TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "Id that the model gave to the call.")
+TOOL_CALL_ID: Final = _standard("gen_ai.tool.call.id", "The model's id of the call.")
 TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in this program.")
 DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "The searched data source.")
 EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
@@ -87,10 +87,10 @@ EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Its stack.", so
 # Content: only if the user has enabled it, JSON in the `{role, parts}` form
 _CONTENT: Final = "JSON; opt-in"
 SYSTEM_INSTRUCTIONS: Final = _standard("gen_ai.system_instructions", f"System messages ({_CONTENT}).")
-INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"The input messages ({_CONTENT}).")
-OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"What was answered ({_CONTENT}).")
-TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"What the tool was given ({_CONTENT}).")
-TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"What the tool returned ({_CONTENT}).")
+INPUT_MESSAGES: Final = _standard("gen_ai.input.messages", f"Input messages ({_CONTENT}).")
+OUTPUT_MESSAGES: Final = _standard("gen_ai.output.messages", f"Output messages ({_CONTENT}).")
+TOOL_CALL_ARGUMENTS: Final = _standard("gen_ai.tool.call.arguments", f"Arguments of the tool ({_CONTENT}).")
+TOOL_CALL_RESULT: Final = _standard("gen_ai.tool.call.result", f"Result of the tool ({_CONTENT}).")
 TOOL_DEFINITIONS: Final = _standard("gen_ai.tool.definitions", f"Tools that the model may call ({_CONTENT}).")
 RETRIEVAL_QUERY: Final = _standard("gen_ai.retrieval.query.text", "The query (opt-in).")
 RETRIEVAL_DOCUMENTS: Final = _standard("gen_ai.retrieval.documents", f"The found documents ({_CONTENT}).")
@@ -98,8 +98,8 @@ INFERENCE_DETAILS_EVENT: Final = _standard(
     "gen_ai.client.inference.operation.details", "A model call with its content, as a log record.", kind="event"
 )
 
-# LangGraph's own facts
-_LANGGRAPH: Final = "LangGraph's own term; the conventions have none for graph engines"
+# LangGraph
+_LANGGRAPH: Final = "LangGraph concept; no semantic convention exists"
 LANGGRAPH_NODE: Final = _ours("langgraph.node", "Name of the node.", _LANGGRAPH)
 LANGGRAPH_STEP: Final = _ours("langgraph.step", "Superstep, from 1.", _LANGGRAPH, "int")
 LANGGRAPH_TASK_ID: Final = _ours("langgraph.task.id", "Id of the task, stable over its retries.", _LANGGRAPH)
@@ -172,7 +172,7 @@ NODE_NAME: Final = MIRROR_KEYS["node_name"]
 STATUS: Final = MIRROR_KEYS["status"]
 
 # Spans below a generation, from measured times
-_BELOW: Final = "the conventions end at the model call; for a local model, its phases matter"
+_BELOW: Final = "no convention covers the phases of a model call"
 PIPELINE_QUEUE: Final = _ours("pipeline.queue", "Waiting for the loaded model.", _BELOW, kind="operation")
 PIPELINE_LOAD: Final = _ours("pipeline.load", "Loading the model.", _BELOW, kind="operation")
 SERVER_QUEUE: Final = _ours(
@@ -194,7 +194,7 @@ SERVER_OTHER: Final = _ours(
 SERVER_DIALECT: Final = _ours("nodespan.server.dialect", "Kind of the server, such as `llama-server`.", _BELOW)
 RESPONSE_CACHED: Final = _ours(
     "nodespan.response_cached",
-    "LangChain took the answer from its cache: no model ran, so the span has no usage.",
+    "The answer is from LangChain's cache: no model ran, so the span has no usage.",
     "the conventions cover caches of prompts, not of answers",
     "boolean",
 )
@@ -219,8 +219,8 @@ PREFIX_COST: Final = _ours("nodespan.prefix.cost_s", "Prefill after the shared t
 _ATTEMPT: Final = "retries of a graph node have no convention"
 ATTEMPT_FAILED: Final = _ours("nodespan.attempt_failed", "An attempt that will be retried.", _ATTEMPT, kind="event")
 ATTEMPT: Final = _ours("nodespan.attempt", "Number of the attempt, from 1.", _ATTEMPT, "int")
-ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "What the attempt took.", _ATTEMPT, "double", "s")
-TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "the conventions have no tags", "string[]")
+ATTEMPT_DURATION: Final = _ours("nodespan.attempt.duration_s", "Duration of the attempt.", _ATTEMPT, "double", "s")
+TAGS: Final = _ours("nodespan.tags", "Tags of the run's config.", "no convention for tags", "string[]")
 METADATA_PREFIX: Final = "nodespan.metadata."
 METADATA: Final = _ours(f"{METADATA_PREFIX}<key>", "Value of the run's metadata.", "as for tags", "string, number, ...")
 LINK_KIND: Final = _ours(
@@ -306,7 +306,7 @@ WORKFLOW_INTERRUPTS: Final = _metric(
     "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,
 )  # fmt: skip
 
-_POOL: Final = "the conventions cover neither the queue in front of a model nor its loading"
+_POOL: Final = "no convention covers the queue and the loading of a model"
 QUEUE_DURATION: Final = _metric(
     "nodespan.pipeline.queue.duration", "histogram", "s", (REQUEST_MODEL, PRIORITY),
     "Time queued behind other requests.", _POOL, SECONDS,
