@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -74,53 +75,85 @@ def run(size: Size) -> list[Figure]:
         browser = playwright.chromium.launch(executable_path=executable, args=arguments)
         large = Path(folder) / "large.db"
         spans = fill(large, SPANS[size])
-        figures = [
-            first_run(
-                browser, large, ROUNDS[size], f"a store with a run of {spans:,} spans, in chromium {browser.version}"
-            )
-        ]
+        figures = first_run(
+            browser, large, ROUNDS[size], f"a store with a run of {spans:,} spans, in chromium {browser.version}"
+        )
         with Viewer(large) as viewer:
             page = browser.new_page(viewport=VIEWPORT)
-            figures += [click(page, viewer.base, ROUNDS[size], spans), scroll(page, STEPS[size], spans)]
+            figures += [*click(page, viewer, ROUNDS[size], spans), *scroll(page, STEPS[size], spans)]
             page.close()
         figures.append(seen(browser, Path(folder) / "live.db", EXECUTIONS[size]))
         browser.close()
     return figures
 
 
-def first_run(browser: Browser, store: Path, rounds: int, of: str) -> Figure:
+def first_run(browser: Browser, store: Path, rounds: int, of: str) -> list[Figure]:
     """From the start of the command to the first row in a browser that runs."""
     took: list[float] = []
+    cpu: list[float] = []
     for _ in range(rounds):
         page = browser.new_page(viewport=VIEWPORT)
+        thread_s = thread_time(page)
         began = time.perf_counter()
         with Viewer(store) as viewer:
             page.goto(viewer.base)
             page.locator("tr[data-id]").first.wait_for()
             took.append(time.perf_counter() - began)
+            cpu.append(viewer.cpu_s() + thread_s())
             page.close()
-    return Figure(
-        "command to first run on screen, median", statistics.median(took), "s", "<= 1", min(took), max(took), of
-    )
+    return [
+        Figure(
+            "command to first run on screen, median", statistics.median(took), "s", "<= 1", min(took), max(took), of
+        ),
+        Figure(
+            "CPU of the first run, server and page's thread", statistics.median(cpu), "s", "", min(cpu), max(cpu), of
+        ),
+    ]
 
 
-def click(page: Page, address: str, rounds: int, spans: int) -> Figure:
+def click(page: Page, viewer: Viewer, rounds: int, spans: int) -> list[Figure]:
     """From the click on a run to its first drawn frame."""
     took: list[float] = []
+    cpu: list[float] = []
+    thread_s = thread_time(page)
     for _ in range(rounds):
-        page.goto(address)
+        page.goto(viewer.base)
         page.locator("tr[data-id]").first.wait_for()
+        before_s = viewer.cpu_s() + thread_s()
         took.append(page.evaluate(CLICK) / 1e3)
+        cpu.append(viewer.cpu_s() + thread_s() - before_s)
     of = f"{rounds} clicks on a run of {spans:,} spans; low and high are the fastest and the slowest"
-    return Figure("click to drawn, median", statistics.median(took), "s", "<= 1.5", min(took), max(took), of)
+    return [
+        Figure("click to drawn, median", statistics.median(took), "s", "<= 1.5", min(took), max(took), of),
+        Figure("CPU of a click, server and page's thread", statistics.median(cpu), "s", "", min(cpu), max(cpu), of),
+    ]
 
 
-def scroll(page: Page, steps: int, spans: int) -> Figure:
+def scroll(page: Page, steps: int, spans: int) -> list[Figure]:
     """Time from frame to frame while the whole run, with all rows open, is scrolled by jumps."""
     page.keyboard.press("a")
     page.wait_for_timeout(500)
+    thread_s = thread_time(page)
+    before_s = thread_s()
     took = page.evaluate(SCROLL, steps)
-    return Figure("scroll step, p99", percentile(took, 99), "ms", "<= 33", of=f"{steps} jumps in {spans:,} rows")
+    cpu_ms = (thread_s() - before_s) * 1e3 / steps
+    of = f"{steps} jumps in {spans:,} rows"
+    return [
+        Figure("scroll step, p99", percentile(took, 99), "ms", "<= 33", of=of),
+        Figure("scroll step, CPU of the page's thread, mean", cpu_ms, "ms", of=of),
+    ]
+
+
+def thread_time(page: Page) -> Callable[[], float]:
+    """CPU time of the thread that runs the page's scripts, in seconds."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def read() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+    return read
 
 
 def seen(browser: Browser, store: Path, executions: int) -> Figure:

@@ -7,7 +7,7 @@ the generator, or the garbage collector ends it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -83,8 +83,11 @@ async def in_async_steps(open_work: Open, steps: AsyncSteps) -> AsyncSteps:
     """The async generator, enclosed."""
     work = open_work()
     if work is None:
-        async for item in steps:
-            yield item
+        try:
+            async for item in steps:
+                yield item
+        finally:
+            await aclose(steps)
         return
     try:
         while True:
@@ -98,8 +101,14 @@ async def in_async_steps(open_work: Open, steps: AsyncSteps) -> AsyncSteps:
     except BaseException as error:
         try:
             with work.step():
-                await steps.aclose()
+                await aclose(steps)
         finally:
             work.leave(error)
         raise
     work.leave()
+
+
+async def aclose(steps: AsyncIterator[Any]) -> None:
+    """Closes an async generator, which is otherwise closed by a later task; other iterators have nothing to close."""
+    if hasattr(steps, "aclose"):
+        await cast("AsyncSteps", steps).aclose()

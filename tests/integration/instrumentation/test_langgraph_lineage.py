@@ -304,3 +304,26 @@ async def test_without_a_provider_a_composed_run_writes_nothing_into_its_checkpo
     async for _ in ComposerService().execute_workflow(graph, {"seen": []}, config=thread()):
         pass
     assert KEY not in graph.get_state(thread()).metadata
+
+
+async def test_reading_earlier_checkpoints_ends_with_the_run(exporter):
+    """An async generator that is left open is closed later, perhaps when the saver's connection is closed."""
+    opened, closed = [], []
+
+    class Watched(InMemorySaver):
+        async def alist(self, *args, **kwargs):
+            opened.append(True)
+            try:
+                async for saved in super().alist(*args, **kwargs):
+                    yield saved
+            finally:
+                await asyncio.sleep(0.05)
+                closed.append(True)
+
+    graph = chain(("first", step, {}), ("node", asks, {}), checkpointer=Watched())
+    await graph.ainvoke({"seen": []}, thread())
+    await graph.aupdate_state(thread(), {"n": 1}, as_node="first")
+    await graph.ainvoke(Command(resume=1), thread())
+    assert linked(workflows(exporter)[1])
+    assert opened
+    assert len(closed) == len(opened)

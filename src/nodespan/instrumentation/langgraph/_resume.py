@@ -18,6 +18,7 @@ from opentelemetry.trace import Link, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from nodespan import semconv
+from nodespan.instrumentation._steps import aclose
 from nodespan.instrumentation.langgraph._convert import section
 from nodespan.spans.directory import traceparent_of
 from nodespan.spans.guard import Guard
@@ -119,9 +120,13 @@ class _Line:
 
     async def afollow(self) -> None:
         with _FOLLOWING:
-            async for saved in self._saver.alist(**self._arguments):
-                if self._ends_at(saved):
-                    return
+            line = self._saver.alist(**self._arguments)
+            try:
+                async for saved in line:
+                    if self._ends_at(saved):
+                        return
+            finally:
+                await aclose(line)
 
     def _ends_at(self, saved: Any) -> bool:
         checkpoint_id = saved.checkpoint["id"]
