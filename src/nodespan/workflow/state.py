@@ -111,7 +111,7 @@ def node_cache_key(state: Any) -> bytes:
     order of a mapping does not. A cached result keeps its first trace.
     """
     fields = _fields_of(state)
-    if fields is not None and not _is_message(state):
+    if fields is not None and not isinstance(state, BaseMessage):
         state = {name: value for name, value in fields.items() if name not in OUR_FIELDS}
     digest = hashlib.sha256()
     _feed(digest.update, state)
@@ -129,28 +129,25 @@ def _fields_of(value: object) -> Mapping[Any, Any] | None:
     return None
 
 
-def _is_message(value: object) -> bool:
-    return isinstance(value, BaseMessage)
-
-
 def _feed(update: Callable[[bytes], None], value: Any) -> None:
     """Feeds a value so that different values give different bytes: each part has its type and its length."""
     fields = _fields_of(value)
     if fields is not None:
         name = "mapping" if isinstance(value, Mapping) else type(value).__qualname__
-        skipped = "id" if _is_message(value) else None
+        skipped = "id" if isinstance(value, BaseMessage) else None
         parts = sorted((_digest(key), _digest(item)) for key, item in fields.items() if key != skipped)
         update(f"{name} {len(parts)}:".encode())
         for key, item in parts:
             update(key + item)
     elif isinstance(value, list | tuple):
         items = cast("Sequence[Any]", value)
-        update(f"{type(value).__name__} {len(items)}:".encode())
+        update(f"{items.__class__.__name__} {len(items)}:".encode())
         for item in items:
             _feed(update, item)
     elif isinstance(value, set | frozenset):
-        members = sorted(_digest(item) for item in cast("set[Any]", value))
-        update(f"{type(value).__name__} {len(members)}:".encode() + b"".join(members))
+        several = cast("set[Any]", value)
+        members = sorted(_digest(item) for item in several)
+        update(f"{several.__class__.__name__} {len(members)}:".encode() + b"".join(members))
     else:
         data = pickle.dumps(value, protocol=5)
         update(f"{type(value).__qualname__} {len(data)}:".encode() + data)

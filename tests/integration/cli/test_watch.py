@@ -103,13 +103,28 @@ def running(reader: StoreReader, name: str) -> str:
 
 
 @pytest.fixture
+def watch():
+    """Starts watchers; those that a failed test has left are ended."""
+    started: list[Watcher] = []
+
+    def start(*arguments: str) -> Watcher:
+        started.append(Watcher(*arguments))
+        return started[-1]
+
+    yield start
+    for watcher in started:
+        watcher.process.kill()
+        watcher.wait()
+
+
+@pytest.fixture
 def reader():
     with StoreReader(SqliteStore(store_path())) as reader:
         yield reader
 
 
-def test_a_run_is_shown_from_its_first_node_through_a_retry_to_its_end(reader, cli):
-    traces, tree = Watcher("traces", "--follow"), Watcher("trace", "--follow")
+def test_a_run_is_shown_from_its_first_node_through_a_retry_to_its_end(reader, cli, watch):
+    traces, tree = watch("traces", "--follow"), watch("trace", "--follow")
     with program() as process:
         trace_id = running(reader, "invoke_node slow")
         assert cli("traces", "--running").code == 0
@@ -133,10 +148,10 @@ def test_a_run_is_shown_from_its_first_node_through_a_retry_to_its_end(reader, c
     assert cli("traces", "--running", "--json").json == []
 
 
-def test_a_killed_run_ends_the_following_and_says_where_it_was(reader, cli):
+def test_a_killed_run_ends_the_following_and_its_place_is_shown(reader, cli, watch):
     with program() as process:
         trace_id = running(reader, "invoke_node slow")
-        tree = Watcher("trace", trace_id[:8], "--follow", "--json")
+        tree = watch("trace", trace_id[:8], "--follow", "--json")
         tree.until('"running"', '"invoke_node slow"')
         process.kill()
         process.wait()
