@@ -79,3 +79,26 @@ def test_log_probabilities_are_of_the_stream(smollm2: Path) -> None:
         list(stream)
     assert stream.logprobs
     assert len(stream.logprobs[0]["top_logprobs"][0]) >= 2
+
+
+def test_a_generation_that_fills_the_context_ends_as_length(smollm2: Path) -> None:
+    profile = ModelProfile(model_path=smollm2, n_ctx=256, sampling=Sampling(seed=1, temperature=0.0))
+    with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
+        runner = Runner(factory)
+        streams = [runner.stream_pipeline(raw("The sea " * 12, max_tokens=500)) for _ in range(2)]
+        texts = ["".join(chunk.content for chunk in stream) for stream in streams]
+    for stream, text in zip(streams, texts, strict=True):
+        assert text
+        assert stream.metadata is not None
+        assert stream.metadata.finish_reason == "length"
+        assert (stream.metadata.input_tokens or 0) + (stream.metadata.output_tokens or 0) == 256
+
+
+def test_a_model_is_loaded_by_a_link_with_blanks_and_other_scripts(smollm2: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ein Modell \u00fc \u6a21\u578b.gguf"
+    path.symlink_to(smollm2)
+    with PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=path, n_ctx=64)}) as factory:
+        stream = Runner(factory).stream_pipeline(raw("The sea", max_tokens=2))
+        assert "".join(chunk.content for chunk in stream)
+    assert stream.metadata is not None
+    assert stream.metadata.model_name == path.stem
