@@ -12,8 +12,9 @@ import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from nodespan.engine.contract import Cancellation, GenerationResult
 from nodespan.errors import ConfigurationError, MissingDependencyError, ServerError
-from nodespan.runner import PipelineFactory, PipelineStream
+from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory, PipelineStream
 from nodespan.testing import FakeServer, servers
 from nodespan.types import ChatMessage, GenerationRequest, ModelProfile, ModelProfileType, Sampling
 from pipelines import chat, raw, wait_for
@@ -252,6 +253,30 @@ def test_the_first_request_imports_nothing_on_the_event_loop() -> None:
     """Else it would hold up every other request of the process, and be in none of its own phases."""
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.strip() == "['The sea is wide.', []]", done.stderr
+
+
+async def test_a_stream_that_is_left_leaves_no_generator_open() -> None:
+    """An open one is closed by a later task, when its loop or its connection may be gone.
+
+    Those inside of httpx are httpx's own: it closes the connection below them.
+    """
+    opened: list[Any] = []
+    with FakeServer("openai") as server:
+        pipeline = OpenAICompatiblePipeline(ModelProfile(base_url=server.url, name="m"))
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=opened.append)
+        try:
+            answer = pipeline.agenerate(GenerationRequest(prompt="a"), Cancellation(), GenerationResult())
+            assert await anext(answer) == "The"
+            await answer.aclose()
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+        await pipeline.aclose()
+    ours = [
+        generator for generator in opened if generator.__qualname__.startswith(("Open", "objects", "Response.aiter_b"))
+    ]
+    assert len(ours) >= 3
+    assert [generator for generator in ours if generator.ag_frame is not None] == []
 
 
 def test_connections_are_used_again(run: Callable[..., Ask]) -> None:

@@ -109,8 +109,12 @@ class OpenAICompatiblePipeline:
             pieces: list[str] = []
             has_begun = False
             try:
-                async with self._open(endpoint, request, result) as response:
-                    async for event in objects(response.aiter_bytes(), self._secrets):
+                async with (
+                    self._open(endpoint, request, result) as response,
+                    contextlib.aclosing(response.aiter_bytes()) as chunks,
+                    contextlib.aclosing(objects(chunks, self._secrets)) as events,
+                ):
+                    async for event in events:
                         has_begun = True
                         if text := reader.read(event):
                             pieces.append(text)

@@ -43,10 +43,11 @@ async def objects(chunks: AsyncIterator[bytes], secrets: Sequence[str]) -> Async
 async def read_error(response: httpx.Response, secrets: Sequence[str]) -> ServerError:
     """The error of a response that is not a success; its body is cut."""
     body = b""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            break
+    async with contextlib.aclosing(response.aiter_bytes()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > _MAX_BODY_BYTES:
+                break
     text = body.decode("utf-8", "replace")
     with contextlib.suppress(ValueError):
         text = _message(json.loads(text)) or text
