@@ -25,7 +25,7 @@ from nodespan.engine.openai_compatible.json_values import as_count, as_object
 from nodespan.engine.openai_compatible.probe import probe
 from nodespan.engine.openai_compatible.readers import OllamaReader, Reader
 from nodespan.engine.openai_compatible.tls import ssl_context
-from nodespan.engine.openai_compatible.wire import body_of, objects, read_error
+from nodespan.engine.openai_compatible.wire import chunks_of, objects, read_error
 from nodespan.errors import ConfigurationError, MissingDependencyError, ServerError
 from nodespan.types import UNKNOWN_PROVIDER
 
@@ -111,7 +111,7 @@ class OpenAICompatiblePipeline:
             try:
                 async with (
                     self._open(endpoint, request, result) as response,
-                    contextlib.aclosing(body_of(response)) as chunks,
+                    contextlib.aclosing(chunks_of(response)) as chunks,
                     contextlib.aclosing(objects(chunks, self._secrets)) as events,
                 ):
                     async for event in events:

@@ -40,7 +40,7 @@ async def objects(chunks: AsyncIterator[bytes], secrets: Sequence[str]) -> Async
         yield found
 
 
-def body_of(response: httpx.Response) -> AsyncGenerator[bytes]:
+def chunks_of(response: httpx.Response) -> AsyncGenerator[bytes]:
     """The body of a response as it arrives; to be closed by the caller."""
     return cast("AsyncGenerator[bytes]", response.aiter_bytes())
 
@@ -48,7 +48,7 @@ def body_of(response: httpx.Response) -> AsyncGenerator[bytes]:
 async def read_error(response: httpx.Response, secrets: Sequence[str]) -> ServerError:
     """The error of a response that is not a success; its body is cut."""
     body = b""
-    async with contextlib.aclosing(body_of(response)) as chunks:
+    async with contextlib.aclosing(chunks_of(response)) as chunks:
         async for chunk in chunks:
             body += chunk
             if len(body) > _MAX_BODY_BYTES:
