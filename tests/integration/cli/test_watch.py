@@ -58,12 +58,21 @@ def program() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def default_sigint() -> None:
+    """A shell starts programs in the background with SIGINT ignored, and theirs inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Watcher:
     """A command that prints until it is interrupted; ``lines`` grows meanwhile."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=default_sigint,
         )
         self.lines: list[str] = []
         self._thread = threading.Thread(target=self._read)

@@ -60,7 +60,11 @@ export function createRows(app) {
         });
         if (node === cursor) active = item.element.id;
       }
-      for (let i = last - first; i < pool.length; i++) /** @type {Row} */ (pool[i]).element.hidden = true;
+      for (let i = last - first; i < pool.length; i++) {
+        const unused = /** @type {Row} */ (pool[i]).element;
+        unused.hidden = true;
+        unused.setAttribute("aria-selected", "false");
+      }
       if (active) element.setAttribute("aria-activedescendant", active);
       else element.removeAttribute("aria-activedescendant");
     },
