@@ -45,7 +45,7 @@ def figures(way: str, report: dict[str, Any], seconds: int) -> list[Figure]:
     of = f"{seconds} s of runs of {NODES} trivial nodes, one after the other"
     return [
         Figure(f"ended, {way}", report["ended"] / seconds, "spans/s", of=of),
-        Figure(f"written / ended, {way}", report["stored"] / report["ended"], "", ">= 0.98", of=of),
+        Figure(f"written / ended, {way}", report["stored"] / report["ended"], "x", ">= 0.98", of=of),
         Figure(f"dropped, {way}", report["dropped"], "spans", "<= 0", of=of),
     ]
 

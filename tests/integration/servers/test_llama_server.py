@@ -155,7 +155,7 @@ def test_by_default_as_many_run_at_once_as_the_server_has_slots(llama_server: Ll
         most = max(most, llama_server.busy())
         time.sleep(0.01)
     assert most == 2
-    assert all(stream.metadata and (stream.metadata.server_queue_s or 0) < 0.2 for stream in streams)
+    assert all(stream.metadata and (stream.metadata.server_queue_s or 0) < 0.5 for stream in streams)
 
 
 @pytest.mark.parametrize("read", [0, 3])
