@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypedDict
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import nodespan
-from bench.graphs import asking, chain, echo
+from bench.graphs import Count, asking, chain, count, echo
 from bench.measure import Figure, Size, added, figure, interleaved, median
 from nodespan import ComposerService, WorkflowState
 
@@ -23,22 +23,12 @@ WORDS = 100
 Stream = Callable[[Any, Any], AsyncIterator[Any]]
 
 
-class State(TypedDict):
-    """What the trivial nodes pass on."""
-
-    n: int
-
-
-async def step(state: State) -> dict[str, int]:
-    return {"n": state["n"] + 1}
-
-
 def run(size: Size) -> list[Figure]:
     trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
     loop = asyncio.new_event_loop()
     with echo(WORDS) as factory:
         graphs = {
-            "ten trivial nodes": (chain(State, step, 10), {"n": 0}, RUNS),
+            "ten trivial nodes": (chain(Count, count, 10), {"n": 0}, RUNS),
             f"one node, {WORDS} chunks": (asking(factory), WorkflowState.from_prompt("Hello"), 2),
         }
         return [each for name, graph in graphs.items() for each in figures(name, loop, *graph, ROUNDS[size])]

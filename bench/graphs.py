@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from langgraph.graph import START, StateGraph
 
 from nodespan import ModelProfile, ModelProfileType, PipelineFactory, PipelineNode, Sampling, WorkflowState
 from nodespan.testing import EchoPipeline
+
+
+class Count(TypedDict):
+    """What trivial nodes pass on."""
+
+    n: int
+
+
+async def count(state: Count) -> dict[str, int]:
+    """A trivial node."""
+    return {"n": state["n"] + 1}
 
 
 def chain(state: type, body: Any, nodes: int) -> Any:

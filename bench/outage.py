@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import nodespan
-from bench.graphs import chain
+from bench.graphs import Count, chain, count
 from bench.measure import Columns, Figure, Size, Statistic, figure, interleaved, percentile, ratio
 from bench.receiver import Receiver
 
@@ -23,16 +23,6 @@ REQUESTS = {"quick": 20, "normal": 400, "full": 600}
 WARMUP_REQUESTS = 20
 PAUSE_S = 0.002
 NODES = 10
-
-
-class State(TypedDict):
-    """What the nodes pass on."""
-
-    n: int
-
-
-async def step(state: State) -> dict[str, int]:
-    return {"n": state["n"] + 1}
 
 
 def run(size: Size) -> list[Figure]:
@@ -72,7 +62,7 @@ def application(endpoint: str, requests: int) -> Callable[[], Any]:
 
 
 async def latencies_ms(requests: int) -> list[float]:
-    graph = chain(State, step, NODES)
+    graph = chain(Count, count, NODES)
     took_ms: list[float] = []
     for _ in range(WARMUP_REQUESTS + requests):
         started = time.perf_counter()

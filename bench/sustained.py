@@ -12,26 +12,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import nodespan
-from bench.graphs import chain
+from bench.graphs import Count, chain, count
 from bench.measure import Figure, Size
 from bench.receiver import Receiver
 
 TITLE = "Spans of a loop without a pause"
 SECONDS = {"quick": 2, "normal": 20, "full": 60}
 NODES = 10
-
-
-class State(TypedDict):
-    """What the nodes pass on."""
-
-    n: int
-
-
-async def step(state: State) -> dict[str, int]:
-    return {"n": state["n"] + 1}
 
 
 def run(size: Size) -> list[Figure]:
@@ -60,7 +50,7 @@ def program(seconds: int, *endpoint: str) -> dict[str, Any]:
 
 
 async def loop(seconds: float) -> None:
-    graph = chain(State, step, NODES)
+    graph = chain(Count, count, NODES)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         await graph.ainvoke({"n": 0})

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -24,10 +23,6 @@ pytest_plugins = ["pytester"]
 # llama.cpp's threads wait for each other by spinning, which on a busy machine occupies the cores of the others: 18 s
 # instead of 3 s. OpenMP reads this when llama.cpp is loaded; programs that tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-# A slow example was delayed by the machine.
-settings.register_profile("nodespan", deadline=None)
-settings.load_profile("nodespan")
 
 
 @pytest.fixture(autouse=True)

@@ -211,3 +211,9 @@ def run_tasks(request):
 def arun_tasks(request):
     """Every way that runs async tasks of the functional API."""
     return request.param
+
+
+@pytest.fixture(params=["ours first", "peer first"])
+def together(request, peer):
+    """nodespan and another instrumentation, the file's ``peer``, in the order in which they are installed."""
+    return ("ours", peer) if request.param == "ours first" else (peer, "ours")

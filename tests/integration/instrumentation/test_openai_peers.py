@@ -22,11 +22,6 @@ def peer(request):
     return request.param
 
 
-@pytest.fixture(params=["ours first", "peer first"])
-def together(request, peer):
-    return ("ours", peer) if request.param == "ours first" else (peer, "ours")
-
-
 def model_spans(one):
     """Those that are a call of the model: not the phases of nodespan."""
     return [span for span in one["spans"] if not span[1].startswith(("llama_cpp.", "server."))]

@@ -28,11 +28,6 @@ def peer(request):
     return request.param
 
 
-@pytest.fixture(params=["ours first", "peer first"])
-def together(request, peer):
-    return ("ours", peer) if request.param == "ours first" else (peer, "ours")
-
-
 def test_the_program_s_results_are_the_same_and_nothing_is_logged(run, together):
     plain, _ = run()
     both, said = run(*together)

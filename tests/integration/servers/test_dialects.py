@@ -12,6 +12,7 @@ import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from model_calls import text_of, the_span
 from nodespan.engine.contract import Cancellation, GenerationResult
 from nodespan.errors import ConfigurationError, MissingDependencyError, ServerError
 from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory, PipelineStream
@@ -21,15 +22,6 @@ from pipelines import chat, raw, wait_for
 
 KINDS = ["llama-server", "llama-cpp-python", "ollama", "vllm", "sglang", "openai"]
 Ask = Callable[..., PipelineStream]
-
-
-def text_of(stream: PipelineStream) -> str:
-    return "".join(chunk.content for chunk in stream)
-
-
-def the_span(exporter: InMemorySpanExporter) -> Any:
-    (span,) = [span for span in exporter.get_finished_spans() if span.name.endswith(" m")]
-    return span
 
 
 def children(exporter: InMemorySpanExporter) -> list[str]:

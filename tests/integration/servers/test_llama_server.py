@@ -147,7 +147,6 @@ def test_the_servers_queue_shows_apart_from_ours(llama_server: LlamaServer, trac
         assert waited[-1] > 0.2 > waited[0] + 0.05, (waits, waited)
 
 
-@pytest.mark.extended
 def test_by_default_as_many_run_at_once_as_the_server_has_slots(llama_server: LlamaServer, runner: Runner) -> None:
     streams = [runner.stream_pipeline(chat(f"{number} {STORY}", max_tokens=40)) for number in range(4)]
     most = 0
@@ -155,7 +154,7 @@ def test_by_default_as_many_run_at_once_as_the_server_has_slots(llama_server: Ll
         most = max(most, llama_server.busy())
         time.sleep(0.01)
     assert most == 2
-    assert all(stream.metadata and (stream.metadata.server_queue_s or 0) < 0.5 for stream in streams)
+    assert all(stream.metadata and (stream.metadata.server_queue_s or 0) < 0.2 for stream in streams)
 
 
 @pytest.mark.parametrize("read", [0, 3])

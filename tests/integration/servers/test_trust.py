@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from model_calls import text_of, the_span
 from nodespan.errors import ConfigurationError, ServerError
 from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory, PipelineStream, Runner
 from nodespan.testing import FakeServer
@@ -23,15 +24,6 @@ from pipelines import chat
 PROBED = ["/props", "/api/version", "/model_info", "/get_model_info", "/version", "/openapi.json"]
 SECRET = "sk-canary-0123456789"
 Ask = Callable[..., PipelineStream]
-
-
-def text_of(stream: PipelineStream) -> str:
-    return "".join(chunk.content for chunk in stream)
-
-
-def the_span(exporter: InMemorySpanExporter) -> Any:
-    (span,) = [span for span in exporter.get_finished_spans() if span.name.endswith(" m")]
-    return span
 
 
 def test_a_server_is_probed_once_and_without_credentials(run: Callable[..., Ask]) -> None:

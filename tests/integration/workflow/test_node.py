@@ -31,15 +31,6 @@ ANSWER = "one two three"
 
 
 @pytest.fixture
-def node(tracer_provider):
-    def make(**options: Any) -> PipelineNode:
-        factory = options.pop("factory", None) or echo_factory()
-        return PipelineNode(pipeline_factory=factory, tracer_provider=tracer_provider, **options)
-
-    return make
-
-
-@pytest.fixture
 def composer(tracer_provider):
     return ComposerService(tracer_provider=tracer_provider)
 

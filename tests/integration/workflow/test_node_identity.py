@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from langgraph.checkpoint.memory import MemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
-from workflow_graphs import collect, echo_factory
-
-
-@pytest.fixture
-def node(tracer_provider):
-    def make(**options: Any) -> PipelineNode:
-        return PipelineNode(pipeline_factory=echo_factory(), tracer_provider=tracer_provider, **options)
-
-    return make
+from nodespan.workflow import ComposerService, WorkflowState
+from workflow_graphs import collect
 
 
 @pytest.fixture

@@ -17,22 +17,13 @@ from langgraph.types import Send
 
 from nodespan.errors import ConfigurationError
 from nodespan.instrumentation import instrument, uninstrument
-from nodespan.workflow import ComposerService, PipelineNode, WorkflowState
+from nodespan.workflow import ComposerService, WorkflowState
 from workflow_graphs import collect, echo_factory, one_node
 
 ANSWER = "one two three"
 WORDS = ["one", " two", " three"]
 THREAD = {"configurable": {"thread_id": "t1"}}
 has_v3 = pytest.mark.skipif("stream_events" not in vars(Pregel), reason="this LangGraph has no v3 event stream")
-
-
-@pytest.fixture
-def node(tracer_provider):
-    def make(**options: Any) -> PipelineNode:
-        factory = options.pop("factory", None) or echo_factory()
-        return PipelineNode(pipeline_factory=factory, tracer_provider=tracer_provider, **options)
-
-    return make
 
 
 def state() -> WorkflowState:

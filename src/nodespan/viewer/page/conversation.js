@@ -3,6 +3,7 @@
 import { asText } from "attributes";
 import { button, el, fill } from "dom";
 import { duration, integer, line, visible } from "format";
+import { press, rowKeys } from "keys";
 import { nodeAround } from "trace";
 
 const LONG = 4000;
@@ -29,15 +30,11 @@ export function createConversation(app) {
     if (next) app.select(Number(next.dataset["row"]));
   }
 
-  /** @type {Record<string, () => void>} */
-  const keys = { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) };
+  const keys = rowKeys(move);
 
   return {
     element,
-    key(name) {
-      keys[name]?.();
-      return name in keys;
-    },
+    key: (name) => press(keys, name),
     update(state, changed) {
       const { messages, trace } = state;
       if (changed.has("messages")) fill(element, ...(messages && trace ? content(app, messages, trace) : [el("p", { class: "empty" }, "Reading the messages …")]));

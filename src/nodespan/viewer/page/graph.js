@@ -3,6 +3,7 @@
 import { button, el, fill, svg } from "dom";
 import { duration, integer, line } from "format";
 import { drawGraph } from "drawing";
+import { press } from "keys";
 import { value } from "router";
 import { chosenRun, graphModel, runInside, runsAround } from "topology";
 
@@ -126,8 +127,7 @@ export function createGraph(app) {
     key(name) {
       const isSubgraph = Boolean(model?.nodes.get(selectedNode())?.graph);
       if (name === "Enter" && isSubgraph) open(selectedNode());
-      keys[name]?.();
-      return name in keys || (name === "Enter" && isSubgraph);
+      return press(keys, name) || (name === "Enter" && isSubgraph);
     },
     update(state, changed) {
       if (changed.has("tree") || changed.has("route")) render(state);

@@ -38,3 +38,17 @@ export function helpDialog(close) {
       el("dl", {}, ...rows.flatMap(([key, meaning]) => [el("dt", {}, ...key.split(" ").map((each) => (each === "+" ? "+" : el("kbd", {}, each)))), el("dd", {}, meaning)]))))));
   return dialog;
 }
+
+/**
+ * The keys to the next and to the previous row.
+ * @param {(by: number) => void} move @returns {Record<string, () => void>}
+ */
+export function rowKeys(move) {
+  return { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) };
+}
+
+/** @param {Record<string, () => unknown>} keys @param {string} name @returns {boolean} Whether it is one of the keys. */
+export function press(keys, name) {
+  keys[name]?.();
+  return name in keys;
+}

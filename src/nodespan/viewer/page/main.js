@@ -2,7 +2,7 @@
 
 import { embedded, fileApi, serverApi, startSession } from "api";
 import { button, el, fill } from "dom";
-import { helpDialog, listen } from "keys";
+import { helpDialog, listen, press } from "keys";
 import { href, parse, runsRoute, value, withQuery } from "router";
 import { createRun } from "run";
 import { createRuns } from "runs";
@@ -176,8 +176,7 @@ listen((name) => {
     e: toError, "[": () => toSame(-1), "]": () => toSame(1), u: () => app.go(runsRoute()),
     Escape: () => app.cursor() >= 0 && app.select(-1),
   };
-  keys[name]?.();
-  return name in keys;
+  return press(keys, name);
 });
 
 // Links of the page change the route without a new document; with a modifier they open a tab as links do.

@@ -3,6 +3,7 @@
 import { button, el, fill, isTyping } from "dom";
 import { ago, dateTime, duration, integer, line, percent, phaseText, tokens } from "format";
 import { createFilters } from "filters";
+import { press, rowKeys } from "keys";
 import { runsRoute, traceRoute, value, withQuery } from "router";
 import { sparklines } from "sparkline";
 
@@ -37,7 +38,7 @@ export function createRuns(app) {
 
   /** @type {Record<string, () => void>} */
   const keys = {
-    j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
+    ...rowKeys(move),
     Enter: () => cursor && app.go(traceRoute(cursor)), l: () => cursor && app.go(traceRoute(cursor)),
     "/": () => filters.focus(),
     e: () => moveToError(rows(), cursor, (id) => {
@@ -53,8 +54,7 @@ export function createRuns(app) {
     element,
     key(name) {
       if (name === "Enter" && document.activeElement instanceof HTMLAnchorElement) return false;
-      keys[name]?.();
-      return name in keys;
+      return press(keys, name);
     },
     update(state, changed) {
       filters.update(state);

@@ -3,6 +3,7 @@
 import { drawRow, ROW } from "bars";
 import { criticalPath } from "critical";
 import { el, fill, oncePerFrame } from "dom";
+import { press, rowKeys } from "keys";
 import { createMinimap } from "minimap";
 import { createRows } from "rows";
 import { value } from "router";
@@ -192,7 +193,7 @@ export function createWaterfall(app) {
 
   /** @type {Record<string, () => void>} */
   const keys = {
-    j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
+    ...rowKeys(move),
     h: shut, l: unfold, ArrowLeft: shut, ArrowRight: unfold,
     PageDown: () => move(Math.max(1, Math.floor(scroller.clientHeight / ROW) - 1)),
     PageUp: () => move(-Math.max(1, Math.floor(scroller.clientHeight / ROW) - 1)),
@@ -203,10 +204,7 @@ export function createWaterfall(app) {
 
   return {
     element,
-    key(name) {
-      keys[name]?.();
-      return name in keys;
-    },
+    key: (name) => press(keys, name),
     update(state, changed) {
       const isOther = state.tree !== tree;
       const isFirst = !tree;

@@ -3,6 +3,7 @@
 import { asText } from "attributes";
 import { button, el, fill } from "dom";
 import { bytes, duration, line, visible } from "format";
+import { press, rowKeys } from "keys";
 
 const LONG = 600;
 const ROWS_MAX = 500;
@@ -76,15 +77,11 @@ export function createWrites(app) {
     }
   }
 
-  /** @type {Record<string, () => void>} */
-  const keys = { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) };
+  const keys = rowKeys(move);
 
   return {
     element,
-    key(name) {
-      keys[name]?.();
-      return name in keys;
-    },
+    key: (name) => press(keys, name),
     update(_state, changed) {
       if (changed.has("trace")) render();
       mark();
