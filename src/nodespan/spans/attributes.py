@@ -50,7 +50,7 @@ def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[report
         return None
 
 
-def to_attributes(attributes: Mapping[str, Any]) -> PlainAttributes:  # pyright: ignore[reportExplicitAny]
+def to_attributes(attributes: Mapping[str, Any]) -> PlainAttributes:  # pyright: ignore[reportExplicitAny] as above
     """The attributes that have a value, converted; the same object where they are plain already."""
     if type(attributes) is PlainAttributes:
         return attributes

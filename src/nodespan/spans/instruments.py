@@ -155,7 +155,7 @@ class Instruments:
             labels = {label: given for label, given in labels.items() if given is not None}
         try:
             (self._writers.get(name) or self._make(name))(value, labels, context)
-        except Exception as error:  # noqa: BLE001 see Guard
+        except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _RECORDING.failed(error)
 
     def _catch_up(self) -> None:

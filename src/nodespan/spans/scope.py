@@ -217,7 +217,7 @@ class SpanScope:
             held = to_attributes(attributes) if attributes else PlainAttributes()
             held.update(self.identity.attributes)
             self.span = tracer.start_span(name, parent, kind, held or None, links, start_time_ns)
-        except Exception as error:  # noqa: BLE001 see Guard
+        except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _STARTING.failed(error)
 
     @property
@@ -306,7 +306,7 @@ class SpanScope:
         try:
             self.span.set_attribute(semconv.STATUS, outcome)
             self.span.end(end_time_ns)
-        except Exception as error:  # noqa: BLE001 see Guard
+        except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _ENDING.failed(error)
         return True
 

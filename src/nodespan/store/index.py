@@ -188,7 +188,7 @@ def _adopt(connection: sqlite3.Connection, store_id: str) -> None:
     if _indexed_source(connection)[0] == store_id:
         return
     for table in _TABLES:
-        connection.execute(f"DELETE FROM {table}")  # noqa: S608 our own words
+        connection.execute(f"DELETE FROM {table}")  # noqa: S608 the column names are constants
     connection.execute("UPDATE source SET store_id = ?, dropped_batches = 0", (store_id,))
 
 
@@ -262,7 +262,7 @@ def _add(
 
 def _insert(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> int:
     row = connection.execute(
-        f"INSERT INTO trace (trace_id, name, service, start_ns, end_ns, {', '.join(Sums._fields)}) "  # noqa: S608 our own words
+        f"INSERT INTO trace (trace_id, name, service, start_ns, end_ns, {', '.join(Sums._fields)}) "  # noqa: S608 the column names are constants
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (trace_id, part.name, part.service, part.start_ns, part.end_ns, *part.sums),
     )
@@ -274,7 +274,7 @@ def _insert(connection: sqlite3.Connection, trace_id: str, part: TraceSlice) -> 
 def _extend(connection: sqlite3.Connection, row: tuple[int, int], part: TraceSlice) -> int:
     trace, start_ns = row
     connection.execute(
-        f"UPDATE trace SET end_ns = max(end_ns, ?), {_changed_by('+')} WHERE id = ?",  # noqa: S608 our own words
+        f"UPDATE trace SET end_ns = max(end_ns, ?), {_changed_by('+')} WHERE id = ?",  # noqa: S608 the column names are constants
         (part.end_ns, *part.sums, trace),
     )
     words = part.words
@@ -296,9 +296,9 @@ def _write_words(connection: sqlite3.Connection, trace: int, start_ns: int, word
 
 def _remove(connection: sqlite3.Connection, batches: Sequence[int]) -> None:
     for batch_id in batches:
-        query = f"SELECT {', '.join(Sums._fields)}, trace FROM part WHERE batch = ?"  # noqa: S608 our own words
+        query = f"SELECT {', '.join(Sums._fields)}, trace FROM part WHERE batch = ?"  # noqa: S608 the column names are constants
         parts = connection.execute(query, (batch_id,)).fetchall()
-        connection.executemany(f"UPDATE trace SET {_changed_by('-')} WHERE id = ?", parts)  # noqa: S608 our own words
+        connection.executemany(f"UPDATE trace SET {_changed_by('-')} WHERE id = ?", parts)  # noqa: S608 the column names are constants
         connection.execute("DELETE FROM part WHERE batch = ?", (batch_id,))
         traces = [(part[-1],) for part in parts]
         connection.executemany(

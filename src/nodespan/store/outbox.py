@@ -230,8 +230,8 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> int:
             where = "state = 0 AND destination IS ?"
-            spans = connection.execute(f"SELECT coalesce(sum(spans), 0) FROM batch WHERE {where}", (source,)).fetchone()  # noqa: S608 our own words
-            connection.execute(f"UPDATE batch SET destination = ? WHERE {where}", (destination, source))  # noqa: S608 our own words
+            spans = connection.execute(f"SELECT coalesce(sum(spans), 0) FROM batch WHERE {where}", (source,)).fetchone()  # noqa: S608 the column names are constants
+            connection.execute(f"UPDATE batch SET destination = ? WHERE {where}", (destination, source))  # noqa: S608 the column names are constants
             connection.execute(
                 "INSERT INTO destination (identity, label) VALUES (?, ?) ON CONFLICT (identity) DO NOTHING",
                 (destination, label),
@@ -285,7 +285,7 @@ class SqliteStore:
         excess += round(self._max_bytes * _ROOM_MADE)
         for which in (f"NOT ({_UNSENT})", _UNSENT):
             last = None
-            for batch_id, size in connection.execute(f"SELECT id, bytes FROM batch WHERE {which} ORDER BY id"):  # noqa: S608 our own words
+            for batch_id, size in connection.execute(f"SELECT id, bytes FROM batch WHERE {which} ORDER BY id"):  # noqa: S608 the column names are constants
                 last = batch_id
                 excess -= size
                 if excess <= 0:
@@ -298,11 +298,11 @@ class SqliteStore:
 
 def _drop(connection: sqlite3.Connection, where: str, reason: str) -> None:
     lost = connection.execute(
-        f"SELECT writer, sum(spans) FROM batch WHERE ({where}) AND {_UNSENT} GROUP BY writer"  # noqa: S608 our own words
+        f"SELECT writer, sum(spans) FROM batch WHERE ({where}) AND {_UNSENT} GROUP BY writer"  # noqa: S608 the column names are constants
     ).fetchall()
     for writer, spans in lost:
         _count(connection, writer, {reason: spans})
-    connection.execute(f"DELETE FROM batch WHERE {where}")  # noqa: S608 our own words
+    connection.execute(f"DELETE FROM batch WHERE {where}")  # noqa: S608 the column names are constants
 
 
 def _count(connection: sqlite3.Connection, writer: str, outcomes: Mapping[str, int]) -> None:
@@ -317,7 +317,7 @@ def _count(connection: sqlite3.Connection, writer: str, outcomes: Mapping[str, i
 
 def _waiting(connection: sqlite3.Connection, where: str) -> list[Waiting]:
     rows = connection.execute(
-        "SELECT batch.destination, coalesce(label, ''), sum(spans), min(created_ns), last_error FROM batch "  # noqa: S608 our own words
+        "SELECT batch.destination, coalesce(label, ''), sum(spans), min(created_ns), last_error FROM batch "  # noqa: S608 the column names are constants
         f"LEFT JOIN destination ON identity = batch.destination WHERE state = 0 AND {where} GROUP BY batch.destination"
     )
     return [Waiting(*row) for row in rows.fetchall()]

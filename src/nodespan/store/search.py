@@ -40,7 +40,7 @@ def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> lis
         tables, start, row_id = "trace", "trace.start_ns", "trace.id"
         where, bound = _conditions(wanted, [])
     query = (
-        f"SELECT {_COLUMNS} FROM {tables} WHERE {where} "  # noqa: S608 our own words
+        f"SELECT {_COLUMNS} FROM {tables} WHERE {where} "  # noqa: S608 the column names are constants
         f"AND {start} BETWEEN ? AND ? AND ({start} < ? OR {row_id} < ?) ORDER BY {start} DESC, {row_id} DESC LIMIT ?"
     )
     rows = connection.execute(query, (*bound, since_ns, below_ns, below_ns, below_id, min(limit, _MAX)))
@@ -49,20 +49,20 @@ def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> lis
 
 def changed(connection: sqlite3.Connection, batches: tuple[int, int]) -> list[TraceRecord]:
     """The traces with spans in this range of batches."""
-    query = f"SELECT {_COLUMNS} FROM trace WHERE id IN (SELECT trace FROM part WHERE batch BETWEEN ? AND ?)"  # noqa: S608 our own words
+    query = f"SELECT {_COLUMNS} FROM trace WHERE id IN (SELECT trace FROM part WHERE batch BETWEEN ? AND ?)"  # noqa: S608 the column names are constants
     return [_record(connection, row) for row in connection.execute(query, batches).fetchall()]
 
 
 def by_ids(connection: sqlite3.Connection, trace_ids: Iterable[str]) -> dict[str, TraceRecord]:
     """The traces with these ids that have ended spans."""
-    query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id = ?"  # noqa: S608 our own words
+    query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id = ?"  # noqa: S608 the column names are constants
     rows = (connection.execute(query, (trace_id,)).fetchone() for trace_id in trace_ids)
     return {row[1]: _record(connection, row) for row in rows if row is not None}
 
 
 def by_prefix(connection: sqlite3.Connection, prefix: str) -> list[TraceRecord]:
     """Up to two traces whose ids begin so."""
-    query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id >= ? AND trace_id < ? LIMIT 2"  # noqa: S608 our own words
+    query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id >= ? AND trace_id < ? LIMIT 2"  # noqa: S608 the column names are constants
     rows = connection.execute(query, _prefix_range(prefix))
     return [_record(connection, row) for row in rows.fetchall()]
 

@@ -317,7 +317,7 @@ async def test_reading_earlier_checkpoints_ends_with_the_run(exporter):
                 async for saved in super().alist(*args, **kwargs):
                     yield saved
             finally:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # closing that is not awaited ends later than the run
                 closed.append(True)
 
     graph = chain(("first", step, {}), ("node", asks, {}), checkpointer=Watched())

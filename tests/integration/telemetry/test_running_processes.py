@@ -142,7 +142,7 @@ def test_a_removed_lock_file_does_not_count_as_a_dead_process(reader):
         until(lambda: states(reader), {"chat of one": "running"})
         for file in lock_path(store_path(), "").iterdir():
             file.unlink()
-        time.sleep(1.5)
+        time.sleep(1.5)  # longer than a heartbeat: the reader has looked for the lock again
         assert states(reader) == {"chat of one": "running"}
 
 

@@ -217,7 +217,7 @@ def test_a_row_comes_within_twice_the_interval_when_nothing_ran_before(reader):
     with configure() as telemetry:
         trace.get_tracer("test").start_span("first").end()
         telemetry.force_flush(PATIENCE_S)
-        time.sleep(0.5)
+        time.sleep(0.5)  # several write intervals, after which the writer sleeps
         found: list[float] = []
         for _ in range(5):
             started = time.monotonic()

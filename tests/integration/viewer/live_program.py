@@ -29,7 +29,7 @@ def main() -> None:
                     report(f"node {i} {started_ns}")
                     time.sleep(seconds / NODES)
             if "hang" in sys.argv:
-                time.sleep(600)
+                time.sleep(600)  # until the test kills it
         assert telemetry.force_flush()
     report("done")
 

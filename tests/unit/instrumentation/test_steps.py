@@ -21,7 +21,7 @@ async def test_an_async_generator_that_is_closed_early_has_closed_the_enclosed_o
             for number in range(3):
                 yield number
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # closing that is not awaited ends later than aclose()
             ended.append(True)
 
     steps = in_async_steps(open_work, counts())

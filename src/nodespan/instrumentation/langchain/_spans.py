@@ -167,7 +167,7 @@ class ModelCall(ModelCallSpan):
             if self.from_cache:
                 self._facts = {key: value for key, value in self._facts.items() if ".usage." not in key}
                 self._facts[semconv.RESPONSE_CACHED] = True
-        except Exception as error:  # noqa: BLE001 see Guard
+        except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _DESCRIBING.failed(error)
 
     def _record_call(self, error: BaseException | None) -> None:
@@ -208,7 +208,7 @@ def _request(model: object, identity: _convert.Identity, kwargs: Mapping[str, An
     try:
         sampling = _convert.sampling_of(model, identity.parameters, kwargs)
         return {**_convert.server_of(model), **request_attributes(sampling)}
-    except Exception as error:  # noqa: BLE001 see Guard
+    except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
         _DESCRIBING.failed(error)
         return {}
 

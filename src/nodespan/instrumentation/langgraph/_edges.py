@@ -59,7 +59,7 @@ def task_returned(node: NodeSpan, task: Task) -> None:
         try:
             plan = _plan(graph, task.name, task.writes)
             _write(node, parent, task, _taken(graph, task.name, plan, task.writes), plan.writes)
-        except Exception as error:  # noqa: BLE001 see Guard
+        except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _RECORDING.failed(error)
 
 

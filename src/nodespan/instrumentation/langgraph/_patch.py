@@ -125,7 +125,7 @@ def _open_node(task: Task, around: SpanScope | None, context: Context) -> NodeSp
             return open_node(task, around.tracer, around.instruments, around, context)
         if STATE.lacks_runs and (here := STATE.surroundings(context)) is not None:
             return open_node(task, here.tracer, here.instruments, None, context)
-    except Exception as error:  # noqa: BLE001 see Guard
+    except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
         _OPENING.failed(error)
     return None
 

@@ -280,7 +280,7 @@ class NodeSpan(SpanScope):
                 if self.error_type is not None:
                     ended[semconv.ERROR_TYPE] = self.error_type
                 self.instruments.record(semconv.NODE_DURATION, self.took_s, ended, exemplar_context(self.span))
-            except Exception as error:  # noqa: BLE001 see Guard
+            except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
                 _COUNTING.failed(error)
         return True
 
