@@ -10,12 +10,16 @@ from collections import Counter, defaultdict
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, RetryPolicy, interrupt
-from opentelemetry import metrics
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import NoOpTracerProvider
 
 from nodespan import semconv
+from nodespan.fastspan import NodespanTracerProvider
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.scope import SpanScope
@@ -108,6 +112,22 @@ def test_a_run_and_its_nodes(run, counted, exporter):
     run(chain(step, ("again", step, {})), {"seen": []})
     assert nodes_by_status(counted) == {("step", "ok"): 1, ("again", "ok"): 1}
     assert_equal_to_the_spans(counted, exporter)
+
+
+def test_labels_are_the_nodes_own_whatever_a_node_sets_on_its_span(run, measured):
+    def overwrites(state):
+        trace.get_current_span().set_attributes({semconv.NODE: f"user {id(state)}", semconv.WORKFLOW_NAME: "other"})
+        return {"seen": [1]}
+
+    provider = NodespanTracerProvider(measured.provider)
+    provider.apply(Resource({}), ALWAYS_ON, SpanLimits(), [SimpleSpanProcessor(InMemorySpanExporter())])
+    LangGraphInstrumentor().instrument(tracer_provider=provider, meter_provider=measured.provider)
+    try:
+        run(chain(overwrites), {"seen": []})
+    finally:
+        LangGraphInstrumentor().uninstrument()
+    labels = (semconv.WORKFLOW_NAME, semconv.NODE)
+    assert list(measured.of(semconv.NODE_DURATION, *labels)) == [("Main", "overwrites")]
 
 
 def test_an_error_counts_on_every_span_that_it_passes_with_its_class(run, counted, exporter):

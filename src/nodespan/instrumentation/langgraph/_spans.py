@@ -194,9 +194,10 @@ class NodeSpan(SpanScope):
     __slots__ = (
         "_adopted_attempt",
         "_attempt_started_ns",
-        "_attributes",
         "_failed_at_ns",
         "_last_failed",
+        "_node",
+        "_workflow_name",
         "attempt",
         "facts",
         "node_id",
@@ -217,7 +218,9 @@ class NodeSpan(SpanScope):
         self.node_id = attributes[semconv.NODE_ID] = new_node_id()
         self.node_name = shown_name
         self.facts: Mapping[str, Any] = {}
-        self._attributes = attributes
+        # Read now: the span may hold this very dict, in which the program sets attributes.
+        self._workflow_name, self._node = attributes.get(semconv.WORKFLOW_NAME), attributes.get(semconv.NODE)
+        namespace = attributes.get(semconv.LANGGRAPH_CHECKPOINT_NS) or ""
         super().__init__(tracer, span_name, attributes, parent=parent, instruments=instruments, around=around)
         self.attempt = 1
         self._attempt_started_ns = self.started_ns
@@ -226,7 +229,7 @@ class NodeSpan(SpanScope):
         self._failed_at_ns: int | None = None
         if self.directory is not None and self.directory.nodes is not None:
             # The namespace is the same over all attempts: ``node:task_id``, with its parents' before it.
-            self.directory.nodes[attributes.get(semconv.LANGGRAPH_CHECKPOINT_NS) or ""] = self.ids
+            self.directory.nodes[namespace] = self.ids
 
     @property
     def ids(self) -> NodeIds:
@@ -302,8 +305,7 @@ class NodeSpan(SpanScope):
         self.fail(error)
 
     def _labels(self) -> dict[str, Any]:
-        known = self._attributes
-        return {semconv.WORKFLOW_NAME: known.get(semconv.WORKFLOW_NAME), semconv.NODE: known.get(semconv.NODE)}
+        return {semconv.WORKFLOW_NAME: self._workflow_name, semconv.NODE: self._node}
 
 
 def open_node(
