@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from nodespan.engine.contract import GenerationResult
     from nodespan.spans.model_call import ModelCallSpan
-    from nodespan.spans.scope import SpanScope
 
 PREVIOUS_PROMPT: Final = "previous_prompt"
 LEAST_REPEATED_TOKENS: Final = 16
@@ -58,7 +57,7 @@ def describe_context(scope: ModelCallSpan, result: GenerationResult) -> None:
     with _DESCRIBING:
         if result.context_size:
             scope.measured[semconv.CONTEXT_SIZE] = result.context_size
-        node = _node_around(scope)
+        node = scope.node
         use = result.prefix
         previous = use.previous if use is not None else None
         if use is not None:
@@ -89,14 +88,3 @@ def _compare(scope: ModelCallSpan, result: GenerationResult, use: PrefixUse, pre
         scope.measured[semconv.PREFIX_COST] = result.prefill_s * share
     if previous.span is not None and previous.span.is_valid:
         scope.link(Link(previous.span, {semconv.LINK_KIND: PREVIOUS_PROMPT}))
-
-
-def _node_around(scope: ModelCallSpan) -> str | None:
-    """LangGraph's name of the node around a model call."""
-    around: SpanScope | None = scope.parent
-    while around is not None:
-        attributes = getattr(around.span, "attributes", None)
-        if attributes and isinstance(node := attributes.get(semconv.NODE), str):
-            return node
-        around = around.parent
-    return None

@@ -159,6 +159,7 @@ class SpanScope:
         is_suppressed: The scope begins where instrumentation is suppressed: it has no span of its own, and neither it
             nor anything inside it is recorded.
         error_type: Class of the error it ended with, as ``error.type`` names it.
+        node: LangGraph's name of the innermost node, for labels of metrics; ``None`` outside of nodes.
     """
 
     __slots__ = (
@@ -172,6 +173,7 @@ class SpanScope:
         "identity",
         "instruments",
         "is_suppressed",
+        "node",
         "parent",
         "span",
         "started_ns",
@@ -212,6 +214,7 @@ class SpanScope:
         self.instruments: Instruments = instruments or (around.instruments if around is not None else get_instruments())
         self.directory: RunDirectory | None = directory or (around.directory if around is not None else None)
         self.identity: Identity = identity or (around.identity if around is not None else NO_IDENTITY)
+        self.node: str | None = around.node if around is not None else None
         self.span: Span = trace.INVALID_SPAN
         try:
             held = to_attributes(attributes) if attributes else PlainAttributes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from nodespan.cli._tree import repeated_prefill
 from nodespan.instrumentation import instrument
@@ -63,6 +65,14 @@ def test_a_prompt_that_breaks_the_prefix_names_the_node_and_the_token(llama, exp
     )
     found = measured.of("nodespan.prefix.reuse", "gen_ai.node.name", "nodespan.prefix.previous_node")
     assert found == {("plan", None): (0.0, 1), ("check", "plan"): (pytest.approx(shared / len(tokens[1])), 1)}
+
+
+def test_labels_of_the_metric_need_no_recorded_span(llama, measured):
+    unsampled = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
+    instrument(tracer_provider=unsampled, meter_provider=measured.provider, langchain=False, openai=False)
+    prompts(llama, ("plan", PLAN), ("check", CHECK)).invoke({"seen": []})
+    found = measured.of("nodespan.prefix.reuse", "gen_ai.node.name", "nodespan.prefix.previous_node")
+    assert list(found) == [("plan", None), ("check", "plan")]
 
 
 @pytest.mark.usefixtures("traced_graphs")

@@ -196,7 +196,6 @@ class NodeSpan(SpanScope):
         "_attempt_started_ns",
         "_failed_at_ns",
         "_last_failed",
-        "_node",
         "_workflow_name",
         "attempt",
         "facts",
@@ -219,9 +218,10 @@ class NodeSpan(SpanScope):
         self.node_name = shown_name
         self.facts: Mapping[str, Any] = {}
         # Read now: the span may hold this very dict, in which the program sets attributes.
-        self._workflow_name, self._node = attributes.get(semconv.WORKFLOW_NAME), attributes.get(semconv.NODE)
+        self._workflow_name, node = attributes.get(semconv.WORKFLOW_NAME), attributes.get(semconv.NODE)
         namespace = attributes.get(semconv.LANGGRAPH_CHECKPOINT_NS) or ""
         super().__init__(tracer, span_name, attributes, parent=parent, instruments=instruments, around=around)
+        self.node = node
         self.attempt = 1
         self._attempt_started_ns = self.started_ns
         self._adopted_attempt = 0
@@ -305,7 +305,7 @@ class NodeSpan(SpanScope):
         self.fail(error)
 
     def _labels(self) -> dict[str, Any]:
-        return {semconv.WORKFLOW_NAME: self._workflow_name, semconv.NODE: self._node}
+        return {semconv.WORKFLOW_NAME: self._workflow_name, semconv.NODE: self.node}
 
 
 def open_node(
