@@ -6,10 +6,11 @@ is kept here while the caller waits.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 from nodespan.spans.scope import own_context
@@ -19,8 +20,22 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-_waiting: Final[WeakKeyDictionary[Any, list[Context]]] = WeakKeyDictionary()
-"""Contexts of the calls that wait for a store, in the order of their execution."""
+
+class _Call(NamedTuple):
+    """A call that waits for a store."""
+
+    context: Context
+    task: asyncio.Task[Any] | None
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the background task has answered it; its own task may not have run since."""
+        awaited = getattr(self.task, "_fut_waiter", None)
+        return awaited is not None and awaited.done()
+
+
+_waiting: Final[WeakKeyDictionary[Any, list[_Call]]] = WeakKeyDictionary()
+"""Calls that wait for a store, in the order of their execution."""
 _store: Final[ContextVar[ref[Any] | None]] = ContextVar("nodespan-store", default=None)
 """The store of the current background task, or of the task that started it."""
 
@@ -44,13 +59,13 @@ def waits(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
 
     @functools.wraps(original)
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        contexts, context = _waiting.setdefault(self, []), own_context()
-        contexts.append(context)
+        calls, call = _waiting.setdefault(self, []), _Call(own_context(), asyncio.current_task())
+        calls.append(call)
         token = _store.set(ref(self))
         try:
             return await original(self, *args, **kwargs)
         finally:
-            contexts.remove(context)
+            calls.remove(call)
             with suppress(ValueError):  # a coroutine that is dropped while it waits is closed in another context
                 _store.reset(token)
 
@@ -61,5 +76,5 @@ def caller_context() -> Context | None:
     """In a store's background task the context of the current call; ``None`` elsewhere."""
     reference = _store.get()
     store = reference() if reference is not None else None
-    contexts = _waiting.get(store) if store is not None else None
-    return contexts[0] if contexts else None
+    calls = _waiting.get(store, ()) if store is not None else ()
+    return next((call.context for call in calls if not call.has_result), None)
