@@ -74,7 +74,9 @@ SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")
 CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation of the run; on every span of it.")
-AGENT_NAME: Final = _standard("gen_ai.agent.name", "The agent that runs: the name given to `create_agent`.")
+AGENT_NAME: Final = _standard(
+    "gen_ai.agent.name", "The agent that runs: the name given to `create_agent` or `create_react_agent`."
+)
 USER_ID: Final = _standard(
     "user.id", "The user of the run; on every span of it.", source="OpenTelemetry semantic conventions 1.41, user"
 )

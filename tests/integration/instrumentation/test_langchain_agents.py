@@ -10,13 +10,15 @@ from langchain.agents.middleware import wrap_tool_call
 from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt import ToolNode, create_react_agent
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from nodespan import semconv
 from nodespan.instrumentation import instrument, uninstrument
 from small_graphs import chain
 from talker import Talker
+
+pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 
 QUESTION: dict[str, Any] = {"messages": [("human", "What is the weather?")]}
 
@@ -42,32 +44,40 @@ def agents_of(spans: Any) -> dict[str, Any]:
     return {span.name: span.attributes.get(semconv.AGENT_NAME) for span in spans}
 
 
-def test_every_span_of_an_agent_has_its_name(run, exporter):
-    run(create_agent(Talker(tool_calls=[[call_of("weather")], []]), [weather], name="Forecaster"), QUESTION)
+both = pytest.mark.parametrize(
+    ("create", "asking"), [(create_agent, "model"), (create_react_agent, "agent")], ids=["LangChain", "LangGraph"]
+)
+
+
+@both
+def test_every_span_of_an_agent_has_its_name(run, exporter, create, asking):
+    agent = create(Talker(tool_calls=[[call_of("weather")], []]), [weather], name="Forecaster")
+    run(agent.with_config(run_name="Today"), QUESTION)
     assert agents_of(exporter.get_finished_spans()) == {
-        "invoke_workflow Forecaster": "Forecaster",
-        "invoke_node model": "Forecaster",
+        "invoke_workflow Today": "Forecaster",
+        f"invoke_node {asking}": "Forecaster",
         "invoke_node tools": "Forecaster",
         "chat talker-1": "Forecaster",
         "execute_tool weather": "Forecaster",
     }
 
 
-def test_a_graph_around_an_agent_is_no_agent_and_an_agent_inside_an_agent_is_another(run, exporter):
+@both
+def test_a_graph_around_an_agent_is_no_agent_and_an_agent_inside_an_agent_is_another(run, exporter, create, asking):
     @tool
     def ask_expert(place: str) -> str:
         """Asks an expert."""
-        expert = create_agent(Talker(model_name="inner"), [], name="Expert")
+        expert = create(Talker(model_name="inner"), [], name="Expert")
         return expert.invoke(QUESTION)["messages"][-1].content
 
-    outer = create_agent(Talker(tool_calls=[[call_of("ask_expert")], []]), [ask_expert], name="Host")
+    outer = create(Talker(tool_calls=[[call_of("ask_expert")], []]), [ask_expert], name="Host")
     builder = StateGraph(MessagesState)
     builder.add_node("host", outer)
     builder.add_node("after", lambda state: Talker(model_name="after").invoke("hi") and {})
     builder.add_edge(START, "host")
     builder.add_edge("host", "after")
     run(builder.compile(name="Main"), QUESTION)
-    found = agents_of(span for span in exporter.get_finished_spans() if span.name != "invoke_node model")
+    found = agents_of(span for span in exporter.get_finished_spans() if span.name != f"invoke_node {asking}")
     assert found == {
         "invoke_workflow Main": None,
         "invoke_node host": None,
@@ -82,8 +92,9 @@ def test_a_graph_around_an_agent_is_no_agent_and_an_agent_inside_an_agent_is_ano
     }
 
 
-def test_an_agent_without_a_name_has_none(exporter):
-    create_agent(Talker(), []).invoke(QUESTION)
+@both
+def test_an_agent_without_a_name_has_none(exporter, create, asking):
+    create(Talker(), []).invoke(QUESTION)
     assert set(agents_of(exporter.get_finished_spans()).values()) == {None}
 
 

@@ -25,6 +25,9 @@ _ROOT: Final = "__root__"
 _COORDINATES: Final = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
 """Keys of ``configurable`` that address a thread: LangGraph then ignores the inherited ``configurable``."""
 
+_DEFAULT_NAME: Final = "LangGraph"
+"""Name of a graph that was given none."""
+
 _BOUND_MAX: Final = 8
 """Nested bindings (``with_retry``, ``with_fallbacks``) that are searched for configs."""
 
@@ -43,6 +46,7 @@ class _EffectiveConfig:
     """The config of the call, over the graph's own (``with_config``), over the one inherited from what runs around."""
 
     def __init__(self, graph: object, config: Mapping[str, Any]) -> None:
+        self._graph = graph
         self._explicit = (config, *own_configs(graph))
         self._inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
         self._resets = any(not _COORDINATES.isdisjoint(section(one, "configurable")) for one in self._explicit)
@@ -73,7 +77,18 @@ class _EffectiveConfig:
         for one in self._explicit:
             if isinstance(name := section(one, "metadata").get("lc_agent_name"), str):
                 return name
+        return _react_agent_name(self._graph)
+
+
+def _react_agent_name(graph: object) -> str | None:
+    """The name given to LangGraph's ``create_react_agent``, whose graphs are known by the function of their node."""
+    nodes: object = getattr(graph, "nodes", None)
+    node = cast("dict[str, object]", nodes).get("agent") if isinstance(nodes, dict) else None
+    asks: object = getattr(getattr(node, "bound", None), "func", None)
+    if getattr(asks, "__module__", None) != "langgraph.prebuilt.chat_agent_executor":
         return None
+    name: object = getattr(graph, "name", None)
+    return name if isinstance(name, str) and name != _DEFAULT_NAME else None
 
 
 def own_configs(graph: object) -> Iterator[Mapping[str, Any]]:
