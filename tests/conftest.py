@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,6 +24,12 @@ pytest_plugins = ["pytester"]
 # llama.cpp's threads wait for each other by spinning, which on a busy machine occupies the cores of the others: 18 s
 # instead of 3 s. OpenMP reads this when llama.cpp is loaded; programs that tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of garbage collections, of which tests start many: each takes 0.01 s, not 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Literal
+
+import pytest
 
 import llama_cpp
 from nodespan.types import GenerationRequest
@@ -25,11 +28,13 @@ class Case:
 
     Attributes:
         ends: What the case shows the end by, where it is about that. Texts of a random seed differ by processor.
+        is_extended: Run by ``make test-extended``: another case of the same kind is in ``make test``.
     """
 
     name: str
     requests: tuple[GenerationRequest, ...]
     ends: Literal["stop", "length"] | None = None
+    is_extended: bool = False
 
 
 def words(count: int) -> str:
@@ -38,30 +43,42 @@ def words(count: int) -> str:
 
 
 CASES = [
-    Case("cold", (raw(STORY, seed=5, max_tokens=12),)),
+    Case("cold", (raw(STORY, seed=5, max_tokens=12),), is_extended=True),
     Case("cold chat", (chat("What is the sea?", seed=5, max_tokens=12),)),
-    Case("no seed needed at temperature 0", (raw(STORY, temperature=0.0, max_tokens=12),)),
+    Case("no seed needed at temperature 0", (raw(STORY, temperature=0.0, max_tokens=12),), is_extended=True),
     Case("prefix", (raw(STORY, seed=5, max_tokens=4), raw(STORY + " it was", seed=6, max_tokens=8))),
     Case("chat turn", (chat("What is the sea?", seed=5, max_tokens=4), chat("What is a ship?", seed=6, max_tokens=8))),
     Case("exact hit", (raw(STORY, seed=5, max_tokens=1), raw(STORY, seed=5, max_tokens=8))),
-    Case("longer one cached", (raw(STORY, seed=5, max_tokens=8), raw(STORY, seed=5, max_tokens=8))),
-    Case("nothing in common", (raw(STORY, seed=5, max_tokens=8), raw("An apple is", seed=5, max_tokens=8))),
+    Case("longer one cached", (raw(STORY, seed=5, max_tokens=8), raw(STORY, seed=5, max_tokens=8)), is_extended=True),
+    Case(
+        "nothing in common",
+        (raw(STORY, seed=5, max_tokens=8), raw("An apple is", seed=5, max_tokens=8)),
+        is_extended=True,
+    ),
     Case("one token more than cached", (raw(words(10), seed=5, max_tokens=1), raw(words(11), seed=5, max_tokens=4))),
-    Case("a prompt of one token", (raw(words(1), seed=5, max_tokens=6),)),
+    Case("a prompt of one token", (raw(words(1), seed=5, max_tokens=6),), is_extended=True),
     Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),), "length"),
     *(
-        Case(f"batch border {count}", (raw(words(count), seed=5, max_tokens=4),))
+        Case(f"batch border {count}", (raw(words(count), seed=5, max_tokens=4),), is_extended=count > N_BATCH + 1)
         for count in (N_BATCH - 1, N_BATCH, N_BATCH + 1, 2 * N_BATCH, 2 * N_BATCH + 1)
     ),
     Case("stop string", (chat(SUM, temperature=0.0, max_tokens=40, stop=(" came", " =")),), "stop"),
     Case("stop string of several tokens", (chat(SUM, temperature=0.0, max_tokens=40, stop=("+ 1 =",)),), "stop"),
-    Case("end token", (chat(SUM, temperature=0.0, max_tokens=40),), "stop"),
+    Case("end token", (chat(SUM, temperature=0.0, max_tokens=40),), "stop", is_extended=True),
     Case("end token as the last one allowed", (chat(SUM, temperature=0.0, max_tokens=8),), "stop"),
     Case("end token at once", (raw(GREETING, temperature=0.0, max_tokens=9),), "stop"),
-    Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),)),
+    Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),), is_extended=True),
     Case("emoji cut by max_tokens", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=13),)),
     Case("context full", (raw(words(N_CTX - 10), seed=5),)),
 ]
+EACH_CASE = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=pytest.mark.extended if case.is_extended else ()) for case in CASES],
+)
+
+
+class _Seen(Exception):
+    """The prompt is known, and need not be evaluated."""
 
 
 def bare(llama: llama_cpp.Llama, request: GenerationRequest, *, stream: bool) -> Any:
@@ -84,23 +101,19 @@ def streamed_text(llama: llama_cpp.Llama, requests: tuple[GenerationRequest, ...
 
 def prompt_of(llama: llama_cpp.Llama, request: GenerationRequest) -> list[int]:
     """The prompt's tokens, as ``Llama.generate`` is given them."""
-    seen: list[list[int]] = []
-    original = llama.generate
+    seen: list[int] = []
 
     def spy(tokens: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(list(tokens))
-        return original(tokens, *args, **kwargs)
+        seen.extend(tokens)
+        raise _Seen
 
     llama.generate = spy  # type: ignore[method-assign]
     try:
-        bare(
-            llama,
-            request.model_copy(update={"sampling": request.sampling.model_copy(update={"max_tokens": 1})}),
-            stream=False,
-        )
+        with suppress(_Seen):
+            bare(llama, request, stream=False)
     finally:
         del llama.__dict__["generate"]
-    return seen[0]
+    return seen
 
 
 def cached_by_the_rule(llama: llama_cpp.Llama, before: list[int], prompt: list[int]) -> int:

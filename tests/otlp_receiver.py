@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import ssl
 import threading
 import time
@@ -41,10 +42,15 @@ class OtlpReceiver:
 
     Args:
         certificate: Paths of a key and of a certificate chain: it serves TLS.
+        host: Address that it listens on.
     """
 
     def __init__(
-        self, protocol: str = "http/protobuf", port: int = 0, certificate: tuple[str, str] | None = None
+        self,
+        protocol: str = "http/protobuf",
+        port: int = 0,
+        certificate: tuple[str, str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.protocol = protocol
         self.certificate = certificate
@@ -59,12 +65,17 @@ class OtlpReceiver:
         self.answers: deque[Any] = deque()
         self.requests: list[dict[str, str]] = []
         self._lock = threading.Lock()
+        self._host = host
         self._port = port
         self._stop: Callable[[], None] = lambda: None
 
     @property
     def endpoint(self) -> str:
-        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self.certificate else 'http'}://{self._netloc}"
+
+    @property
+    def _netloc(self) -> str:
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     def __enter__(self) -> OtlpReceiver:
         if self.protocol == "grpc":
@@ -117,6 +128,7 @@ class OtlpReceiver:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else a client waits 40 ms for the body of each answer
 
             def do_POST(self) -> None:
                 receiver.arrivals.append(time.monotonic())
@@ -141,7 +153,10 @@ class OtlpReceiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+
+        server = Server((self._host, self._port), Handler)
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate[1], self.certificate[0])
@@ -170,7 +185,7 @@ class OtlpReceiver:
                 name, (getattr(module, f"{name}ServiceServicer"),), {"Export": self._export(messages, name, path)}
             )
             getattr(module, f"add_{name}ServiceServicer_to_server")(servicer(), server)
-        address = f"127.0.0.1:{self._port}"
+        address = self._netloc
         if self.certificate:
             key, chain = (Path(path).read_bytes() for path in self.certificate)
             self._port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))

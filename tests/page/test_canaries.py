@@ -26,6 +26,8 @@ SHOWN = {
     "ansi": "␛[31mred␛]8;;http://evil.example␇link␛]8;;␇",
     "null": "a␀b⟨U+200B⟩c⟨U+FEFF⟩",
 }
+EXTENDED = ("image", "null", "template", "long")
+"""Run by ``make test-extended``: another canary of the same kind is in ``make test``."""
 
 
 FOREIGN = """() => [...document.querySelectorAll('script, img, iframe, object, embed, [onload], [onerror]')]
@@ -109,7 +111,10 @@ def viewer(own_viewer: Viewer) -> Viewer:
     return own_viewer
 
 
-@pytest.mark.parametrize("name", CANARIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.extended if name in EXTENDED else ()) for name in CANARIES],
+)
 def test_a_canary_is_text_in_every_view(name: str, page: Page, viewer: Viewer) -> None:
     text = CANARIES[name]
     trace = f"{list(CANARIES).index(name) + 1:032x}"

@@ -1,4 +1,4 @@
-"""Children of ``multiprocessing``, which end without ``atexit``; billiard (Celery) has a module of its own."""
+"""Children of ``multiprocessing``, which end without ``atexit``; billiard (Celery) uses its module of finalizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 def at_end_of_child(owner: object, work: Callable[[], None]) -> None:
     """Runs the work of an owner that still exists when this process ends, if it is such a child."""
-    for package in ("multiprocessing", "billiard"):
-        process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
-        if process is not None and util is not None and process.current_process().name != "MainProcess":
-            util.Finalize(owner, work, exitpriority=0)
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.current_process().name != "MainProcess":
+        util.Finalize(owner, work, exitpriority=0)

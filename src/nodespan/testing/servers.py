@@ -280,6 +280,7 @@ _ANSWERS: Final = {"ollama": _Ollama}
 class _Handler(BaseHTTPRequestHandler):
     fake: FakeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits 40 ms until the client has acknowledged the headers
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the base's name
         """Logs nothing."""

@@ -92,7 +92,7 @@ def test_safe_escapes_what_controls_and_keeps_what_shows():
     assert safe("a\tb\nc\x1bd\u202ee\ud800") == "a\\tb\\nc\\x1bd\\u202ee\\ud800"
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("latin-1", marks=pytest.mark.extended), "ascii"])
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_an_output_that_is_not_utf_8_replaces_characters(encoding, options):
     trace_id = store_one("chat 🦙")
@@ -114,7 +114,9 @@ def test_json_has_neither_nan_nor_infinity_and_bytes_in_base64(cli):
     assert attributes["raw"] == "AP8="
 
 
-@pytest.mark.parametrize("columns", [20, 30, 40, 80])
+@pytest.mark.parametrize(
+    "columns", [20, *(pytest.param(columns, marks=pytest.mark.extended) for columns in (30, 40)), 80]
+)
 def test_the_id_is_whole_on_every_terminal(columns):
     trace_id = store_one("a rather long name of a span that does not fit")
     assert trace_id[:8] in on_a_terminal("traces", columns=columns)
@@ -147,7 +149,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(command):
 
 
 @pytest.mark.parametrize("command", [("traces",), ("traces", "--json"), ("trace", "{id}"), ("export",), ("doctor",)])
-@pytest.mark.parametrize("length", [10, 200_000])
+@pytest.mark.parametrize("length", [10, pytest.param(200_000, marks=pytest.mark.extended)])
 def test_a_reader_that_left_is_exit_code_0_without_a_word(command, length):
     trace_id = store_one("x" * length, text="y" * length)
     read, write = os.pipe()

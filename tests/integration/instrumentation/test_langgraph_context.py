@@ -48,6 +48,35 @@ def test_the_current_span_in_a_sync_node_is_the_nodes(run):
     assert seen == ["invoke_node looks"] * 2
 
 
+def test_a_run_in_a_background_event_loop_is_below_the_node_that_waits_for_it(run, exporter):
+    """As notebooks and synchronous wrappers of asynchronous programs do."""
+    inner = chain(asees, name="Inner")
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def waits(state):
+        return asyncio.run_coroutine_threadsafe(inner.ainvoke({"seen": []}), loop).result(10)
+
+    try:
+        run(chain(waits), {"seen": []})
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert span_tree(exporter) == [
+        {
+            "name": "invoke_workflow Main",
+            "children": [
+                {
+                    "name": "invoke_node waits",
+                    "children": [{"name": "invoke_workflow Inner", "children": [{"name": "invoke_node asees"}]}],
+                }
+            ],
+        }
+    ]
+
+
 def test_the_current_span_in_an_async_node_is_the_nodes(arun):
     seen = []
 

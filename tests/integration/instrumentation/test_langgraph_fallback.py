@@ -151,7 +151,7 @@ def test_each_attempt_is_a_span(run, lacking, exporter):
         return {}
 
     lacking(*NODES)
-    policy = RetryPolicy(initial_interval=0.001, retry_on=ConnectionError)
+    policy = RetryPolicy(initial_interval=0.001, jitter=False, retry_on=ConnectionError)
     run(chain(("flaky", flaky, {"retry_policy": policy})), {"seen": []})
     (root,) = span_tree(exporter, "nodespan.status")
     assert [span["attributes"]["nodespan.status"] for span in root["children"]] == ["error", "ok"]

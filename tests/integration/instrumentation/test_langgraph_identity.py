@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import Any, TypedDict
+from uuid import UUID
 
 import pytest
 from langchain_core.runnables import RunnableLambda
@@ -16,6 +17,7 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 
 from nodespan.instrumentation.langchain import LangChainInstrumentor
+from nodespan.otlp import decode_batch, encode_spans
 from nodespan.workflow import ComposerService
 from small_graphs import thread
 from talker import Talker
@@ -115,6 +117,29 @@ def test_an_updated_state_gives_the_identity(how, run, exporter):
     else:
         run(g, Command(resume=1, update=IDS), thread())
     assert [ids_of(span) for span in runs(exporter)] == [("t1", None), WHOLE]
+
+
+ODD = {
+    "half a surrogate": ("\ud800", "?"),
+    "emoji": ("\U0001f999", "\U0001f999"),
+    "NUL": ("a\0b", "a\0b"),
+    "long": ("x" * 70_000, "x" * 100),
+    "UUID": (UUID(int=7), str(UUID(int=7))),
+    "tuple": (("a", 1), ""),  # not of a plain type: left out
+}
+
+
+@pytest.mark.parametrize(("odd", "start"), ODD.values(), ids=ODD)
+@pytest.mark.parametrize("field", ["user_id", "conversation_id"])
+def test_an_odd_id_is_recorded_in_a_form_that_can_be_sent_and_changes_no_result(odd, start, field, exporter):
+    assert graph(step).invoke({"x": 0, field: odd}) == {"x": 1, field: odd}
+    graph(step, checkpointer=InMemorySaver()).invoke({"x": 0}, {"configurable": {"thread_id": odd, field: odd}})
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["invoke_node step", "invoke_workflow LangGraph"] * 2
+    for each in decode_batch(encode_spans(spans)[0].data):
+        value = each.attributes.get("user.id" if field == "user_id" else "gen_ai.conversation.id", "")
+        assert value.startswith(start)
+        assert bool(value) == bool(start)
 
 
 def test_nodes_models_and_tools_carry_the_identity(with_langchain, run, exporter):

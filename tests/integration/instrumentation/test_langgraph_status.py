@@ -108,7 +108,8 @@ def test_an_error_that_a_retry_swallowed_is_no_error_of_the_run(run, exporter):
             raise RuntimeError("once")
         return {}
 
-    run(chain(("flaky", flaky, {"retry_policy": RetryPolicy(initial_interval=0.001, retry_on=RuntimeError)})), {})
+    policy = RetryPolicy(initial_interval=0.001, jitter=False, retry_on=RuntimeError)
+    run(chain(("flaky", flaky, {"retry_policy": policy})), {})
     assert [node["attributes"] for node in (tree(exporter)[0], tree(exporter)[0]["children"][0])] == [
         {"nodespan.status": "ok"}
     ] * 2

@@ -9,7 +9,7 @@ from inline_snapshot import snapshot
 
 import llama_cpp
 from llama_calls import the_call
-from llama_cpp_cases import CASES, N_BATCH, N_CTX, ONE_THREAD, STORY, bare, cached_by_the_rule, prompt_of
+from llama_cpp_cases import EACH_CASE, N_BATCH, N_CTX, ONE_THREAD, STORY, bare, cached_by_the_rule, prompt_of
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.llama_cpp import LlamaCppInstrumentor
 from nodespan.runner import PipelineFactory, Runner
@@ -45,7 +45,7 @@ def evaluated(exporter):
     }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@EACH_CASE
 def test_the_numbers_are_those_of_the_usage_streamed_or_not(llama, exporter, case):
     *before, last = case.requests
     for request in before:

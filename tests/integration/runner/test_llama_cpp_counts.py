@@ -1,4 +1,4 @@
-"""Counts and text of LlamaCppPipeline against llama-cpp-python itself, case by case, on fresh models."""
+"""Counts and text of LlamaCppPipeline against llama-cpp-python itself, case by case, on models with an empty cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import llama_cpp
 from llama_cpp_cases import (
-    CASES,
+    EACH_CASE,
     N_BATCH,
     N_CTX,
     ONE_THREAD,
@@ -28,26 +28,37 @@ from nodespan.types import ModelProfile
 from pipelines import raw
 
 
+@pytest.fixture(scope="module")
+def loaded(smollm2: Path) -> Iterator[llama_cpp.Llama]:
+    with closing(llama_cpp.Llama(str(smollm2), n_ctx=N_CTX, n_batch=N_BATCH, verbose=False, **ONE_THREAD)) as llama:
+        yield llama
+
+
 @pytest.fixture
-def models(smollm2: Path) -> Iterator[Any]:
+def models(smollm2: Path, loaded: llama_cpp.Llama) -> Iterator[Any]:
+    """A new pipeline, and what empties the cache of the bare model."""
+
+    def emptied() -> llama_cpp.Llama:
+        loaded.reset()
+        return loaded
+
     with closing(
         LlamaCppPipeline(ModelProfile(model_path=smollm2, n_ctx=N_CTX, n_batch=N_BATCH, options=ONE_THREAD))
     ) as ours:
-        yield ours, lambda: llama_cpp.Llama(str(smollm2), n_ctx=N_CTX, n_batch=N_BATCH, verbose=False, **ONE_THREAD)
+        yield ours, emptied
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@EACH_CASE
 def test_text_and_counts_are_those_of_llama_cpp_python(models: Any, case: Case) -> None:
-    ours, make = models
-    with closing(make()) as llama:
-        for request in case.requests[:-1]:
-            bare(llama, request, stream=False)
-        evaluated = llama.input_ids[: llama.n_tokens].tolist()
-        expected = bare(llama, case.requests[-1], stream=False)
-    with closing(make()) as llama:
-        pieces_expected = streamed_text(llama, case.requests)
-        prompt = prompt_of(llama, case.requests[-1])
-        cached = cached_by_the_rule(llama, evaluated, prompt)
+    ours, emptied = models
+    llama = emptied()
+    for request in case.requests[:-1]:
+        bare(llama, request, stream=False)
+    evaluated = llama.input_ids[: llama.n_tokens].tolist()
+    expected = bare(llama, case.requests[-1], stream=False)
+    pieces_expected = streamed_text(emptied(), case.requests)
+    prompt = prompt_of(llama, case.requests[-1])
+    cached = cached_by_the_rule(llama, evaluated, prompt)
 
     result, pieces = GenerationResult(), list[str]()
     for request in case.requests:
@@ -67,13 +78,12 @@ def test_text_and_counts_are_those_of_llama_cpp_python(models: Any, case: Case) 
 
 @pytest.mark.parametrize("pieces_read", [1, 2, 7])
 def test_closed_early_the_count_is_that_of_the_tokens_sampled(models: Any, pieces_read: int) -> None:
-    ours, make = models
+    ours, emptied = models
     result = GenerationResult()
     pieces = ours.generate(raw(STORY, seed=5), Cancellation(), result)
     read = [next(pieces) for _ in range(pieces_read)]
     pieces.close()
-    with closing(make()) as llama:
-        expected = llama.create_completion(STORY, seed=5, max_tokens=pieces_read)
+    expected = emptied().create_completion(STORY, seed=5, max_tokens=pieces_read)
     assert "".join(read) == expected["choices"][0]["text"]
     assert result.output_tokens == expected["usage"]["completion_tokens"] == pieces_read
     assert result.decode_tokens == pieces_read - 1
@@ -102,12 +112,11 @@ def test_without_llama_cpps_own_measuring_the_counts_that_do_not_need_it_stay(sm
 
 
 def test_an_aborted_prefill_is_not_counted_as_the_next_requests(models: Any) -> None:
-    ours, make = models
+    ours, emptied = models
     cancellation = Cancellation()
     cancellation.request()
     list(ours.generate(raw(words(100), seed=5), cancellation, GenerationResult()))
     result = GenerationResult()
     pieces = list(ours.generate(raw(STORY, seed=5, max_tokens=8), Cancellation(), result))
-    with closing(make()) as llama:
-        assert pieces == streamed_text(llama, (raw(STORY, seed=5, max_tokens=8),))
+    assert pieces == streamed_text(emptied(), (raw(STORY, seed=5, max_tokens=8),))
     assert (result.prefill_tokens, result.cached_input_tokens) == (result.input_tokens, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_a_prompt_without_tokens_is_refused_with_what_to_give(runner: Runner) ->
     with pytest.raises(ConfigurationError, match="no tokens"):
         list(runner.stream_pipeline(raw("")))
     assert list(runner.stream_pipeline(raw("The sea", max_tokens=3)))
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0b", "\ud800", "<|im_end|>", "<|im_start|>system"], ids=["NUL", "surrogate", "end", "start"]
+)
+def test_odd_text_is_answered_or_an_error_and_the_model_stays_usable(runner: Runner, text: str) -> None:
+    for request in (raw(text, max_tokens=2), chat(text, max_tokens=2)):
+        with suppress(UnicodeError):  # of llama-cpp-python: half a surrogate has no UTF-8
+            list(runner.stream_pipeline(request))
+        assert list(runner.stream_pipeline(raw("The sea", max_tokens=2)))
+
+
+@pytest.mark.parametrize("role", ["tool", "developer", "robot"])
+def test_an_unknown_role_is_answered_or_an_error_and_the_model_stays_usable(runner: Runner, role: str) -> None:
+    request = GenerationRequest(messages=[{"role": role, "content": "Hi."}], sampling=Sampling(max_tokens=2))
+    assert list(runner.stream_pipeline(request))
+    assert list(runner.stream_pipeline(raw("The sea", max_tokens=2)))
 
 
 def test_a_response_format_and_a_grammar_shape_the_answer(runner: Runner) -> None:
@@ -85,7 +103,7 @@ def test_a_generation_that_fills_the_context_ends_as_length(smollm2: Path) -> No
     profile = ModelProfile(model_path=smollm2, n_ctx=256, sampling=Sampling(seed=1, temperature=0.0))
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         runner = Runner(factory)
-        streams = [runner.stream_pipeline(raw("The sea " * 12, max_tokens=500)) for _ in range(2)]
+        streams = [runner.stream_pipeline(raw("The sea " * 110, max_tokens=500)) for _ in range(2)]
         texts = ["".join(chunk.content for chunk in stream) for stream in streams]
     for stream, text in zip(streams, texts, strict=True):
         assert text

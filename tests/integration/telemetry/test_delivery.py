@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from nodespan.spans.log import CODE_FIELD
 from nodespan.store import MEMORY, SqliteStore, StoreReader, TraceFilter, store_path
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as listener:
+            listener.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def make_spans(number: int, name: str = "work") -> None:
@@ -42,6 +52,19 @@ def test_without_an_endpoint_spans_are_in_the_local_store():
     assert (report.ended, report.stored, report.exported, report.waiting, report.dropped) == (100, 100, 0, 0, {})
     assert len(stored()) == 100
     assert store_path().stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("form", ["http://localhost:{port}", "http://localhost:{port}/", "http://[::1]:{port}"])
+def test_an_endpoint_is_a_name_or_an_address_of_either_family(protocol, form):
+    if "::1" in form and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with OtlpReceiver(protocol, host="::1" if "::1" in form else "127.0.0.1") as receiver:
+        endpoint = form.format(port=receiver.endpoint.rpartition(":")[2])
+        with configure("app", endpoint=endpoint, protocol=protocol) as telemetry:
+            make_spans(1)
+            assert telemetry.force_flush(10)
+        assert [span.name for span in receiver.spans] == ["work 0"]
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

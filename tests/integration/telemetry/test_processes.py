@@ -233,7 +233,7 @@ def test_forks_before_after_and_during_writes_lose_nothing(protocol, run_python,
 
 
 POOL = """
-import multiprocessing, sys
+import importlib, sys
 from opentelemetry import trace
 import nodespan
 
@@ -244,6 +244,7 @@ def work(index):
 telemetry = nodespan.configure("pool")
 with trace.get_tracer("test").start_as_current_span("before the pool"):
     pass
+multiprocessing = importlib.import_module(sys.argv[1])
 processes = [multiprocessing.get_context("fork").Process(target=work, args=(index,)) for index in range(4)]
 for process in processes:
     process.start()
@@ -252,9 +253,10 @@ for process in processes:
 """
 
 
-def test_a_child_of_multiprocessing_stores_its_spans_before_it_leaves(run_python):
+@pytest.mark.parametrize("package", ["multiprocessing", "billiard"])  # Celery's processes are billiard's
+def test_a_child_of_multiprocessing_stores_its_spans_before_it_leaves(package, run_python):
     """It leaves at once after its work, and without atexit."""
-    done = run_python(POOL)
+    done = run_python(POOL, package)
     assert done.returncode == 0, done.stderr
     assert stored() == ["before the pool", *(f"pool {index}" for index in range(4))]
 

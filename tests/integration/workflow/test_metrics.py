@@ -116,7 +116,7 @@ async def run_everything(factory: PipelineFactory, providers: Providers) -> None
     def node(model: Model, **options: Any) -> PipelineNode:
         return PipelineNode(pipeline_factory=factory, profile_type=model, **vars(providers), **options)
 
-    retry = RetryPolicy(initial_interval=0.001, retry_on=ConnectionError)
+    retry = RetryPolicy(initial_interval=0.001, jitter=False, retry_on=ConnectionError)
     for graph in (
         graph_of("answers", node(Model.FIRST)),
         graph_of("answers", node(Model.FIRST, priority=20)),
