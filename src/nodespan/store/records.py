@@ -1,4 +1,4 @@
-"""The records of the read model: plain dictionaries that ``json.dumps(record, allow_nan=False)`` accepts as they are.
+"""The records of the read model: plain dictionaries that ``json.dumps(record, allow_nan=False)`` accepts.
 
 Conventions of every record:
 
@@ -45,7 +45,7 @@ class PhaseRecord(TypedDict):
 
     Attributes:
         name: The phase.
-        since_ns: Its begin.
+        since_ns: Start of the phase.
         at_ns: Time of the reading; at most about 1 s old while the process lives.
         done: Tokens so far, for ``prefilling`` and ``decoding``.
         total: Tokens in all, for ``prefilling``.
@@ -69,8 +69,8 @@ class ProcessRecord(TypedDict):
         id: Random, one per process and store; a forked child has its own.
         pid: The operating system's id.
         start_ns: When the process first wrote to the store.
-        heartbeat_ns: Its last heartbeat; for a ``lost`` span, the last sign of life.
-        silent_s: Time since the last heartbeat, by a clock that is not set; ``None`` after a restart of the machine.
+        heartbeat_ns: Its last heartbeat.
+        silent_s: Time since the last heartbeat, by a monotonic clock; ``None`` after a restart of the machine.
     """
 
     id: str
@@ -99,8 +99,8 @@ class LinkRecord(TypedDict):
 class EdgeRecord(TypedDict):
     """An edge of the graph that a node execution took.
 
-    The executions of its target are those below the same run with the next greater ``langgraph.step``. A ``join`` has
-    one when all of its sources have been executed; a deferred node, when no other node is left.
+    The executions of its target are those below the same run with the next greater ``langgraph.step``. A ``join`` is
+    executed after all of its sources; a deferred node after all other nodes.
 
     Attributes:
         target: LangGraph's name of the target node, or ``__end__``.
@@ -151,7 +151,7 @@ class SpanRecord(TypedDict):
         state: See ``State``.
         status_code: ``UNSET``, ``OK`` or ``ERROR``; ``UNSET`` while it is open.
         status_message: Description of an error.
-        attributes: Of an open span those that it was started with.
+        attributes: For an open span, the attributes at its start.
         resource: Attributes of the resource (``service.name``, ...).
         scope: Name of the instrumentation scope.
         events: In order.
@@ -185,7 +185,7 @@ class SpanRecord(TypedDict):
 
 
 class TraceRecord(TypedDict):
-    """A trace, as a list shows it.
+    """A trace in a list.
 
     Attributes:
         trace_id: The trace.
@@ -302,7 +302,7 @@ class StoreStatus(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
-    """Which traces are wanted: those to which every given field applies, with any of their spans.
+    """A filter of traces: every given field must match a span of the trace.
 
     Attributes:
         trace_id: Prefix of the trace's id.
