@@ -116,6 +116,8 @@ LANGGRAPH_LEFT_CHECKPOINT_ID: Final = _ours(
     _LANGGRAPH,
 )
 LANGGRAPH_INTERRUPTED: Final = _ours("langgraph.interrupted", "The run stopped at an interrupt.", _LANGGRAPH, "boolean")
+LANGGRAPH_INTERRUPTS: Final = _ours("langgraph.interrupt_values", f"Values of its interrupts ({_CONTENT}).", _LANGGRAPH)
+LANGGRAPH_RESUME: Final = _ours("langgraph.resume_value", f"Value of `Command(resume)` ({_CONTENT}).", _LANGGRAPH)
 LANGGRAPH_GRAPH_HASH: Final = _ours(
     "langgraph.graph.hash", "sha256 of the declared graph: its nodes, edges, branches and subgraphs.", _LANGGRAPH
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Stage:
     programs: Programs
     count: Count
     folder: Path
+    afterwards: ExitStack
+    """Callbacks that undo the fault when all spans have arrived."""
 
     def restart(self, *names: str, away_s: float = AWAY_S) -> None:
         """Kill programs of the chain and start them again after a while."""
@@ -102,9 +105,18 @@ def agent_disk_full(stage: Stage) -> dict[str, object]:
     chain.kill("kafka")
     refused = eventually(counters.refused_by_agent, lambda spans: spans > STEP, "spans refused by a full agent")
     chain.start("kafka")
+    stage.afterwards.callback(usual_agent, stage)
     stage.count.progress(STEP, "spans after the disk was full")
     assert "no space left on device" in chain.log("agent")
     return {"refused": refused}
+
+
+def usual_agent(stage: Stage) -> None:
+    """The agent with its usual disk again; the small one is gone with the agent that mounted it."""
+    stage.count.wait_until_agent_empty()
+    stage.chain.terminate("agent")
+    stage.chain.set_agent()
+    stage.chain.start("agent")
 
 
 FAULTS: dict[str, Callable[[Stage], dict[str, object]]] = {
@@ -123,16 +135,22 @@ FAULTS: dict[str, Callable[[Stage], dict[str, object]]] = {
 }
 
 
+@pytest.fixture
+def afterwards() -> Iterator[ExitStack]:
+    with ExitStack() as callbacks:
+        yield callbacks
+
+
 @pytest.mark.parametrize("name", FAULTS, ids=lambda name: name.replace(" ", "-"))
 def test_a_fault_under_load_loses_no_span_that_was_reported_stored(
-    name: str, chain: Chain, programs: Programs, count: Count, tmp_path: Path, table: list[str]
+    name: str, chain: Chain, programs: Programs, count: Count, tmp_path: Path, table: list[str], afterwards: ExitStack
 ) -> None:
     kills_jaeger = "Jaeger" in name
     deliveries = count.counters.out_of_gateways if kills_jaeger else count.counters.into_jaeger
     started, before = time.monotonic(), deliveries()
     with programs.running(name.replace(" ", "-")) as sent:
         count.progress(STEP, "spans before the fault")
-        remarks = FAULTS[name](Stage(chain, programs, count, tmp_path))
+        remarks = FAULTS[name](Stage(chain, programs, count, tmp_path, afterwards))
         count.progress(STEP, "spans after the fault")
     count.wait_until_still()
     seen = count.wait_until_arrived(sent)

@@ -105,7 +105,7 @@ class Chain(Programs):
         )
         for name in GATEWAYS:
             self.set_gateway(name, overlays)
-        self.set_agent(folder / "agent")
+        self.set_agent()
 
     def start(self, name: str) -> None:
         """Start a program; with a new broker the topics are created."""
@@ -144,13 +144,13 @@ class Chain(Programs):
             raise RuntimeError(f"{tool} {' '.join(arguments)} failed: {(ran.stdout + ran.stderr).decode()}")
         return ran.stdout.decode()
 
-    def set_agent(self, state: Path, wrapper: Sequence[str] = ()) -> None:
+    def set_agent(self, state: Path | None = None, wrapper: Sequence[str] = ()) -> None:
         """Set the directory of the agent's queue, and a command that runs the agent, for its next start."""
         program = collector(
             self._binaries["otelcol"],
             [CONFIGS / "scale-out" / name for name in ("agent.yaml", "kafka-out.yaml")],
             self.ports["agent"],
-            state,
+            state or self.folder / "agent",
             {"KAFKA_BROKER": self.broker},
         )
         self.programs["agent"] = Program([*wrapper, *program.command], program.environment, program.ready)

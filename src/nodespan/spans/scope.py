@@ -110,6 +110,11 @@ def current_scope(context: Context | None = None) -> SpanScope | None:
     return scope
 
 
+def attached_scope() -> SpanScope | None:
+    """The scope that nodespan has attached last here: at a tenth of the cost, ``current_scope()`` in most cases."""
+    return _innermost.get()
+
+
 def own_context() -> Context:
     """The context to keep for a span that is started later: the current one, without what a peer has put over it."""
     return enclosing()[0]

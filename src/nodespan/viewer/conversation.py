@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MODEL_CONTENT: Final = (semconv.SYSTEM_INSTRUCTIONS, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES)
 TOOL_CONTENT: Final = (semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT)
+RUN_CONTENT: Final = (semconv.LANGGRAPH_INTERRUPTS, semconv.LANGGRAPH_RESUME)
+_CONTENT: Final = (*MODEL_CONTENT, *TOOL_CONTENT, *RUN_CONTENT)
 _KINDS: Final = {"user": "user", "assistant": "assistant", "system": "system", "tool": "tool_result"}
 
 
@@ -31,24 +33,28 @@ def messages(reader: StoreReader, trace_id: str) -> dict[str, Any]:
     Raises:
         StoreError: There is no such trace, or the store cannot be read.
     """
-    columns = new_columns((*MODEL_CONTENT, *TOOL_CONTENT, semconv.TOOL_NAME))
+    columns = new_columns((*_CONTENT, semconv.TOOL_NAME))
     content = reader.fill_columns(trace_id, columns)
     view = View(columns, content["spans"])
     t0_ns = columns.starts_ns[view.order[0]] if view.order else 0
     flags = view.flags()
     runs = set(view.runs())
+    questions = _questions(view, (place for place in runs if flags[place] & INTERRUPTED))
     timed: list[tuple[int, int, Message]] = []
     captured = 0
     for place, row in enumerate(view.order):
         found = columns.others.get(row, {})
-        captured += any(key in found for key in (*MODEL_CONTENT, *TOOL_CONTENT))
+        captured += any(key in found for key in _CONTENT)
         start_ns, end_ns = columns.starts_ns[row], columns.ends_ns[row]
         timed += [(start_ns, place, message) for message in _inputs(found)]
         timed += [(end_ns, place, message) for message in _outputs(found)]
         if place in runs:
             name = columns.strings[columns.names[row]]
-            timed += [(start_ns, place, ("resume", "", name))] if row in columns.resumed else []
-            timed += [(end_ns, place, ("interrupt", "", name))] if flags[place] & INTERRUPTED else []
+            answer = found.get(semconv.LANGGRAPH_RESUME)
+            if row in columns.resumed or answer is not None:
+                timed.append((start_ns, place, ("resume", _text(_parsed(answer)), name)))
+            if place in questions:
+                timed += [(end_ns, place, ("interrupt", text, name)) for text in questions[place]]
     timed.sort(key=lambda item: item[0])  # stable: the messages of a call stay in order
     return {
         "items": [
@@ -77,6 +83,23 @@ def _new(timed: Iterable[tuple[int, int, Message]]) -> Iterator[tuple[int, int, 
         if own[message] > before[message] or message[0] in ("interrupt", "resume"):
             before[message] += 1
             yield item
+
+
+def _questions(view: View, places: Iterable[int]) -> dict[int, list[str]]:
+    """What interrupts ask, by the innermost run that they stop; the runs around stop as well and do not repeat it."""
+    columns = view.columns
+    asked: dict[int, list[str]] = {}
+    for place in places:
+        values = _list(columns.others.get(view.order[place], {}).get(semconv.LANGGRAPH_INTERRUPTS))
+        asked[place] = [_text(value) for value in values] or [""]
+    inside: dict[int, set[str]] = {}
+    for place, texts in asked.items():
+        around, visited = place, {place}
+        while (parent := view.rows.get(columns.parents[view.order[around]])) is not None and parent not in visited:
+            around = parent
+            visited.add(around)
+            inside.setdefault(around, set()).update(texts)
+    return {place: [text for text in texts if text not in inside.get(place, ())] for place, texts in asked.items()}
 
 
 def _inputs(found: dict[str, Any]) -> Iterator[Message]:

@@ -52,7 +52,8 @@ ON_SPANS = {
         "span execute_tool look_up: gen_ai.tool.call.result",
         "span invoke_node tools: langgraph.written_values",
     },
-    RESUME: {"span invoke_node asks: langgraph.written_values"},
+    INTERRUPT: {"span invoke_workflow Canary: langgraph.interrupt_values"},
+    RESUME: {"span invoke_node asks: langgraph.written_values", "span invoke_workflow Canary: langgraph.resume_value"},
 }
 IN_EVENTS = {
     SYSTEM: {"log: gen_ai.system_instructions"},

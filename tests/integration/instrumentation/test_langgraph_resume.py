@@ -10,10 +10,11 @@ import sys
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
 from nodespan.instrumentation.langgraph import _resume
-from small_graphs import chain, thread
+from small_graphs import State, chain, thread
 
 pytestmark = pytest.mark.usefixtures("traced")
 
@@ -46,6 +47,43 @@ def test_a_resumed_run_links_to_the_run_that_was_interrupted(run, exporter):
     assert second.links[0].attributes == {"nodespan.link": "resumed_from"}
     assert first.attributes["langgraph.checkpoint.left_id"] == second.attributes["langgraph.checkpoint.id"]
     assert {s.attributes["langgraph.thread.id"] for s in (first, second)} == {"t1"}
+
+
+@pytest.mark.parametrize("captures", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_question_and_answer_of_an_interrupt_are_captured_content(inner, captures, run, exporter, monkeypatch):
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY" if captures else "NO_CONTENT")
+
+    def asks_twice(state):
+        return {"seen": [interrupt({"approve": "call 0664 1234"}), interrupt("sure?")]}
+
+    graph = chain(("inner", chain(asks_twice), {}) if inner else asks_twice, checkpointer=InMemorySaver())
+    run(graph, {"seen": []}, thread())
+    run(graph, Command(resume={"ok": True}), thread())
+    run(graph, Command(resume="yes"), thread())
+    runs = workflows(exporter)
+    names = ("langgraph.interrupt_values", "langgraph.resume_value")
+    found = [tuple(span.attributes.get(name) for name in names) for span in runs]
+    if captures:
+        assert found == [
+            ('[{"approve": "call 0664 1234"}]', None),
+            ('["sure?"]', '{"ok": true}'),
+            (None, "yes"),
+        ]
+    else:
+        assert found == [(None, None)] * 3
+        assert "0664" not in str([span.to_json() for span in exporter.get_finished_spans()])
+
+
+def test_questions_of_parallel_nodes_are_all_captured(run, exporter, monkeypatch):
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    builder = StateGraph(State)
+    for question in ("a?", "b?"):
+        builder.add_node(question, lambda state, question=question: {"seen": [interrupt(question)]})
+        builder.add_edge(START, question)
+    run(builder.compile(checkpointer=InMemorySaver()), {"seen": []}, thread())
+    [span] = workflows(exporter)
+    assert sorted(json.loads(span.attributes["langgraph.interrupt_values"])) == ["a?", "b?"]
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])

@@ -277,6 +277,24 @@ def test_the_conversation_has_each_message_once_in_order(viewer: ViewerThread, s
     assert document["items"][1]["time_us"] == 1e6
 
 
+def test_the_conversation_has_questions_and_answers_once(viewer: ViewerThread, store: SqliteStore) -> None:
+    run: dict[str, Any] = {"gen_ai__operation__name": "invoke_workflow", "langgraph__interrupted": True}
+    asked = {**run, "langgraph__interrupt_values": '[{"approve":"it"},"sure?"]'}
+    outer = set_attributes(span(7, 0, 0, 5), langgraph__resume_value="go on", **asked)
+    inner, other = set_attributes(span(7, 1, 1, 4), **asked), set_attributes(span(7, 2, 6, 7), **asked)
+    write(store, outer, inner, other, set_attributes(span(7, 3, 8, 9), **run))
+    document = get(viewer, f"/trace/{trace_id(7)}/messages.json")
+    assert document["is_captured"] is True
+    assert [(item["kind"], item["text"], item["row"]) for item in document["items"]] == [
+        ("resume", "go on", 0),
+        ("interrupt", '{"approve":"it"}', 1),
+        ("interrupt", "sure?", 1),
+        ("interrupt", '{"approve":"it"}', 2),
+        ("interrupt", "sure?", 2),
+        ("interrupt", "", 3),
+    ]
+
+
 def test_a_conversation_without_captured_content_is_empty_and_marked(viewer: ViewerThread, store: SqliteStore) -> None:
     write(store, span(7, 0, 0, 5))
     assert get(viewer, f"/trace/{trace_id(7)}/messages.json") == {"items": [], "is_captured": False}

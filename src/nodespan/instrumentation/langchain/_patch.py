@@ -15,6 +15,7 @@ from nodespan.instrumentation.langchain import _calls
 from nodespan.instrumentation.langchain._spans import STATE, Call, ModelCall
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import current_model_call
+from nodespan.spans.scope import attached_scope
 
 _OPENING = Guard("open a LangChain span")
 
@@ -128,7 +129,9 @@ def piece(original: Function) -> Function:
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(call := current_model_call(), ModelCall):
+        last = attached_scope()
+        has_streamed = isinstance(last, ModelCall) and last.has_streamed  # as for all pieces but the first
+        if not has_streamed and isinstance(call := current_model_call(), ModelCall):
             call.streams()
         return original(self, *args, **kwargs)
 

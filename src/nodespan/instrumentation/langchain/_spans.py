@@ -125,6 +125,11 @@ class ModelCall(ModelCallSpan):
         elif self.content is not None or not self._chunks or _reports(item):
             self._chunks.append(item)
 
+    @property
+    def has_streamed(self) -> bool:
+        """Whether a piece of the answer has come."""
+        return self._first_chunk_s is not None
+
     def streams(self) -> None:
         """Records the time of the first piece of the answer."""
         if self._first_chunk_s is None:
@@ -192,6 +197,8 @@ class ModelCall(ModelCallSpan):
             chunks = [chunk for chunk in self._chunks if isinstance(chunk, AIMessageChunk)]
             if chunks:
                 first, *others = chunks
+                if self.content is None and others and not _reports(first) and first.id == others[0].id:
+                    first, *others = others  # the first has text alone, and merging is slow
                 return ChatGeneration(message=first + others if others else first)
             if self.content is not None and self._chunks:
                 return Generation(text="".join(map(str, self._chunks)))

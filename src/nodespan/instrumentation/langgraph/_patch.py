@@ -184,7 +184,7 @@ def suppress_interrupt(original: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(run := current_scope(), WorkflowSpan):
             with _LINKING:
                 if isinstance(error, GraphInterrupt):
-                    run.interrupted()
+                    run.interrupted(error)
                 if is_unfinished(self, error):
                     run.leaves(self.checkpoint["id"])
                     remember_unfinished(self.checkpoint["id"], run.span)

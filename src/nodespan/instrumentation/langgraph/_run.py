@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+from langgraph.types import Command
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
@@ -103,6 +104,8 @@ class DeferredRun:
         run.channels = frozenset(self._graph.channels)
         declare(run, self._graph)
         label(run, self._graph, self._config)
+        if isinstance(self._input, Command):
+            run.answers(cast("Command[object]", self._input).resume)
         if self._opt_in is not None:
             self._opt_in.fill(run.span)
         return InstrumentedRun(run, adopted=adopted)

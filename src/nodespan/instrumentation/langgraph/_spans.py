@@ -14,6 +14,7 @@ from nodespan import semconv
 from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import _convert
 from nodespan.instrumentation.langgraph._identity import identity_in
+from nodespan.spans.content import set_content
 from nodespan.spans.directory import NodeIds, RunDirectory, span_id_of
 from nodespan.spans.exceptions import error_type, exception_attributes
 from nodespan.spans.guard import Guard
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
+    from langgraph.errors import GraphInterrupt
     from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
@@ -120,13 +122,20 @@ class WorkflowSpan(SpanScope):
         """Records the checkpoint that the run goes on from."""
         self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
 
+    def answers(self, value: object) -> None:
+        """Records the answer that the run resumes with: captured content."""
+        if value is not None:
+            set_content(self.span, {semconv.LANGGRAPH_RESUME: value})
+
     def leaves(self, checkpoint_id: str) -> None:
         """Records the checkpoint from which a later run may go on."""
         self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
 
-    def interrupted(self) -> None:
-        """Records that the run stops at an interrupt."""
+    def interrupted(self, error: GraphInterrupt | None = None) -> None:
+        """Records that the run stops at an interrupt, and what is asked: captured content."""
         self._interrupted = True
+        if error is not None and error.args and (values := [one.value for one in error.args[0]]):
+            set_content(self.span, {semconv.LANGGRAPH_INTERRUPTS: values})
 
     def iteration(self, node: str, step: object) -> int:
         """Number of steps of the run so far that have executed the node, this one included."""
