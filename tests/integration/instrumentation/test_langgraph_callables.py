@@ -41,6 +41,8 @@ def _targets():
     for library in ("llama_cpp", "openai"):
         module = importlib.import_module(f"nodespan.instrumentation.{library}._seam")
         seams += module.SEAMS._seams if importlib.util.find_spec(library) else []
+    if importlib.util.find_spec("openai"):
+        seams += importlib.import_module("nodespan.instrumentation.openai._seam").PARSING._seams
     for seam in seams:
         module = importlib.import_module(seam.module)
         yield getattr(module, seam.class_name) if seam.class_name else module, seam.name
