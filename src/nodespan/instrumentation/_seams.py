@@ -112,6 +112,9 @@ def wrapped(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
         code = wrapper.__code__.replace(co_flags=wrapper.__code__.co_flags | flag)
         flagged = FunctionType(code, wrapper.__globals__, closure=wrapper.__closure__)
         wrapper = functools.update_wrapper(flagged, original)
+    if isinstance(wrapper, FunctionType) and not hasattr(original, "__wrapped__"):
+        # For ``inspect.getfullargspec``, which does not look at ``__wrapped__``.
+        wrapper.__signature__ = inspect.signature(original)
     return wrapper
 
 
