@@ -48,12 +48,12 @@ def test_every_panel_has_its_number_in_the_table() -> None:
 
 
 @each(AT_THE_END)
-def test_what_is_counted_is_what_the_run_did(item: Asked, grafana: Grafana, run: Run) -> None:
+def test_panels_of_counts_equal_the_run(item: Asked, grafana: Grafana, run: Run) -> None:
     shows(lambda: grafana.at_the_end(item), AT_THE_END[key(item)](run), item)
 
 
 @each(AT_THEIR_HIGHEST)
-def test_what_is_so_at_a_moment_was_seen(item: Asked, grafana: Grafana, run: Run) -> None:
+def test_panels_of_current_values_were_sampled_during_the_run(item: Asked, grafana: Grafana, run: Run) -> None:
     shows(lambda: grafana.at_their_highest(item), AT_THEIR_HIGHEST[key(item)](run), item)
 
 
@@ -77,7 +77,9 @@ def burst(stack: LocalStack, prometheus: Prometheus, run: Run) -> float:
 
 
 @each(OF_THE_COLLECTOR)
-def test_what_goes_through_the_collector(item: Asked, grafana: Grafana, prometheus: Prometheus, burst: float) -> None:
+def test_panels_of_the_collector_equal_the_exported_data(
+    item: Asked, grafana: Grafana, prometheus: Prometheus, burst: float
+) -> None:
     is_rate = "rate(" in item.target["expr"]
 
     def read() -> Shown:

@@ -71,7 +71,7 @@ def traced_all(tracer_provider):
 
 @pytest.mark.usefixtures("traced_all")
 @pytest.mark.parametrize("agent", AGENTS)
-def test_model_and_tool_stand_under_the_node_that_called_them(run, exporter, agent):
+def test_model_and_tool_are_below_the_node_that_called_them(run, exporter, agent):
     model = Talker(tool_calls=[calls("weather"), []])
     run(AGENTS[agent](model, [weather]), QUESTION)
     asked = {"name": "chat talker-1"}
@@ -191,9 +191,7 @@ async def test_every_event_of_a_model_or_tool_has_the_id_of_its_span(exporter, t
 
 @pytest.mark.usefixtures("traced_all")
 @pytest.mark.parametrize("way", ["stream", "astream", "batch", "llm", "llm-batch", "retriever"])
-async def test_events_of_what_is_called_in_other_ways_have_their_span_s_id_from_the_first(
-    exporter, tracer_provider, way
-):
+async def test_events_of_other_calls_have_their_span_s_id_from_the_first(exporter, tracer_provider, way):
     async def asks_models(state, config):
         match way:
             case "stream":
@@ -227,7 +225,7 @@ def _without_ids(value: Any) -> str:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_results_and_events_are_those_of_the_program_without_instrumentation(run, tracer_provider, exporter, agent):
+def test_instrumentation_does_not_change_results_and_events(run, tracer_provider, exporter, agent):
     def outcome():
         model = Talker(tool_calls=[calls("weather"), []])
         return _without_ids(run(AGENTS[agent](model, [weather]), QUESTION))

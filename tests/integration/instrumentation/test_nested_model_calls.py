@@ -129,7 +129,7 @@ def test_a_model_that_reports_the_sum_of_its_inner_calls_counts_it_once(exporter
     assert tokens(measured) == {("talker-1", "input"): 6, ("talker-1", "output"): 4}
 
 
-def test_usage_of_its_own_stays_beside_that_of_an_inner_call(exporter, measured):
+def test_an_outer_call_with_different_usage_keeps_it(exporter, measured):
     def ask(_, messages):
         Talker(model_name="guard").invoke(messages)
         return AIMessage("ok", usage_metadata={"input_tokens": 9, "output_tokens": 8, "total_tokens": 17})
@@ -141,7 +141,7 @@ def test_usage_of_its_own_stays_beside_that_of_an_inner_call(exporter, measured)
     }  # fmt: skip
 
 
-def test_a_model_that_calls_itself_has_two_calls(exporter, measured):
+def test_a_recursive_model_has_two_calls(exporter, measured):
     seen: list[int] = []
 
     def ask(model, messages):

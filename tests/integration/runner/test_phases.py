@@ -44,7 +44,7 @@ def phases(reader: StoreReader, state: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("prefilling", marks=pytest.mark.extended), "decoding"])
-def test_a_process_that_is_killed_in_a_generation_shows_where(kind, smollm2, tmp_path):
+def test_the_phase_of_a_process_killed_in_a_generation_is_stored(kind, smollm2, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     with (

@@ -80,7 +80,7 @@ def is_up(port: int) -> bool:
         return False
 
 
-async def test_client_node_http_server_run_and_its_model_are_one_tree(
+async def test_client_node_http_request_server_run_and_model_are_one_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()

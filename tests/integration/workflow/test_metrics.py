@@ -219,7 +219,7 @@ def test_metrics_are_the_sums_of_the_facts_on_the_spans(seen: Seen) -> None:
     assert total(semconv.TOOL_DURATION)[1] == len(tools) == 2
 
 
-def test_exemplars_of_every_histogram_lead_to_a_span_that_has_the_fact(seen: Seen) -> None:
+def test_exemplars_of_every_histogram_refer_to_a_span_with_the_value(seen: Seen) -> None:
     spans = {(span.context.trace_id, span.context.span_id): span for span in seen.spans}
     begins = {
         semconv.NODE_DURATION: "invoke_node ",

@@ -80,7 +80,7 @@ def test_every_provider_s_form_becomes_a_part_of_the_conventions(block, stub):
         {"type": "image"},
     ],
 )
-def test_anything_else_has_no_stub(block):
+def test_other_values_have_no_stub(block):
     assert media_stub(block) is None
 
 
@@ -101,7 +101,7 @@ def test_a_large_image_is_described_in_time():
     assert text == "[image/png: 15000000 bytes]"
 
 
-def test_what_is_broken_is_described_as_well():
+def test_invalid_media_are_described():
     stub = media_stub({"type": "image", "base64": "=" + DATA[:5], "mime_type": "no type at all"})
     assert stub is not None
     assert (stub["type"], stub["mime_type"]) == ("blob", None)
