@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
+
+from nodespan.spans.fork_lock import ForkLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._ended = _Tally()
         self._dropped_at_end = {"queue_full": _Tally(), "already_shutdown": _Tally()}
         self._stored = 0

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from nodespan.delivery.senders.answer import words_of
+from nodespan.spans.fork_lock import ForkLock
 from nodespan.spans.log import warn
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class OutageLog:
     """Logs the begin and the end of each outage, by subject. Safe from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a log handler may end a span
+        self._lock = ForkLock()  # reentrant: a log handler may end a span
         self._down_since: dict[str, float] = {}
         self._logged_at: dict[str, float] = {}
 

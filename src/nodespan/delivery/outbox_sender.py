@@ -64,7 +64,7 @@ class OutboxSender:
         self._own_writer = own_writer
         self._on_own = on_own
         self._is_stopped = is_stopped
-        self._after = 0
+        self._after = self._opened = 0
         self._error_may_stand = True
 
     def send_all(self, on_sent: Callable[[int], None] = lambda spans: None) -> Answer | None:
@@ -80,7 +80,7 @@ class OutboxSender:
             StoreError: The store cannot be used.
         """
         while not self._is_stopped():
-            batches, looked_until = self.store.unsent(self._identity, self._after)
+            batches, looked_until = self._unsent()
             if not batches:
                 self._after = looked_until
                 self.lock.release()
@@ -92,6 +92,14 @@ class OutboxSender:
             if (answer := self._send_page(batches, on_sent)) is not None:
                 return answer
         return None
+
+    def _unsent(self) -> tuple[list[Batch], int]:
+        found = self.store.unsent(self._identity, self._after)
+        if self._opened == (opened := self.store.database.opened):
+            return found
+        # The ids of another file, which may be at the path now, begin anew.
+        self._opened, self._after = opened, 0
+        return self.store.unsent(self._identity)
 
     def _send_page(self, batches: Sequence[Batch], on_sent: Callable[[int], None]) -> Answer | None:
         failed: Answer | None = None

@@ -96,7 +96,8 @@ class StoreSpanProcessor(SpanProcessor):
         self._begin()
         _alive.add(self)
         with _SENDING:
-            self._look_at_what_waits()
+            if self._identity is not None and waits_for(self._identity, self.store):
+                self._start()
 
     def _begin(self) -> None:
         """Starts from nothing; in a forked child too, since what waits is the parent's."""
@@ -113,6 +114,7 @@ class StoreSpanProcessor(SpanProcessor):
         self._hurry = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._unstarted = [self._keep_writing, *([self._keep_sending] if self._destination else [])]
         self._sender: Sender | None = None
         self._senders: dict[SqliteStore, OutboxSender | None] = {}
         self._send_from(self.store)
@@ -126,7 +128,7 @@ class StoreSpanProcessor(SpanProcessor):
         if self._is_asleep:
             self._is_asleep = False
             self._wake.set()
-        elif not self._threads:
+        elif self._unstarted:
             with _WRITING:
                 self._start()
 
@@ -145,9 +147,14 @@ class StoreSpanProcessor(SpanProcessor):
             self.ledger.dropped_at_end("queue_full")
         else:
             self._queue.append(span)
-            if not self._threads:
+            if self._unstarted:
                 with _WRITING:
                     self._start()
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether spans are no longer queued."""
+        return self._stopped.is_set()
 
     def report(self) -> DeliveryReport:
         """Where the spans of this process are now."""
@@ -206,24 +213,18 @@ class StoreSpanProcessor(SpanProcessor):
         waiting = 0 if self._destination is None else self.report().waiting - unstored
         log_what_is_left(self.store, self._destination, unstored, waiting)
 
-    def _look_at_what_waits(self) -> None:
-        """Starts sending what earlier processes have left; reports what waits for other destinations."""
-        if self._identity is not None and waits_for(self._identity, self.store):
-            self._start()
-
     def _start(self) -> None:
         # A span that ends in a garbage collection in here must not wait for this very thread.
         if not self._starting.acquire(blocking=False):
             return
         try:
-            if self._threads or self._stopped.is_set():
-                return
-            work = [self._keep_writing] if self._destination is None else [self._keep_writing, self._keep_sending]
-            threads = [threading.Thread(target=do, name="nodespan delivery", daemon=True) for do in work]
-            self._threads = threads
-            for thread in threads:
-                thread.start()
-            at_end_of_child(self, self.shutdown)
+            while self._unstarted and not self._stopped.is_set():
+                thread = threading.Thread(target=self._unstarted[0], name="nodespan delivery", daemon=True)
+                thread.start()  # raises where the system has no thread to give: the next span tries again
+                if not self._threads:
+                    at_end_of_child(self, self.shutdown)
+                self._threads.append(thread)
+                del self._unstarted[0]
         finally:
             self._starting.release()
 
@@ -392,7 +393,7 @@ _alive: Final[WeakSet[StoreSpanProcessor]] = WeakSet()
 
 
 def _begin_in_child() -> None:
-    for processor in list(_alive):
+    for processor in [one for one in _alive if not one.is_shut_down]:
         processor._begin()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 

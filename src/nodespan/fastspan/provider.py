@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk import trace as sdk
@@ -18,6 +17,7 @@ from nodespan import semconv
 from nodespan.fastspan.check import find_difference, lean_tracer
 from nodespan.fastspan.processors import LeanProcessors
 from nodespan.fastspan.tracer import LeanTracer
+from nodespan.spans.fork_lock import ForkLock
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
 
@@ -47,7 +47,7 @@ class NodespanTracerProvider(TracerProvider):
             meter_provider=meter_provider,
         )
         self._disabled = False  # OTEL_SDK_DISABLED is read by each configure()
-        self._exchange_lock = threading.RLock()
+        self._exchange_lock = ForkLock()
         self._given_out: set[Any] = set()
         self._others: list[SpanProcessor] = []
         self._own: tuple[SpanProcessor, ...] = ()

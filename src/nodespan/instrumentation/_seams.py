@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 from weakref import WeakSet
 
+from nodespan.spans.fork_lock import ForkLock
 from nodespan.spans.log import warn
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -46,7 +46,7 @@ class Seams:
         self._claimants: WeakSet[object] = WeakSet()
         self._installed: dict[Seam, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self._reported: set[Seam] = set()
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
 
     def install(self, claimant: object) -> tuple[Seam, ...]:
         """Wraps the seams for as long as the claimant lives and does not ``release`` them. Idempotent.
@@ -112,6 +112,9 @@ def wrapped(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
         code = wrapper.__code__.replace(co_flags=wrapper.__code__.co_flags | flag)
         flagged = FunctionType(code, wrapper.__globals__, closure=wrapper.__closure__)
         wrapper = functools.update_wrapper(flagged, original)
+    if isinstance(wrapper, FunctionType) and not hasattr(original, "__wrapped__"):
+        # For ``inspect.getfullargspec``, which does not look at ``__wrapped__``.
+        wrapper.__signature__ = inspect.signature(original)
     return wrapper
 
 

@@ -50,6 +50,14 @@ def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[report
         return None
 
 
+def fact(source: object, name: str) -> Any:  # pyright: ignore[reportExplicitAny] any attribute
+    """An attribute of an object of the program's; ``None`` where it has none, or where reading it raises."""
+    try:
+        return getattr(source, name, None)
+    except Exception:  # noqa: BLE001 the program's own property; an optional fact must not cost more than itself
+        return None
+
+
 def to_attributes(attributes: Mapping[str, Any]) -> PlainAttributes:  # pyright: ignore[reportExplicitAny] as above
     """The attributes that have a value, converted; the same object where they are plain already."""
     if type(attributes) is PlainAttributes:

@@ -58,9 +58,14 @@ def _message(error: BaseException) -> str:
 
 def _stack(error: BaseException, *, with_messages: bool) -> str:
     """What Python prints for the exception: causes, groups with their members, notes, repeated frames collapsed."""
-    formatted = traceback.TracebackException.from_exception(error, compact=True)
-    _replace_messages(formatted, error, with_messages=with_messages)
-    return "".join(formatted.format())
+    try:
+        formatted = traceback.TracebackException.from_exception(error, compact=True)
+        _replace_messages(formatted, error, with_messages=with_messages)
+        return "".join(formatted.format())
+    except Exception:  # noqa: BLE001 notes or members that raise; where the error was raised must still be recorded
+        return "".join(
+            ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__), error_type(error)]
+        )
 
 
 def _replace_messages(formatted: traceback.TracebackException, error: BaseException, *, with_messages: bool) -> None:
@@ -70,12 +75,15 @@ def _replace_messages(formatted: traceback.TracebackException, error: BaseExcept
         shown, raised = pending.pop()
         if shown is None or raised is None:
             continue
-        # TracebackException has no public way to set the text; an empty one leaves the class alone.
-        shown._str = _message(raised) if with_messages else ""  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+        # TracebackException has no public way to set the text; an empty one leaves the class alone. Python's own text
+        # begins with the message, and may go on with a suggestion.
+        message = _message(raised) if with_messages else ""
+        if not message or not shown._str.startswith(message):  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            shown._str = message  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
         if not with_messages:
             shown.__notes__ = None  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(raised, SyntaxError):
-                shown.text = None  # pyright: ignore[reportAttributeAccessIssue]
+                shown.text = shown.msg = None  # pyright: ignore[reportAttributeAccessIssue]
         pending += [(shown.__cause__, raised.__cause__), (shown.__context__, raised.__context__)]
         if isinstance(raised, BaseExceptionGroup):
             members = cast("tuple[BaseException, ...]", raised.exceptions)  # pyright: ignore[reportUnknownMemberType]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, Final
 
 from nodespan import semconv
+from nodespan.spans.fork_lock import ForkLock
 from nodespan.spans.log import warn
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ RAISE_INTERNAL_ERRORS: Final = "NODESPAN_RAISE_INTERNAL_ERRORS"
 
 _seen: set[tuple[str, type]] = set()
 _counters: list[Callable[[str], None]] = []
-_lock = threading.Lock()
+_lock: Final = ForkLock()
 
 
 class Guard:

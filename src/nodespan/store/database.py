@@ -50,6 +50,9 @@ class Database:
         path: The file, or ``MEMORY``.
         schema: Its tables.
         may_replace: The path is nodespan's own: also a file without a valid header is renamed.
+
+    Attributes:
+        opened: Number of times that the file was opened; while it is the same, so is the file.
     """
 
     def __init__(self, path: Path, schema: Schema, *, may_replace: bool = False) -> None:
@@ -61,7 +64,7 @@ class Database:
         self._finalizer: finalize[..., Database] | None = None
         self._file: tuple[int, int] | None = None
         self._ours: tuple[int, int] | None = None  # the last file whose header was seen to be ours
-        self._opened = 0
+        self.opened = 0
         _alive.add(self)
 
     def write(self, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
@@ -93,7 +96,7 @@ class Database:
         """
 
         def look(connection: sqlite3.Connection) -> object:
-            return self._opened, number(connection, "data_version"), connection.total_changes
+            return self.opened, number(connection, "data_version"), connection.total_changes
 
         return self._do(None, look)
 
@@ -174,7 +177,7 @@ class Database:
         # Not __del__: in a cycle that the garbage collector finds, the connection may be finalized first, and warns.
         self._finalizer = finalize(self, connection.close)
         self._finalizer.atexit = False
-        self._opened += 1
+        self.opened += 1
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:

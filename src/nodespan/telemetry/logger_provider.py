@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import _logs
 from typing_extensions import override
+
+from nodespan.spans.fork_lock import ForkLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,7 @@ class NodespanLoggerProvider(_logs.LoggerProvider):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._behind: _logs.LoggerProvider = _NONE
         self._loggers: dict[tuple[Any, ...], _Logger] = {}
 

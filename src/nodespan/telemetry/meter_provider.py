@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +10,7 @@ from typing_extensions import override
 
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
+from nodespan.spans.fork_lock import ForkLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ class _Meter(metrics.Meter):
     def __init__(self, arguments: tuple[Any, ...], meter: metrics.Meter) -> None:
         super().__init__(arguments[0], arguments[1], arguments[2])
         self.arguments = arguments
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._behind = meter
         self._instruments: dict[tuple[Any, ...], Any] = {}
 
@@ -173,7 +173,7 @@ class NodespanMeterProvider(metrics.MeterProvider):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._behind: Any = _NONE
         self._tallies: Tallies | None = None
         self._meters: dict[tuple[Any, ...], _Meter] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Span
 
     from nodespan.telemetry.providers import Meters, Stop
@@ -39,29 +40,54 @@ _STOPPING: Final = Guard("stop an exporter")
 
 
 class _Attached(SpanProcessor):
-    """Stands on a provider of others for good, as a processor cannot be removed, and passes on to the active one."""
+    """Stands on a provider of others for good, as a processor cannot be removed, and passes on to the active one.
+
+    A span that is open while the active one is exchanged ends at the one that it started with.
+    """
 
     def __init__(self) -> None:
-        self.target: SpanProcessor | None = None
+        self._active = _Receiver(None)
+        self._earlier: list[_Receiver] = []
+
+    def use(self, target: SpanProcessor | None) -> None:
+        """Passes on the spans that start from now on; with ``None`` none of them."""
+        self._earlier = [one for one in (*self._earlier, self._active) if one.target is not None and one.open]
+        self._active = _Receiver(target)
 
     @override
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        if self.target is not None:
-            self.target.on_start(span, parent_context)
+        active = self._active
+        if active.target is not None:
+            active.open[span.get_span_context().span_id] = span
+            active.target.on_start(span, parent_context)
 
     @override
     def on_end(self, span: ReadableSpan) -> None:
-        if self.target is not None:
-            self.target.on_end(span)
+        span_id = span.context.span_id if span.context is not None else 0
+        receiver = active = self._active
+        if active.open.pop(span_id, None) is None:
+            # One that started before any configuration is the active one's.
+            receiver = next((one for one in self._earlier if one.open.pop(span_id, None) is not None), active)
+        if receiver.target is not None:
+            receiver.target.on_end(span)
 
     @override
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self.target is None or self.target.force_flush(timeout_millis)
+        target = self._active.target
+        return target is None or target.force_flush(timeout_millis)
 
     @override
     def shutdown(self) -> None:
-        if self.target is not None:
-            self.target.shutdown()
+        if (target := self._active.target) is not None:
+            target.shutdown()
+
+
+class _Receiver:
+    """A processor, and by span id the open spans that started while it was the active one."""
+
+    def __init__(self, target: SpanProcessor | None) -> None:
+        self.target = target
+        self.open: WeakValueDictionary[int, Span] = WeakValueDictionary()
 
 
 class Pipelines:
@@ -82,11 +108,23 @@ class Pipelines:
         self._settings = settings
         self._outages = OutageLog()
         self._stops: list[Stop] = []
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether the program has shut down the provider that the spans are made on."""
+        return self.delivery is not None and self.delivery.is_shut_down
+
+    def start(self) -> None:
+        """Sets up. What it has started when it raises, ``stop`` stops.
+
+        Raises:
+            ConfigurationError: A variable of nodespan's is invalid.
+        """
         existing: Any = trace.get_tracer_provider()
         is_ours = isinstance(existing, NodespanTracerProvider)
         if is_ours or not hasattr(existing, "add_span_processor"):
             self._set_up_all()
-        elif settings.attach:
+        elif self._settings.attach:
             self._attach(existing)
         else:
             warn(
@@ -120,19 +158,15 @@ class Pipelines:
             provider = self._tracer_provider()
             provider.suspend()
             return
+        processors = self._make_processors()  # first, as it rejects invalid variables
         with valid_sdk_variables():
             resource = make_resource(settings)
-            meters = make_meter_provider(settings, resource, self._outages)
-            loggers = make_logger_provider(settings, resource, self._outages)
             sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
             limits = SpanLimits()
             provider = self._tracer_provider()
-        processors = self._make_processors()
-        provider.apply(resource, sampler, limits, processors)
         self._stops.append(lambda timeout_s: self._stop_traces(provider, timeout_s))
-        self._use_meters(meters)
-        self._use_loggers(loggers)
-        self._observe()
+        provider.apply(resource, sampler, limits, processors)
+        self._start_metrics_and_logs(resource)
 
     @classmethod
     def _tracer_provider(cls) -> NodespanTracerProvider:
@@ -149,22 +183,26 @@ class Pipelines:
             self.delivery.shutdown(timeout_s)
 
     def _attach(self, existing: Any) -> None:
-        settings = self._settings
         attached = self._attached.get(existing)
         if attached is None:
             attached = self._attached[existing] = _Attached()
             existing.add_span_processor(attached)
-        attached.target = delivery = self._make_delivery()
+        delivery = self._make_delivery()
         self._stops.append(lambda timeout_s: self._detach(attached, delivery, timeout_s))
+        attached.use(delivery)
         with valid_sdk_variables():
-            resource = make_resource(settings)
-            self._use_meters(make_meter_provider(settings, resource, self._outages))
-            self._use_loggers(make_logger_provider(settings, resource, self._outages))
-        self._observe()
+            resource = make_resource(self._settings)
+        self._start_metrics_and_logs(resource)
 
     def _detach(self, attached: _Attached, delivery: StoreSpanProcessor, timeout_s: float) -> None:
-        attached.target = None
+        attached.use(None)
         delivery.shutdown(timeout_s)
+
+    def _start_metrics_and_logs(self, resource: Resource) -> None:
+        with valid_sdk_variables():
+            self._use_meters(make_meter_provider(self._settings, resource, self._outages))
+            self._use_loggers(make_logger_provider(self._settings, resource, self._outages))
+        self._observe()
 
     def _make_processors(self) -> list[SpanProcessor]:
         exporters = self._settings.exporters_of("traces")
@@ -206,7 +244,8 @@ class Pipelines:
                 "A meter provider is set already (%s): metrics are recorded on it and go where it sends them.",
                 type(existing).__name__,
             )
-            self._stops.append(stop)
+            with _STOPPING:
+                stop(_LEAST_S)
             return
         self._meters.use(provider, tallies)
         if existing is not self._meters:

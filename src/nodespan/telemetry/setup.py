@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import threading
 import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -12,6 +11,7 @@ from nodespan.errors import ConfigurationError
 from nodespan.spans import announced
 from nodespan.spans.exits import end_running_work
 from nodespan.spans.fingerprint import set_hash_key
+from nodespan.spans.fork_lock import ForkLock
 from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
 from nodespan.spans.redaction import Redact, set_redaction
@@ -30,7 +30,7 @@ EXIT_S: Final = 1.5
 _FOR_SPANS: Final = 0.5
 """Part of it in which spans may go out; the rest is for the last metrics and log records."""
 
-_lock = threading.RLock()
+_lock: Final = ForkLock()
 _STOPPING: Final = Guard("shut down")
 
 
@@ -53,8 +53,13 @@ class Telemetry:
         self.settings = settings
         self.redact = redact
         self._pipelines = Pipelines(settings)
+        try:
+            self._pipelines.start()
+            set_hash_key(hash_key(self.store.path if self.store is not None else None))
+        except BaseException:
+            self._pipelines.stop(time.monotonic() + EXIT_S)
+            raise
         announced.forget()
-        set_hash_key(hash_key(self.store.path if self.store is not None else None))
         set_redaction(redact)
 
     @classmethod
@@ -66,7 +71,9 @@ class Telemetry:
         """
         with _lock:
             current = cls._current
-            if current is None:
+            if current is None or current.is_shut_down:
+                if current is not None:
+                    current.stop(time.monotonic() + EXIT_S)
                 current = cls._current = cls(settings, redact)
             elif current.settings.zero_code:
                 current.add_to_zero_code(settings, redact)
@@ -90,6 +97,11 @@ class Telemetry:
         delivery = self._pipelines.delivery
         return delivery.store if delivery is not None else None
 
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether the program has shut down the tracer provider, after which ``configure()`` starts anew."""
+        return self._pipelines.is_shut_down
+
     def force_flush(self, timeout_s: float = 30.0) -> DeliveryReport:
         """Writes and sends what waits, in at most this time.
 
@@ -106,11 +118,15 @@ class Telemetry:
         """Flushes and stops, in at most this time. What was not sent stays in the store for the next start."""
         deadline = time.monotonic() + timeout_s
         report = self.force_flush(timeout_s * _FOR_SPANS)
+        self.stop(deadline)
+        return report
+
+    def stop(self, deadline: float) -> None:
+        """Stops without a flush, until a time on the monotonic clock."""
         with _lock, _STOPPING:
             self._pipelines.stop(deadline)
             if Telemetry._current is self:
                 Telemetry._current = None
-        return report
 
     def __enter__(self) -> Telemetry:
         return self

@@ -11,6 +11,7 @@ from opentelemetry import context as context_api
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
 from nodespan.instrumentation.langgraph import OptIn, WorkflowSpan, install_seams, run_facts, section
+from nodespan.spans.attributes import fact
 from nodespan.spans.directory import RunDirectory
 from nodespan.spans.instruments import get_instruments
 from nodespan.spans.log import warn
@@ -126,7 +127,7 @@ class ComposerService:
             handed_over=True,
         )
         enricher = EventEnricher(run, keeps_own_key=semconv.TRACEPARENT_KEY in section(config, "metadata"))
-        if getattr(workflow, "checkpointer", None):
+        if fact(workflow, "checkpointer"):
             opt_in = OptIn(config)
             opt_in.fill(run.span)
             config = opt_in.config
@@ -186,7 +187,7 @@ def _check(workflow: Any, initial_state: object, config: object) -> None:
         raise ConfigurationError(f"execute_workflow(workflow=...) got a {type(workflow).__name__}. {fix}")
     if inspect.iscoroutinefunction(workflow.astream_events):
         raise _no_event_stream(workflow)
-    if isinstance(initial_state, (str, bytes, type)) and hasattr(workflow, "builder"):
+    if isinstance(initial_state, (str, bytes, type)) and fact(workflow, "builder") is not None:
         raise ConfigurationError(
             f"execute_workflow(initial_state=...) got a {type(initial_state).__name__}. Give it a state "
             "(WorkflowState.from_prompt('...')), a dict, a Command, or None to resume."

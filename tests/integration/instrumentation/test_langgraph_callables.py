@@ -41,6 +41,8 @@ def _targets():
     for library in ("llama_cpp", "openai"):
         module = importlib.import_module(f"nodespan.instrumentation.{library}._seam")
         seams += module.SEAMS._seams if importlib.util.find_spec(library) else []
+    if importlib.util.find_spec("openai"):
+        seams += importlib.import_module("nodespan.instrumentation.openai._seam").PARSING._seams
     for seam in seams:
         module = importlib.import_module(seam.module)
         yield getattr(module, seam.class_name) if seam.class_name else module, seam.name
@@ -56,6 +58,9 @@ def _description(target, name):
     return {
         **{kind: test(function) for kind, test in KINDS.items()},
         "signature": inspect.signature(function),
+        "source": inspect.getsource(function),
+        # Those of the openai package are wrappers themselves, so that theirs is of no use.
+        "arguments": None if target.__name__.endswith("Completions") else inspect.getfullargspec(function),
         "names": (function.__name__, function.__qualname__, function.__module__, function.__doc__),
         "annotations": function.__annotations__,
         "abstract": getattr(function, "__isabstractmethod__", False),
@@ -76,6 +81,31 @@ def test_a_wrapped_method_is_the_same_kind_of_callable_as_its_original(switch):
     for name, original, wrapped in zip(names, before, after, strict=True):
         assert wrapped == original, name
     assert len([name for name in names if name]) > 40
+
+
+class Callable:
+    """It is no function, so that a class does not bind it."""
+
+    def __call__(self, text):
+        return [float(len(text))]
+
+
+def test_methods_of_embedding_models_that_are_no_functions_stay_as_they_are(switch):
+    class Unusual(Embeddings):
+        @staticmethod
+        def embed_documents(texts):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return [[float(len(text))] for text in texts]
+
+        embed_query = Callable()  # pyright: ignore[reportAssignmentType]
+
+    def results():
+        model = Unusual()
+        return model.embed_documents(["a"]), model.embed_query("ab"), asyncio.run(model.aembed_query("ab"))
+
+    plain = results()
+    assert plain == ([[1.0]], [2.0], [2.0])
+    switch()
+    assert results() == plain
 
 
 def step(state):

@@ -255,3 +255,143 @@ def test_attach_with_an_endpoint_records_metrics_and_logs_as_well():
             logging.getLogger("nodespan").warning("attached")
         assert "attached.count" in {metric.name for metric in receiver.metrics}
         assert "attached" in {record.body.string_value for record in receiver.log_records}
+
+
+@pytest.mark.usefixtures("no_global_providers")
+def test_an_open_span_of_a_foreign_provider_does_not_leave_under_the_next_key():
+    with OtlpReceiver() as receiver:
+        existing = TracerProvider(shutdown_on_exit=False)
+        trace.set_tracer_provider(existing)
+        tracer = existing.get_tracer("x")
+        before = tracer.start_span("before")
+        first = configure(endpoint=receiver.endpoint, headers={"authorization": "key one"}, attach=True)
+        left_open = tracer.start_span("open")
+        first.shutdown()
+        second = configure(endpoint=receiver.endpoint, headers={"authorization": "key two"}, attach=True)
+        for span in (left_open, before, tracer.start_span("new")):
+            span.end()
+        assert second.shutdown().ended == 2
+        assert first.force_flush(0).dropped == {"already_shutdown": 1}
+        sent = sorted((span.name, headers["authorization"]) for span, headers in receiver.received)
+        assert sent == [("before", "key two"), ("new", "key two")]
+        existing.shutdown()
+
+
+@pytest.mark.parametrize("attach", [False, True])
+@pytest.mark.usefixtures("no_global_providers")
+def test_after_the_program_has_shut_down_the_provider_a_new_configuration_records(attach):
+    if attach:
+        trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    for _ in range(2):
+        telemetry = configure(attach=attach)
+        trace.get_tracer("x").start_span("work").end()
+        trace.get_tracer_provider().shutdown()
+        report = telemetry.force_flush()
+        assert (report.ended, report.stored, report.dropped) == (1, 1, {})
+    telemetry.shutdown()
+
+
+def exporting_threads():
+    return {thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "nodespan"))}
+
+
+@pytest.mark.parametrize("variable", ["NODESPAN_RUNNING_AFTER_MS", "NODESPAN_STORE_MAX_BYTES", "NODESPAN_HASH_KEY"])
+def test_a_configuration_that_fails_leaves_nothing_running(variable, monkeypatch):
+    with OtlpReceiver() as receiver:
+        before = exporting_threads()
+        handlers = list(logging.getLogger("nodespan").handlers)
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "x")
+            with pytest.raises(ConfigurationError):
+                configure(endpoint=receiver.endpoint)
+        assert exporting_threads() == before
+        assert logging.getLogger("nodespan").handlers == handlers
+        assert not TRACER.start_span("half").is_recording()
+        with configure(endpoint=receiver.endpoint) as telemetry:
+            TRACER.start_span("whole").end()
+            assert telemetry.force_flush().exported == 1
+
+
+def test_a_child_that_is_forked_during_a_shutdown_of_another_thread_can_exit(run_python):
+    with OtlpReceiver() as receiver:
+        receiver.delay_s = 3.0
+        done = run_python(
+            """
+            import os, sys, threading, time, nodespan
+            from opentelemetry import trace
+            telemetry = nodespan.configure(endpoint=sys.argv[1])
+            trace.get_tracer("x").start_span("waits").end()
+            thread = threading.Thread(target=telemetry.shutdown)
+            thread.start()
+            children = []
+            while thread.is_alive():
+                if not (child := os.fork()):
+                    sys.exit(0)
+                children.append(child)
+                time.sleep(0.1)
+            left, deadline = set(children), time.monotonic() + 20
+            while left and time.monotonic() < deadline:
+                left -= {child for child in left if os.waitpid(child, os.WNOHANG) != (0, 0)}
+                time.sleep(0.02)
+            print(len(children) > 3, len(left))
+            for child in left:
+                os.kill(child, 9)
+            """,
+            receiver.endpoint,
+        )
+    assert done.stdout.split() == ["True", "0"]
+
+
+def test_what_was_shut_down_stays_so_in_a_forked_child(run_python):
+    done = run_python(
+        """
+        import os, threading, nodespan
+        from opentelemetry import trace
+        first = nodespan.configure("first")
+        span = trace.get_tracer("x").start_span("open")
+        first.shutdown()
+        if not (child := os.fork()):
+            span.end()
+            report = first.force_flush(2)
+            os._exit(report.stored or threading.active_count() - 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    )
+    assert (done.stdout.strip(), done.stderr) == ("0", "")
+
+
+def test_a_span_starts_the_threads_that_an_earlier_one_could_not_start(run_python):
+    with OtlpReceiver() as receiver:
+        done = run_python(
+            """
+            import sys, threading, nodespan
+            from opentelemetry import trace
+            telemetry = nodespan.configure(endpoint=sys.argv[1])
+            tracer = trace.get_tracer("x")
+            threading.stack_size(1 << 46)  # more than there is: "can't start new thread"
+            tracer.start_span("without a thread").end()
+            threading.stack_size(0)
+            tracer.start_span("with threads").end()
+            print(telemetry.force_flush(10).exported)
+            """,
+            receiver.endpoint,
+        )
+    assert done.stdout.strip() == "2"
+    assert done.stderr.count("nodespan failed to") == 1
+
+
+def test_without_any_thread_shutdown_stores_everything_and_releases_the_store(run_python):
+    done = run_python(
+        """
+        import threading, nodespan
+        from opentelemetry import trace
+        telemetry = nodespan.configure(endpoint="http://127.0.0.1:9")
+        threading.stack_size(1 << 46)
+        trace.get_tracer("x").start_span("without a thread").end()
+        report = telemetry.shutdown()
+        print(report.stored, report.waiting)
+        """
+    )
+    assert done.stdout.strip() == "1 1"
+    assert done.stderr.count("nodespan failed to") == 1
+    assert "were not exported" in done.stderr

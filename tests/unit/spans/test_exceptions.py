@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from pydantic import BaseModel
 
@@ -178,3 +180,50 @@ def test_with_a_low_limit_of_the_sdk_the_stack_still_ends_with_the_error(monkeyp
     stack = exception_attributes(caught.value)["exception.stacktrace"]
     assert len(stack) <= int(limit)
     assert stack.endswith("ValueError: the cause\n") or limit == "0"
+
+
+class UnreadableNotes(Exception):
+    @property
+    def __notes__(self):
+        raise RuntimeError("lazy")
+
+
+class UnreadableMembers(ExceptionGroup):
+    @property
+    def exceptions(self):
+        raise RuntimeError("lazy")
+
+
+def _with_a_number_as_its_line():
+    error = SyntaxError("bad")
+    error.text = 5  # pyright: ignore[reportAttributeAccessIssue]
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UnreadableNotes("a"), UnreadableMembers("a", [ValueError("b")]), _with_a_number_as_its_line()],
+    ids=["notes", "members", "line"],
+)
+def test_an_exception_whose_parts_cannot_be_read_keeps_its_type_and_message(error):
+    attributes = exception_attributes(raised(error))
+    assert attributes["exception.type"].endswith(type(error).__qualname__)
+    assert attributes["exception.message"]
+    assert "in raised" in attributes["exception.stacktrace"]
+    assert type(error).__qualname__ in attributes["exception.stacktrace"]
+
+
+def test_the_message_of_a_syntax_error_is_left_out_with_the_others(monkeypatch):
+    monkeypatch.setenv(CAPTURE_MESSAGES, "false")
+    stack = exception_attributes(raised(SyntaxError(CANARY, ("m.py", 1, 1, CANARY))))["exception.stacktrace"]
+    assert CANARY not in stack
+    assert stack.splitlines()[-1].startswith("SyntaxError")
+    assert "m.py" in stack
+
+
+def test_the_stack_is_what_python_prints_with_its_suggestions():
+    """Suggestions are part of it from Python 3.12 on."""
+    with pytest.raises(AttributeError) as caught:
+        "text".uper()  # pyright: ignore[reportAttributeAccessIssue]
+    printed = "".join(traceback.format_exception(caught.value))
+    assert exception_attributes(caught.value)["exception.stacktrace"] == printed

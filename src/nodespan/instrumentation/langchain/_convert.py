@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from opentelemetry.trace import SpanKind
 
 from nodespan import semconv
+from nodespan.spans.attributes import fact
 from nodespan.spans.model_call import SAMPLING_KEYS
 
 if TYPE_CHECKING:
@@ -54,24 +55,26 @@ class Identity(NamedTuple):
 def identify(model: Model, kwargs: Mapping[str, Any]) -> Identity:
     """Provider, name and parameters of a chat model or LLM, as LangChain reports them to its tracers."""
     known = model._get_ls_params(**kwargs)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] meant to be overridden by providers, read by LangChain's tracers
-    provider = known.get("ls_provider")
+    provider = _text(known.get("ls_provider"))
     return Identity(_PROVIDERS.get(provider or "", provider), _model_name(model, known.get("ls_model_name")), known)
 
 
 def identify_embeddings(model: object) -> Identity:
     """The same of an embedding model, which LangChain does not report to its tracers."""
     provider = type(model).__name__.removesuffix("Embeddings").lower() or None
-    name = getattr(model, "model", None) or getattr(model, "model_name", None)
-    return Identity(
-        _PROVIDERS.get(provider or "", provider), _model_name(model, name if isinstance(name, str) else None), {}
-    )
+    name = fact(model, "model") or fact(model, "model_name")
+    return Identity(_PROVIDERS.get(provider or "", provider), _model_name(model, name), {})
 
 
-def _model_name(model: object, name: str | None) -> str | None:
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _model_name(model: object, name: object) -> str | None:
     """The requested name; of a model in a file the file's stem, as everywhere in nodespan."""
-    if name is not None:
+    if isinstance(name, str):
         return name
-    path = getattr(model, "model_path", None)
+    path = fact(model, "model_path")
     return PurePath(path).stem if isinstance(path, (str, PurePath)) and str(path) else None
 
 
@@ -86,7 +89,7 @@ def kind_of(client: object) -> SpanKind:
 def server_of(client: object) -> dict[str, Any]:
     """Address of the server, if the client has one."""
     for field in _network_fields(type(client)) or ():
-        address = getattr(client, field, None)
+        address = fact(client, field)
         if isinstance(address, str) and address:
             parts = urlsplit(address if "//" in address else f"//{address}")
             return {semconv.SERVER_ADDRESS: parts.hostname, semconv.SERVER_PORT: parts.port}
@@ -110,16 +113,14 @@ def _network_fields(kind: type) -> tuple[str, ...] | None:
 def sampling_of(model: object, parameters: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The requested sampling: of the call, else as LangChain reports it to its tracers, else the model's own field."""
     fields = _fields(type(model))
-    sampling: dict[str, Any] = {
-        "stop": kwargs.get("stop") or (getattr(model, "stop", None) if "stop" in fields else None)
-    }
+    sampling: dict[str, Any] = {"stop": kwargs.get("stop") or (fact(model, "stop") if "stop" in fields else None)}
     for key, reported_key in _SAMPLING_KEYS:
         if key in kwargs:
             sampling[key] = kwargs[key]
         elif reported_key in parameters:
             sampling[key] = parameters[reported_key]
         elif key in fields:
-            sampling[key] = getattr(model, key, None)
+            sampling[key] = fact(model, key)
     return sampling
 
 
@@ -182,7 +183,8 @@ def _usage(messages: Sequence[BaseMessage | None], whole: Mapping[str, Any]) -> 
             if written := usage.get("output_token_details"):
                 attributes[semconv.USAGE_REASONING] = written.get("reasoning")
             return attributes
-    counts: Mapping[str, Any] = whole.get("token_usage") or whole.get("usage") or {}
+    given = whole.get("token_usage") or whole.get("usage")
+    counts: Mapping[str, Any] = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
     return {
         semconv.USAGE_INPUT_TOKENS: counts.get("prompt_tokens", counts.get("input_tokens")),
         semconv.USAGE_OUTPUT_TOKENS: counts.get("completion_tokens", counts.get("output_tokens")),

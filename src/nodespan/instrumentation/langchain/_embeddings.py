@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -65,7 +66,8 @@ class EmbeddingSeams:
         methods = self._wrapped[kind] = {}
         for name, enclose in _METHODS.items():
             original = vars(kind).get(name)
-            if callable(original) and not getattr(original, "__isabstractmethod__", False):
+            # What is no function (a static method) may be called without the model.
+            if inspect.isfunction(original) and not getattr(original, "__isabstractmethod__", False):
                 wrapper = wrapped(original, partial(enclose, _calls.embedding))
                 setattr(kind, name, wrapper)
                 methods[name] = (original, wrapper)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sized
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
@@ -142,9 +143,10 @@ class ModelCall(ModelCallSpan):
         elif isinstance(result, ChatResult):
             self._answered(result.generations, result.llm_output)
         elif isinstance(result, list) and result:
-            vectors = cast("list[list[float] | float]", result)
+            vectors = cast("list[Sized | float]", result)
             first = vectors[0]
-            self._facts = {semconv.EMBEDDINGS_DIMENSION: len(first if isinstance(first, list) else vectors)}
+            with _DESCRIBING:
+                self._facts = {semconv.EMBEDDINGS_DIMENSION: len(first if isinstance(first, Sized) else vectors)}
         self.leave()
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -258,7 +260,7 @@ class ToolCall(SpanScope):
         set_content(
             self.span, {semconv.TOOL_CALL_RESULT: output.content if isinstance(output, ToolMessage) else output}
         )
-        if getattr(output, "status", None) == "error":
+        if isinstance(output, ToolMessage) and output.status == "error":
             if self.span.is_recording():
                 with _DESCRIBING:
                     self.span.set_attribute(semconv.ERROR_TYPE, _OTHER)

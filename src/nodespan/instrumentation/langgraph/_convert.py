@@ -9,7 +9,7 @@ from uuid import UUID
 from langgraph.constants import TAG_HIDDEN
 
 from nodespan import semconv
-from nodespan.spans.attributes import PlainAttributes, to_attribute, to_attributes
+from nodespan.spans.attributes import PlainAttributes, fact, to_attribute, to_attributes
 
 if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._identity import RunFacts
@@ -61,8 +61,8 @@ def is_hidden(task: Task) -> bool:
 
 def display_name(task: Task) -> str:
     """The name a node's runnable asks to be shown with, else LangGraph's name of the node."""
-    steps: Sequence[object] = getattr(task.proc, "steps", None) or (task.proc,)
-    return getattr(steps[0], DISPLAY_NAME, None) or task.name
+    steps: Sequence[object] = fact(task.proc, "steps") or (task.proc,)
+    return fact(steps[0], DISPLAY_NAME) or task.name
 
 
 class NodeTemplate(NamedTuple):

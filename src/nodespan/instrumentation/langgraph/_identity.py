@@ -14,6 +14,7 @@ from langgraph.constants import START
 from langgraph.types import Command
 
 from nodespan.instrumentation.langgraph._convert import id_of, section
+from nodespan.spans.attributes import fact
 from nodespan.spans.identity import NO_IDENTITY, Identity
 
 if TYPE_CHECKING:
@@ -82,22 +83,22 @@ class _EffectiveConfig:
 
 def _react_agent_name(graph: object) -> str | None:
     """The name given to LangGraph's ``create_react_agent``, whose graphs are known by the function of their node."""
-    nodes: object = getattr(graph, "nodes", None)
+    nodes: object = fact(graph, "nodes")
     node = cast("dict[str, object]", nodes).get("agent") if isinstance(nodes, dict) else None
-    asks: object = getattr(getattr(node, "bound", None), "func", None)
-    if getattr(asks, "__module__", None) != "langgraph.prebuilt.chat_agent_executor":
+    asks: object = fact(fact(node, "bound"), "func")
+    if fact(asks, "__module__") != "langgraph.prebuilt.chat_agent_executor":
         return None
-    name: object = getattr(graph, "name", None)
+    name: object = fact(graph, "name")
     return name if isinstance(name, str) and name != _DEFAULT_NAME else None
 
 
 def own_configs(graph: object) -> Iterator[Mapping[str, Any]]:
     """The configs that a runnable was given by ``with_config``, the outermost first."""
     for _ in range(_BOUND_MAX):
-        config = getattr(graph, "config", None)
+        config = fact(graph, "config")
         if isinstance(config, Mapping):
             yield cast("Mapping[str, Any]", config)
-        graph = getattr(graph, "bound", None)
+        graph = fact(graph, "bound")
         if graph is None:
             return
 

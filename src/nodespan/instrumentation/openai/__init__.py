@@ -16,12 +16,14 @@ __all__ = ["OpenAIInstrumentor"]
 
 
 class OpenAIInstrumentor(LibraryInstrumentor):
-    """Traces every ``chat.completions.create`` of the openai package, synchronous or not, that has no span yet."""
+    """Traces every chat completion of the openai package, synchronous or not, that has no span yet."""
 
     _module = "openai"
     _state = STATE
 
     def _wrappers(self) -> Sequence[Seams]:
-        from nodespan.instrumentation.openai._seam import SEAMS
+        from openai.resources.chat.completions import Completions
 
-        return (SEAMS,)
+        from nodespan.instrumentation.openai._seam import PARSING, SEAMS
+
+        return (SEAMS, PARSING) if hasattr(Completions, "parse") else (SEAMS,)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -27,7 +28,6 @@ from nodespan.spans.message_parts import message
 from nodespan.spans.model_call import ModelCallSpan, current_model_call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from opentelemetry.trace import Span, Tracer
@@ -105,7 +105,7 @@ class OpenAICall:
         carrier: dict[str, Any] = {}
         if self._server is not None and propagates_to(self._server.address):
             _PROPAGATOR.inject(carrier, self._scope.context_over() if self._scope is not None else None)
-        return {**carrier, **(given if isinstance(given, dict) else {})}
+        return {**carrier, **(cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {})}
 
     def step(self) -> AbstractContextManager[None]:
         """Makes the span current."""

@@ -1,8 +1,9 @@
-"""Thin wrappers around ``chat.completions.create``: arguments, results and exceptions pass unchanged."""
+"""Thin wrappers around ``chat.completions.create`` and ``parse``: arguments, results and exceptions pass unchanged."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
@@ -25,7 +26,7 @@ _PARSING = Guard("read a raw response of the openai package")
 
 
 def create(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``Completions.create``."""
+    """Wraps ``create`` or ``parse`` of ``Completions``."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -34,13 +35,13 @@ def create(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         with _Step(call):
             answer = original(self, *args, **_with_traceparent(call, kwargs))
-        return _observed(call, answer, kwargs)
+        return _observed(call, answer)
 
     return wrapper
 
 
 def acreate(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Wraps ``AsyncCompletions.create``."""
+    """Wraps ``create`` or ``parse`` of ``AsyncCompletions``."""
 
     @functools.wraps(original)
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +50,7 @@ def acreate(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
             return await original(self, *args, **kwargs)
         with _Step(call):
             answer = await original(self, *args, **_with_traceparent(call, kwargs))
-        return _observed(call, answer, kwargs)
+        return _observed(call, answer)
 
     return wrapper
 
@@ -81,10 +82,10 @@ def _with_traceparent(call: OpenAICall, kwargs: dict[str, Any]) -> dict[str, Any
     return {**kwargs, "extra_headers": headers} if headers else kwargs
 
 
-def _observed(call: OpenAICall, answer: Any, kwargs: dict[str, Any]) -> Any:
-    """The answer: a stream wrapped, so that it ends the call; any other as it is, with the call ended.
+def _observed(call: OpenAICall, answer: Any) -> Any:
+    """The answer: one that is read later wrapped, so that it ends the call; any other as it is, with the call ended.
 
-    A raw response keeps the result of its ``parse``, so parsing it here changes nothing.
+    A raw response keeps the result of its ``parse``, so parsing it here changes nothing if its body has been read.
     """
     kind = cast("type[Any]", type(answer))
     if hasattr(kind, "__next__"):
@@ -92,7 +93,9 @@ def _observed(call: OpenAICall, answer: Any, kwargs: dict[str, Any]) -> Any:
     if hasattr(kind, "__anext__"):
         return AsyncStream(answer, call)
     parsed = answer
-    if hasattr(kind, "parse") and not kwargs.get("stream") and hasattr(answer, "text"):
+    if hasattr(kind, "parse") and hasattr(answer, "http_response"):
+        if not answer.http_response.is_stream_consumed:
+            return (AsyncResponse if inspect.iscoroutinefunction(kind.parse) else SyncResponse)(answer, call)
         parsed = None
         with _PARSING:
             parsed = answer.parse()
@@ -101,15 +104,49 @@ def _observed(call: OpenAICall, answer: Any, kwargs: dict[str, Any]) -> Any:
     return answer
 
 
-class _Stream(_Proxy):
-    """A streamed answer. Every other attribute is the original's."""
+class _Later(_Proxy):
+    """An answer that is read later. Every other attribute is the original's."""
 
-    def __init__(self, stream: Any, call: OpenAICall) -> None:
-        super().__init__(stream)
+    def __init__(self, answer: Any, call: OpenAICall) -> None:
+        super().__init__(answer)
         self._self_call = call
 
 
-class SyncStream(_Stream):
+class SyncResponse(_Later):
+    """A raw or streamed response whose body has not been read: parsing or closing it ends its call."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads the answer; a stream ends the call when it is read."""
+        with _Step(self._self_call):
+            answer = self.__wrapped__.parse(*args, **kwargs)
+        return _observed(self._self_call, answer)
+
+    def close(self) -> Any:
+        """Closes the response."""
+        try:
+            return self.__wrapped__.close()
+        finally:
+            self._self_call.leave()
+
+
+class AsyncResponse(_Later):
+    """The same of a streamed response in an event loop."""
+
+    async def parse(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads the answer; a stream ends the call when it is read."""
+        with _Step(self._self_call):
+            answer = await self.__wrapped__.parse(*args, **kwargs)
+        return _observed(self._self_call, answer)
+
+    async def close(self) -> Any:
+        """Closes the response."""
+        try:
+            return await self.__wrapped__.close()
+        finally:
+            self._self_call.leave()
+
+
+class SyncStream(_Later):
     """A ``Stream`` of the openai package that ends its call."""
 
     def __iter__(self) -> Any:
@@ -139,7 +176,7 @@ class SyncStream(_Stream):
             self._self_call.leave(GeneratorExit())
 
 
-class AsyncStream(_Stream):
+class AsyncStream(_Later):
     """An ``AsyncStream`` of the openai package that ends its call."""
 
     def __aiter__(self) -> Any:

@@ -16,3 +16,11 @@ SEAMS: Final = Seams(
         Seam(_MODULE, "AsyncCompletions", "create", _patch.acreate, "spans of asynchronous chat completions"),
     ),
 )
+PARSING: Final = Seams(
+    "an openai package in which chat completions can be parsed",
+    (
+        Seam(_MODULE, "Completions", "parse", _patch.create, "spans of parsed chat completions"),
+        Seam(_MODULE, "AsyncCompletions", "parse", _patch.acreate, "spans of asynchronous parsed chat completions"),
+    ),
+)
+"""Names of newer versions only."""
