@@ -1,4 +1,4 @@
-"""What docs/delivery.md shows works as it stands there."""
+"""The programs of docs/delivery.md run unchanged."""
 
 from __future__ import annotations
 

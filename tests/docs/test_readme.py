@@ -1,4 +1,4 @@
-"""What README.md shows works as it stands there."""
+"""The programs and commands of README.md work unchanged."""
 
 from __future__ import annotations
 

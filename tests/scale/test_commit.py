@@ -74,7 +74,7 @@ def lost_when_the_gateway_is_killed(
 
 
 def still_at(chain: Chain) -> int:
-    """How many messages the group has committed while it stands still; -1 if it does not."""
+    """Number of messages that the group has committed while it is idle; -1 if it is not idle."""
     before, _ = committed(chain)
     time.sleep(COMMITTED_S)
     now, _ = committed(chain)

@@ -1,4 +1,4 @@
-"""What the chain carries on this machine, and what a span costs at each hop."""
+"""The throughput of the chain on this machine, and the cost of a span at each hop."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def measured(chain: Chain) -> Iterator[Cost]:
 
 
 def bytes_in(folder: Path) -> int:
-    """The space that a folder's files take on disk."""
+    """The size of a folder's files on disk."""
     return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 

@@ -1,4 +1,4 @@
-"""VictoriaMetrics and VictoriaLogs take metrics and logs by OTLP with the committed configs."""
+"""VictoriaMetrics and VictoriaLogs accept metrics and logs over OTLP with the committed configs."""
 
 from __future__ import annotations
 

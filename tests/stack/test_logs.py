@@ -1,4 +1,4 @@
-"""Logs of the programs of the stack while real traffic goes through them."""
+"""Logs of the programs of the stack under real traffic."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from nodespan.semconv import NAMES
 from stack_backends import Jaeger, Prometheus, SeenSpan, eventually
 
 METRICS = [name for name in NAMES.values() if name.kind == "metric"]
-# What real runs in which nothing of ours goes wrong do not emit.
+# Not emitted by real runs without internal errors.
 SILENT = {semconv.TELEMETRY_ERRORS}
-# Labels that stand on every series: who sent it, and, on a histogram's, the bucket.
+# Labels of every series: the sender, and the bucket of a histogram.
 COMMON = {"__name__", "job", "instance", "service_name", "le"}
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 

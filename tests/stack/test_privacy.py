@@ -71,7 +71,7 @@ def written_to(path: Path) -> bytes:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # only a hole, or nothing, is left
+                if error.errno != errno.ENXIO:  # only a hole, or no data, remains
                     raise
                 return b"".join(parts)
             end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
@@ -132,7 +132,7 @@ def assert_nowhere(stack: LocalStack, prometheus: Prometheus, service: str) -> N
     assert [name for name in ("collector", "jaeger", "prometheus") if secrets_in(stack.log(name))] == []
     assert files_with_secrets(stack.folder) == []
     written = [written_to(path) for path in (stack.folder / "jaeger").rglob("*") if path.is_file()]
-    assert any(b"Pelicans write to ****" in data for data in written)  # the search looks where content is
+    assert any(b"Pelicans write to ****" in data for data in written)  # the search covers the files with content
 
 
 @pytest.fixture

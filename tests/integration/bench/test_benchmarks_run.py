@@ -1,4 +1,4 @@
-"""Each benchmark runs and says what it has measured; how fast things are here is not judged."""
+"""Each benchmark runs and returns figures; their values are not checked."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from otlp_receiver import OtlpReceiver
 
 OF_THE_SERVER = {"server.address", "server.port", "nodespan.server.other_s", "nodespan.server.dialect"}
 PROTOCOL = {"nodespan.server_queue_s", "gen_ai.response.id"}
-OF_THE_PROCESS = {  # a server reports the number of cached tokens alone
+OF_THE_PROCESS = {  # a server reports only the number of cached tokens
     f"nodespan.prefix.{name}" for name in ("shared_tokens", "repeated_tokens", "previous_node", "cost_s")
 }
 

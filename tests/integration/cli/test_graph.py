@@ -1,4 +1,4 @@
-"""`nodespan graph`: the declared graph of a trace, and what the trace has taken of it."""
+"""`nodespan graph`: the declared graph of a trace, and the edges that the trace took."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def three_workers():
 
 @pytest.fixture
 def trace_id():
-    """A stored run of the graph, which goes round twice."""
+    """A stored run of the graph, with two iterations."""
     with nodespan.configure() as telemetry:
         nodespan.instrument(langchain=False, llama_cpp=False)
         three_workers().invoke({"seen": []})

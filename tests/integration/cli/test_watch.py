@@ -113,7 +113,7 @@ def running(reader: StoreReader, name: str) -> str:
 
 @pytest.fixture
 def watch():
-    """Starts watchers; those that a failed test has left are ended."""
+    """Starts watchers; those of a failed test are ended."""
     started: list[Watcher] = []
 
     def start(*arguments: str) -> Watcher:

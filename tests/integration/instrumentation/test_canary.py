@@ -200,5 +200,5 @@ async def test_written_values_cannot_be_found_by_hashing_candidates():
     assert "flag bool 4 " in exported
     keys = (b"", b"key", b"nodespan", b"nodespan written values", b"\0" * 32)
     assert [guess for guess in guesses(keys) if guess in exported] == []
-    known = hash_key(store_path())  # whoever has the store's key can: the test would see a hash of them
+    known = hash_key(store_path())  # with the store's key it is possible: the test detects a hash of them
     assert {hmac.new(known, value, "sha256").hexdigest()[:16] in exported for value in (b"true", b"7")} == {True}

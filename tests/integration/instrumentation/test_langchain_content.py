@@ -1,4 +1,4 @@
-"""What LangChain's models, tools and retrievers were asked and answered, in the conventions' form of role and parts."""
+"""Captured content of LangChain's models, tools and retrievers, in the conventions' form of role and parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariants 2 to 5 for LangChain: every span ends, once, as its call ended; nothing is left behind or logged."""
+"""Invariants 2 to 5 for LangChain: every span ends once, with its outcome; no context stays attached."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def wait_until_ended(exporter):
 
 @pytest.mark.parametrize("call", ["ainvoke", "agenerate", "abatch"])
 async def test_wait_for_around_a_model_call_ends_its_span(exporter, call):
-    """langchain-core tells its callbacks nothing of this end."""
+    """langchain-core does not report this end to its callbacks."""
     model = Talker(waits_at=0)
     given = {"ainvoke": "hi", "agenerate": [[]], "abatch": ["hi"]}[call]
     with pytest.raises(TimeoutError):
@@ -128,7 +128,7 @@ def test_between_two_chunks_the_context_of_the_reader_is_current(exporter, trace
         context.detach(token)
     assert set(model.seen) == {"chat talker-1"}
     chat = next(span for span in exporter.get_finished_spans() if span.name == "chat talker-1")
-    assert chat.parent is None  # the model was asked before the reader's span began
+    assert chat.parent is None  # the model was called before the reader's span started
 
 
 async def test_reading_chunks_does_not_change_the_context_of_the_task(exporter):

@@ -1,4 +1,4 @@
-"""Models and tools inside graphs: prebuilt agents, span ids of the event stream, interrupts, what the program sees."""
+"""Models and tools inside graphs: prebuilt agents, span ids of the event stream, interrupts, results."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ async def test_every_event_of_a_model_or_tool_has_the_id_of_its_span(exporter, t
     ids = [event["metadata"]["span_id"] for event in events if event["event"] == "on_chat_model_start"]
     assert len(set(ids)) == 2  # each of the two answers has its own
     chats = [span.attributes for span in exporter.get_finished_spans() if span.name == "chat talker-1"]
-    # LangChain streams for the event stream's sake what the program asks for as a whole
+    # for the event stream, LangChain streams whole answers as well
     assert all(chat["gen_ai.response.time_to_first_chunk"] > 0 for chat in chats)
 
 

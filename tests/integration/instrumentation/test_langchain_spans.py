@@ -1,4 +1,4 @@
-"""LangChain's models, tools and retrievers: one span per call, in every way to call them, with what the call says."""
+"""LangChain's models, tools and retrievers: one span per call, for every method, with the attributes of the call."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_chat_is_one_span_with_its_usage_for_every_method(exporter, way):
     assert WAYS[way](model) == "good day"
     [span] = exporter.get_finished_spans()
     assert (span.name, span.kind) == ("chat talker-1", SpanKind.INTERNAL)
-    assert set(model.seen) == {"chat talker-1"}  # current where a provider does its work
+    assert set(model.seen) == {"chat talker-1"}  # current inside the provider
     attributes = dict(span.attributes)
     streamed = attributes.pop("gen_ai.request.stream", False)
     assert streamed == (way in STREAMED)
@@ -158,7 +158,7 @@ def test_an_answer_from_langchain_s_cache_is_marked_and_counts_no_tokens(exporte
 
 
 class Counting(FakeListLLM):
-    """An LLM that says what it used."""
+    """An LLM that reports usage."""
 
     def _generate(self, prompts, *args, **kwargs):
         result = super()._generate(prompts, *args, **kwargs)
@@ -268,7 +268,7 @@ def test_embedding_classes_defined_later_are_traced_once_per_call(exporter):
 
 
 class Searching(BaseRetriever):
-    """Notes the current span; fails when told to."""
+    """Records the current span; fails on request."""
 
     seen: list[str] = Field(default_factory=list)
     error: Any = None

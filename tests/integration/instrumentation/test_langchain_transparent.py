@@ -145,7 +145,7 @@ def test_an_error_has_the_frames_that_it_has_without_instrumentation(switch, way
     switch()
     with pytest.raises(ConnectionError) as traced:
         ask()
-    # the last frames are the model's own; above them stand LangChain's
+    # the last frames are those of the model; LangChain's are above them
     assert _frames(traced.value)[-3:] == _frames(plain.value)[-3:]
     assert _frames(traced.value)[:2] == _frames(plain.value)[:2]
 

@@ -1,4 +1,4 @@
-"""Invariant 2: the node's span is current in the node, and nothing of ours is current in the consumer."""
+"""Invariant 2: the node's span is current in the node, and no span of nodespan is current in the consumer."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ async def test_an_async_generator_can_continue_and_be_closed_in_another_task(exp
 
 
 def test_a_user_span_around_single_steps_does_not_become_the_parent(exporter, tracer):
-    """The parent of a run is where it was called; the consumer may be in any span when it asks for a step."""
+    """The parent of a run is the span at its call; another span may be current when the consumer reads a step."""
     steps = chain(sees).stream({"seen": []})
     with tracer.start_as_current_span("reading"):
         list(steps)

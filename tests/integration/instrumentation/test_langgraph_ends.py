@@ -1,4 +1,4 @@
-"""Invariants 3 and 4: every span ends, once, however the run is left; nothing stays behind and nothing is logged."""
+"""Invariants 3 and 4: every span ends once, however the run ends; no context stays attached."""
 
 from __future__ import annotations
 

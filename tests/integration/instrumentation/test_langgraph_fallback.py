@@ -1,4 +1,4 @@
-"""A LangGraph that lacks a seam: the program works, what is lost is said once, and what can serve instead does."""
+"""A LangGraph without a seam: the program works, one warning is logged, and a substitute is used if there is one."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ ODD = {
     "NUL": ("a\0b", "a\0b"),
     "long": ("x" * 70_000, "x" * 100),
     "UUID": (UUID(int=7), str(UUID(int=7))),
-    "tuple": (("a", 1), ""),  # not of a plain type: left out
+    "tuple": (("a", 1), ""),  # not of a plain type: omitted
 }
 
 

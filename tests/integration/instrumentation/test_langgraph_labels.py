@@ -1,4 +1,4 @@
-"""Tags, metadata, thread, user and conversation of a run: on its span and those of its nodes, and nothing else."""
+"""Tags, metadata, thread, user and conversation of a run: on its span and the spans of its nodes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that goes on from an edited, failed, left or stopped run links it; a replay and a fork do not."""
+"""A run links to the edited, failed, abandoned or stopped run that it continues; a replay and a fork do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs and nodes count what their spans say, however they end, and whether or not there is a span."""
+"""Metrics of runs and nodes equal their spans, for every outcome, with and without a recorded span."""
 
 from __future__ import annotations
 

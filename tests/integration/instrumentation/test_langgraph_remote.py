@@ -19,7 +19,7 @@ from nodespan.instrumentation import instrument, uninstrument
 from remote_graphs import RemoteServer
 from small_graphs import chain, thread
 
-# LangGraph leaves responses open: that of an interrupt, and those of an event loop that has ended.
+# LangGraph leaves responses open: of an interrupt, and of an event loop that has ended.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*unclosed:pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning"
 )

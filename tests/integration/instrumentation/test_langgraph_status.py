@@ -1,4 +1,4 @@
-"""Invariant 5: what is an error is said where it was raised, once; what is none is an attribute."""
+"""Invariant 5: an error is recorded once, where it was raised; other outcomes are an attribute."""
 
 from __future__ import annotations
 

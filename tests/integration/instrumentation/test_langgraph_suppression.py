@@ -1,4 +1,4 @@
-"""``suppress_instrumentation()``: nothing inside it is recorded, and the program works as ever."""
+"""``suppress_instrumentation()``: nothing inside it is recorded, and results do not change."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type
 
 @pytest.fixture
 def records(monkeypatch, switch_llama_cpp):
-    """Switches content and instrumentation on; gives the events that come of it."""
+    """Enables content and instrumentation; returns the emitted events."""
     exporter = InMemoryLogRecordExporter()
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))

@@ -1,4 +1,4 @@
-"""Invariants 1, 2 and 8 for calls of llama-cpp-python: which span is current, and whose child a call is."""
+"""Invariants 1, 2 and 8 for calls of llama-cpp-python: the current span, and the parent of a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariants 3 and 5 for calls of llama-cpp-python: every span ends, once, and says how."""
+"""Invariants 3 and 5 for calls of llama-cpp-python: every span ends once, with its outcome."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_call_whose_task_is_cancelled_ends_its_span(llama, traced_llama_
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await asyncio.to_thread(lambda: list(streamed(llama)))
-    for _ in range(1000):  # the thread goes on: nothing can stop it
+    for _ in range(1000):  # the thread continues; it cannot be stopped
         if exporter.get_finished_spans():
             break
         await asyncio.sleep(0.01)

@@ -114,7 +114,7 @@ def test_without_a_provider_no_span_is_opened_and_the_parent_is_propagated(llama
         cost_s = min(timeit.repeat(lambda: streamed(llama), number=100, repeat=5)) / 100
     finally:
         uninstrument()
-    assert cost_s < 0.001  # a token of the smallest model takes ten times that
+    assert cost_s < 0.001  # a token of the smallest model takes ten times as long
 
 
 def test_an_unsampled_call_has_metrics_and_its_calls_inside_are_unsampled(llama, measured):

@@ -1,4 +1,4 @@
-"""The openai package: one span per chat completion, whatever is around it; what the program sees stays as it is."""
+"""The openai package: one span per chat completion, also beside other instrumentations; results do not change."""
 
 from __future__ import annotations
 

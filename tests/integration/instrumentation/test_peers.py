@@ -49,7 +49,7 @@ def test_all_spans_of_nodespan_exist_and_have_their_parents(run, peer, together)
         beside = [span for span in both[way]["spans"] if span[0] == "nodespan"]
         assert [span[1] for span in beside] == [span[1] for span in ours]
         for span, expected in zip(beside, ours, strict=True):
-            if expected[2] is not None:  # the run's own span may stand under the peer's
+            if expected[2] is not None:  # the run's span may be below the peer's
                 assert span == expected
 
 

@@ -20,7 +20,7 @@ CHECK = COMMON + "Rhine: Switzerland, Liechtenstein, Austria, Germany, France an
 
 
 def prompts(llama, *steps):
-    """A graph whose nodes ask the model, each ``(name, prompt)``."""
+    """A graph whose nodes call the model, each ``(name, prompt)``."""
 
     def asks(prompt):
         return lambda state: {"seen": [llama.create_completion(prompt, max_tokens=4, temperature=0.0)]}

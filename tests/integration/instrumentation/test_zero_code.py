@@ -1,4 +1,4 @@
-"""``opentelemetry-instrument python app.py``: a program that does not know of nodespan, in a process of its own."""
+"""``opentelemetry-instrument python app.py``: a program without nodespan in its code, in a separate process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ print(json.dumps([type(trace.get_tracer_provider()).__name__, type(metrics.get_m
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a program under ``opentelemetry-instrument``; gives what it printed and what was said on its stderr."""
+    """Runs a program under ``opentelemetry-instrument``; returns its stdout and stderr."""
 
     def run(source, *arguments, **variables):
         program = tmp_path / "app.py"

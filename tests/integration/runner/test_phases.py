@@ -1,4 +1,4 @@
-"""What a generation on a real model does now, seen by another process, also when it is killed."""
+"""The phase of a generation on a real model, read by another process, also after a kill."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def runner(factory: PipelineFactory, tracer_provider: TracerProvider) -> Runner:
 
 @pytest.fixture(scope="module")
 def fresh_text(smollm2: Path) -> str:
-    """What a model says that was asked nothing before."""
+    """The answer of a newly loaded model."""
     with closing(llama_cpp.Llama(str(smollm2), n_ctx=2048, verbose=False, **ONE_THREAD)) as llama:
         answer: Any = llama.create_chat_completion(
             [{"role": "user", "content": "What is the sea?"}], seed=4, max_tokens=12
@@ -170,7 +170,7 @@ def test_streams_of_many_threads_equal_those_of_a_separate_model(runner: Runner,
 
 
 async def test_the_event_loop_stays_free_while_tokens_stream(runner: Runner) -> None:
-    """The loop turns many times per token. How long a turn takes is measured in bench/, on a quiet machine."""
+    """The loop runs many iterations per token. Their duration is measured in bench/, on a quiet machine."""
     turns = 0
 
     async def turn() -> None:
@@ -261,7 +261,7 @@ def test_running_generations_do_not_prevent_the_interpreter_from_exiting(program
     ended = run(program + "\nprint(time.time(), flush=True)", smollm2)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert time.time() - float(ended.stdout) < 30  # what was left running would take for ever
+    assert time.time() - float(ended.stdout) < 30  # the running generation has no end
 
 
 def test_a_forked_child_loads_the_model_again_and_the_parent_continues(smollm2: Path) -> None:

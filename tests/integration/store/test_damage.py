@@ -72,7 +72,7 @@ def fill(path: Path) -> SqliteStore:
     for _ in range(50):
         append(store)
     store.database.read(lambda connection: connection)
-    store.close()  # what is in the log is then in the file
+    store.close()  # moves the log into the file
     return store
 
 
@@ -89,7 +89,7 @@ def test_overwritten_pages_are_detected_while_the_store_is_open(path, caplog):
         append(other)
     assert other.stats().spans == 3
     assert len(damaged(path)) == 1
-    append(store)  # the one that still had the old file open goes over to the new one
+    append(store)  # the object with the old file open switches to the new one
     assert other.stats().spans == 4
     assert len(damaged(path)) == 1
     assert len(codes_of(caplog)) == 1
@@ -98,7 +98,7 @@ def test_overwritten_pages_are_detected_while_the_store_is_open(path, caplog):
 
 
 def test_two_processes_that_detect_damage_at_once_replace_the_file_once(path):
-    """Both have seen the broken file; the first has put it aside when the second comes to do so."""
+    """Both detect the damaged file; the first renames it before the second does."""
     first, second = fill(path), SqliteStore(path)
     append(second)
     second.close()
@@ -195,7 +195,7 @@ def test_a_store_on_a_network_file_system_is_refused_with_the_reason(path, tmp_p
 
 
 def test_a_file_system_without_shared_memory_is_refused(path, monkeypatch):
-    """As SQLite itself sees it: its dotfile locking has none."""
+    """As for SQLite, whose dotfile locking has no shared memory."""
     real = sqlite3.connect
 
     def connect(place, **options):

@@ -1,4 +1,4 @@
-"""Following a store: every change once, at the cost of one statement where there is none."""
+"""Following a store: every change once, and one statement if there is none."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_a_foreign_file_is_neither_written_nor_renamed(kind, tmp_path):
 
 
 def test_a_foreign_write_ahead_log_is_not_checkpointed(tmp_path):
-    """It lies there after a crash: SQLite's last connection moves it at closing, ours too if it had opened the file."""
+    """The log of a crashed process, which the last connection checkpoints at its close, nodespan's too."""
     path = tmp_path / "given.db"
     database_of_somebody(path, mode="WAL")
     subprocess.run([sys.executable, "-c", CRASH, str(path)], check=True)

@@ -71,7 +71,12 @@ def test_the_oldest_batches_are_evicted_and_those_without_a_destination_first(pa
     local = [store.append(batch(), None) for _ in range(8)]
     assert kept(path) == unsent + settled + local
     last = store.append(batch(), HERE, "me")
-    assert kept(path) == [*unsent, *settled[2:], *local, last]  # a sixteenth more, so that not each write has to look
+    assert kept(path) == [
+        *unsent,
+        *settled[2:],
+        *local,
+        last,
+    ]  # a sixteenth more, so that not every write checks the limit
     for _ in range(16):
         last = store.append(batch(), HERE, "me")
     assert unsent[0] not in kept(path)
@@ -90,7 +95,7 @@ def test_old_batches_are_deleted_and_unsent_ones_counted(path, monkeypatch):
     store.append(batch(spans=5), None, "me")
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + 3601 * 10**9)
-    later = SqliteStore(path, StoreLimits(max_age_s=3600))  # each process looks when it begins, and every minute
+    later = SqliteStore(path, StoreLimits(max_age_s=3600))  # each process checks at its start and every minute
     last = later.append(batch(), HERE, "me")
     assert kept(path) == [last]
     assert later.take_outcomes("me") == {"store_age": 3}
@@ -189,7 +194,7 @@ def test_a_locked_store_is_an_error_and_the_operation_can_be_repeated(store, pat
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusyError):
         store.append(batch(), HERE)
-    assert store.stats().spans == 1  # reading waits for no lock
+    assert store.stats().spans == 1  # reading does not wait for a lock
     blocker.execute("ROLLBACK")
     store.append(batch(), HERE)
     assert store.stats().spans == 2

@@ -179,7 +179,7 @@ def test_every_code_of_the_table_is_used():
 
 
 def test_a_span_ended_by_the_garbage_collector_inside_the_ledger_or_a_start_does_not_block():
-    """In a process of its own: on failure this thread would wait for itself for ever."""
+    """In a separate process: on failure this thread deadlocks."""
     code = """
 import gc
 from opentelemetry.sdk.trace import TracerProvider
@@ -228,7 +228,7 @@ def test_seams_that_are_installed_by_many_threads_wrap_once(monkeypatch):
 
     def wrap(original):
         wraps.append(1)
-        time.sleep(0.02)  # long enough for the other threads to look whether the seam is installed
+        time.sleep(0.02)  # long enough for the other threads to check whether the seam is installed
         return lambda self: original(self)
 
     seams = Seams("library", [Seam("library_of_this_test", "Library", "call", wrap, "calls")])

@@ -1,4 +1,4 @@
-"""A destination that is down, slow, rude or wrong: nothing that it may still take is lost, and the rest is counted."""
+"""A destination that is down, slow, rude or wrong: no acceptable span is lost, and the others are counted."""
 
 from __future__ import annotations
 

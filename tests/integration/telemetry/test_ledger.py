@@ -88,7 +88,7 @@ def test_with_attach_the_existing_meter_provider_is_used(make_spans):
     found = [m for r in data["resource_metrics"] for s in r["scope_metrics"] for m in s["metrics"]]
     (processed,) = [m for m in found if m["name"] == semconv.SPANS_PROCESSED]
     assert [point["value"] for point in processed["data"]["data_points"]] == [7]
-    make_spans(1)  # the provider goes on without nodespan, which counts no more
+    make_spans(1)  # the provider continues without nodespan, which counts no further spans
     assert telemetry.force_flush(0).ended == 7
     existing.shutdown()
     meter_provider.shutdown()
@@ -159,7 +159,7 @@ def test_all_signals_are_exported_over_grpc_compressed_or_not(compression, make_
 
 
 def test_a_span_is_stored_soon_after_its_end(make_spans, figures, record_property):
-    """The goal, a p99 of twice the write interval, is the benchmark's; here that no span waits for the next one."""
+    """No span waits for the next one. The benchmark measures the goal, a p99 of twice the write interval."""
     with configure():
         for _ in range(200):
             make_spans(5)

@@ -210,7 +210,7 @@ def test_a_process_can_exit_in_every_phase(run_python, phase):
 
 
 def test_generations_running_at_exit_end_before_telemetry_and_are_stored(run_python):
-    """The factory's module is imported before configure(): by the order of atexit alone it would end too late."""
+    """The factory's module is imported before configure(): by the order of atexit it would end too late."""
     done = run_python(
         """
         import time, nodespan

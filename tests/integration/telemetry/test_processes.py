@@ -114,7 +114,7 @@ import nodespan.delivery.senders.otlp_http, requests  # so that a child has them
 from opentelemetry import trace
 
 rounds, seed, endpoint = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-nodespan.configure  # loads what is loaded when it is first used
+nodespan.configure  # imports the modules of its first use
 chance = random.Random(seed)
 for number in range(rounds):
     out, into = os.pipe()

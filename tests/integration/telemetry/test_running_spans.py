@@ -1,4 +1,4 @@
-"""Spans that are open: seen by others while they last, and what is left of them when their process dies."""
+"""Open spans: read by other processes while they are open, and lost when their process ends."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_a_clock_set_backward_or_forward_loses_no_span(make_spans, monkeypatch, 
 
 
 def test_a_dropped_store_is_not_referenced_by_fork_handlers(tmp_path):
-    """A handler of a fork cannot be taken back, and would keep what it is bound to."""
+    """A fork handler cannot be removed, and would keep its object alive."""
     store = SqliteStore(tmp_path / "spans.db")
     store.stats()
     processor = delivery_module.StoreSpanProcessor(store)

@@ -80,7 +80,7 @@ def points(data: Any) -> list[Any]:
 
 
 class Sum(float):
-    """A sum of floats; equal to that of another order of adding, which is rounded otherwise."""
+    """A sum of floats, equal to one in another order with other rounding."""
 
     def __eq__(self, other: object) -> bool:
         return self is other or pytest.approx(float(self), rel=1e-12, nan_ok=True) == other

@@ -25,7 +25,7 @@ PAGES = ("/", "/trace/07", "/?node=plan")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteStore]:
-    """One for all: these tests leave nothing that another one sees."""
+    """Shared: these tests change no state of the viewer."""
     opened = SqliteStore(tmp_path_factory.mktemp("store") / "store.db")
     yield opened
     opened.close()
@@ -240,7 +240,7 @@ def test_beyond_loopback_a_token_and_a_host_name_are_required(options: dict[str,
 
 
 def test_spans_from_other_machines_need_the_token(store: SqliteStore) -> None:
-    # 127.0.0.1 is reached either way; the settings alone decide.
+    # 127.0.0.1 is reachable in both cases; only the settings differ.
     with ViewerThread(store) as viewer:
         pass
     with ViewerThread(store, host="0.0.0.0", allowed_hosts=frozenset({"box.example"})) as viewer:

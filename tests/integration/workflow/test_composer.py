@@ -1,4 +1,4 @@
-"""ComposerService: LangGraph's own events, in their order, each with the ids that lead back to its span."""
+"""ComposerService: LangGraph's own events, in their order, each with the ids of its span."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def masked(event: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["plain nodes", "a pipeline node"])
 async def test_order_and_content_of_langgraphs_events_are_unchanged(composer, tracer_provider, kind):
     def graph() -> Any:
-        """With a model of its own, that has been asked nothing yet."""
+        """With a newly loaded model."""
         if kind == "plain nodes":
             return diamond()
         return one_node(PipelineNode(pipeline_factory=echo_factory(), tracer_provider=tracer_provider))

@@ -141,7 +141,7 @@ async def test_events_of_composed_runs_have_the_id_of_the_chat_span(node, tracer
 
 
 class Watches(BaseCallbackHandler):
-    """A tracer of somebody else's."""
+    """A tracer of another library."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -1,4 +1,4 @@
-"""The committed boards are what `make dashboards` writes, and ask only for what is emitted."""
+"""The committed boards equal the output of `make dashboards`, and query only emitted metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def each(items: list[Any]) -> pytest.MarkDecorator:
 
 
 def emitted() -> dict[str, set[str]]:
-    """The labels of each name that a metric of ours has in Prometheus."""
+    """The labels of each metric of nodespan, by its name in Prometheus."""
     found: dict[str, set[str]] = {}
     for name in NAMES.values():
         if name.kind == "metric":

@@ -1,4 +1,4 @@
-"""A lean span is, to everyone who reads it, the span that the SDK would have made."""
+"""A lean span equals the span of the SDK for every reader."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def named_in_pyproject() -> set[str]:
 
 
 def needed(names: Iterable[str]) -> set[str]:
-    """All that is installed because of these names. What is installed only for builds is not here to be asked."""
+    """All packages installed because of these names, without those that only builds require."""
     found: set[str] = set()
     waiting = [Requirement(name) for name in names]
     while waiting:

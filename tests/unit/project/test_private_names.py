@@ -33,7 +33,7 @@ def is_private(name: str) -> bool:
 
 
 def defined(tree: ast.AST) -> Iterator[str]:
-    """Names that a module gives to its own variables, functions, classes, arguments, attributes and slots."""
+    """Names of a module's own variables, functions, classes, arguments, attributes and slots."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):

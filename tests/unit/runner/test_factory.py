@@ -191,12 +191,12 @@ def test_a_request_for_another_model_is_served_before_later_requests(stage: Stag
 
 
 def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
-    """Also when the lane of lower rank looks first, and so waits for the other to take its place."""
+    """Also if the lane of lower rank checks first and waits for the other."""
     for _ in range(20):
         stage.free = False
         with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
             runner = Runner(factory)
-            with factory._scheduler.changed:  # no lane looks before both are there; most likely the elder looks first
+            with factory._scheduler.changed:  # no lane checks before both exist; the older one probably checks first
                 low = runner.stream_pipeline(raw("low"), profile_type=Size.LARGE, priority=1)
                 high = runner.stream_pipeline(raw("high"), profile_type=Size.SMALL, priority=2)
             wait_for(lambda: stage.busy == 2)

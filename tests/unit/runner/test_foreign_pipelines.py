@@ -44,7 +44,7 @@ class SyncPipeline:
 
 
 class AsyncPipeline:
-    """The same in the asynchronous form: each piece comes after a turn of the event loop."""
+    """The same in the asynchronous form: each chunk is yielded after an iteration of the event loop."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -306,7 +306,7 @@ def test_a_result_that_is_not_iterable_is_an_error(stand: Stand, value: object) 
     stand.behaviour = lambda _cancellation, _result: value
     _, raised = read(stand.ask())
     if isinstance(value, str) and stand.form is SyncPipeline:
-        assert raised is None  # a text gives its letters, as any iterable gives its items
+        assert raised is None  # a text yields its characters, as any iterable yields its items
     else:
         assert isinstance(raised, TypeError)
     assert stand.serves_on()

@@ -1,4 +1,4 @@
-"""The metrics of a generation: each equals the fact of its span, and its exemplar leads there."""
+"""The metrics of a generation: each equals the attribute of its span, and its exemplar refers to the span."""
 
 from __future__ import annotations
 

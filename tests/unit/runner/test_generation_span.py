@@ -193,7 +193,7 @@ def test_the_stream_has_the_span_id_of_the_generation(ask: Ask, exporter: InMemo
 
 
 class _Looking:
-    """A pipeline that looks around while it is loaded and while it generates."""
+    """A pipeline that records the current span while it is loaded and while it generates."""
 
     seen: list[Any]
 

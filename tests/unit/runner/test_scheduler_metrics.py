@@ -1,4 +1,4 @@
-"""What a collection sees of queues and models: right at any moment, after errors, cancels, evictions and forks."""
+"""Collected values of queues and models, after errors, cancellations, evictions and forks."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_closing_the_factory_ends_running_generations(stage: Stage, factory: Pip
 
 
 class Connected:
-    """Streams what a socket gives."""
+    """Streams data of a socket."""
 
     slots = 2
     address: tuple[str, int]

@@ -270,7 +270,7 @@ def test_an_interrupt_in_the_middle_of_a_read_stops_the_model(stage: Stage, ask:
             raise KeyboardInterrupt
 
     def interrupt() -> None:
-        """Again and again: a signal that comes just before the read blocks is seen only when it is over."""
+        """Repeatedly: a signal just before the read blocks is handled only after the read."""
         wait_for(lambda: stream._pieces._readers)
         while not interrupted.wait(0.05):
             signal.pthread_kill(main, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Where content goes: nowhere, onto spans, into events, or both."""
+"""Content on no telemetry, on spans, in events, or both."""
 
 from __future__ import annotations
 

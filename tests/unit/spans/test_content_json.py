@@ -1,4 +1,4 @@
-"""Content as JSON that fits: it can be parsed, is at most as long as allowed, and states what was cut."""
+"""Content as JSON that fits: valid, within the limit, and with marks where it was cut."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_large_image_is_described_in_time():
     started = time.thread_time()
     [image] = fit_json(UserValue([{"type": "image", "base64": data}]), 4096)
     text = fit_json(UserValue(f"data:image/png;base64,{data}"), 4096)
-    assert time.thread_time() - started < 0.5  # 0.001 on a quiet machine; a copy of the data costs more
+    assert time.thread_time() - started < 0.5  # 0.001 on a quiet machine; a copy of the data takes longer
     assert image["size_bytes"] == 15_000_000
     assert "sha256" not in image
     assert text == "[image/png: 15000000 bytes]"

@@ -33,7 +33,7 @@ def topology(
 
 @st.composite
 def topologies(draw: st.DrawFn, nodes_max: int = 14) -> Topology:
-    """Graphs with loops, joins, branches with and without ends, nodes that nothing leads to, edges to themselves."""
+    """Graphs with loops, joins, branches with and without ends, unreachable nodes, edges to themselves."""
     count = draw(st.integers(0, nodes_max))
     inner = [f"node {i}" * draw(st.integers(1, 6)) for i in range(count)]
     names = [START, *inner, END]

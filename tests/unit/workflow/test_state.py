@@ -23,7 +23,7 @@ entries = st.dictionaries(
 @given(entries, entries, entries, st.integers(1, 6))
 def test_merging_is_associative_whatever_the_bound(left, middle, right, limit):
     merge = keep_newest(limit)
-    # A side that comes from the state has passed the reducer already.
+    # A side from the state has already passed the reducer.
     left, middle, right = (merge(None, side) for side in (left, middle, right))
     assert merge(merge(left, middle), right) == merge(left, merge(middle, right))
 
