@@ -34,7 +34,7 @@ test: $(READY) ## Run the tests on the real model: all but the extended ones and
 test-extended: $(READY) ## Run the tests that take long: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
 	-@$(BIN)/python tools/page/chromium.py
 	$(PYTEST) tests $(APART) -m extended --dist loadfile $(ARGS)
-	NODESPAN_TEST_EXAMPLES=10000 $(PYTEST) tests/unit/otlp tests/unit/fastspan --timeout 0 -k "same_message_as or receive_of_the_sdk"
+	NODESPAN_TEST_EXAMPLES=10000 $(PYTEST) tests/unit/otlp tests/unit/fastspan --timeout 0 -k "message_equals_that_of_the_sdk or same_spans_as_with_the_sdk"
 
 test-newest-python: ## Run the tests of instrumentation, workflows, delivery and store on the newest Python of this machine
 	@newest=$$($(PYTHON) tools/newest_python.py) && echo "Newest Python: $$newest" && \

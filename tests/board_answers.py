@@ -1,4 +1,4 @@
-"""The answers of a Prometheus API to the boards' queries, compared with what the seeded run is known to have done."""
+"""The answers of a Prometheus API to the boards' queries, compared with the known values of the seeded run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from boards import Asked
 from expected_panels import Expected, Seldom
 from stack_backends import Prometheus, eventually
 
-MARGIN_S = 30.0  # the last export comes after what the run calls its end; Prometheus answers for the future too
+MARGIN_S = 30.0  # the last export is after the recorded end of the run; Prometheus accepts times in the future
 Shown = dict[str, float]
 
 

@@ -26,7 +26,7 @@ class Asked:
         return f"{self.board}: {self.panel['title']} {self.target['refId']}"
 
     def expression(self, **given: str) -> str:
-        """The PromQL that Grafana would send with these values; what is not given matches everything."""
+        """The PromQL that Grafana would send with these values; variables without a value match everything."""
         return substituted(self.target["expr"], given)
 
 

@@ -27,14 +27,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_collection_finish() -> None:
-    """Leaves what was imported out of garbage collections, of which tests start many: each takes 0.01 s, not 0.2 s."""
+    """Excludes imported objects from the many garbage collections of tests: each takes 0.01 s instead of 0.2 s."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors of ours are raised, the store is the test's own, and nothing of the machine's OpenTelemetry gets in."""
+    """Internal errors are raised, each test has its own store, and OTEL_* variables of the machine are removed."""
     for name in [name for name in os.environ if name.startswith(("OTEL_", "NODESPAN_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "1")
@@ -78,7 +78,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def tracer_provider(exporter: InMemorySpanExporter) -> Iterator[TracerProvider]:
-    """A provider of the SDK's that is not the global one; hand it to the constructor of what is tested."""
+    """A provider of the SDK that is not the global one; pass it to the tested constructor."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield provider

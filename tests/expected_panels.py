@@ -36,7 +36,7 @@ Expected = Mapping[str, float | Range | Seldom]
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of the seeded run.
+    """Known values of the seeded run.
 
     Attributes:
         printed: What it printed.
@@ -133,13 +133,13 @@ def _prefill_speed(run: Run) -> Expected:
 
 
 def _decode_speed(run: Run) -> Expected:
-    """The first token of a call comes of its prefill."""
+    """The prefill of a call produces its first token."""
     decoded = {model: count - run.models("calls")[model] for model, count in run.models("output_tokens").items()}
     return {model: count / run.models("decode_s")[model] for model, count in decoded.items()}
 
 
 def _waiting(run: Run) -> Expected:
-    """One of each of two priorities waits for the first model; who need not wait is seen for a moment at most."""
+    """One of each of two priorities waits for the first model; requests that do not wait are sampled rarely."""
     seen = run.printed["queue_seen"]
     return {
         f"{model} {priority}": seen[priority] if model == "small" and priority in seen else (0, 1)
@@ -240,7 +240,7 @@ AT_THEIR_HIGHEST: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How many requests wait?", "A"): _waiting,
     ("Which models are loaded, and are they thrown out again?", "A"): lambda run: dict.fromkeys(run.models("loads"), 1),
 }
-"""What is so at a moment: the greatest that was seen while the run lasted."""
+"""Current values: the maximum during the run."""
 
 OF_THE_COLLECTOR: dict[tuple[str, str], Expected] = {
     ("Does the Collector pass on what it takes?", "A"): {"": 1},

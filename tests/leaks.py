@@ -29,7 +29,7 @@ class Leaks(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[Span, None] = {}  # strong references, so that a span without an end is not collected
-        # By id, as tokens cannot be hashed; each is held as well, so that its id is no other's meanwhile.
+        # By id, as tokens are not hashable; each is referenced, so that its id is not reused.
         self._attached: dict[int, tuple[Token[Context], trace.Span, asyncio.Task[Any] | None]] = {}
         self._messages: list[str] = []
 
@@ -45,7 +45,7 @@ class Leaks(logging.Handler):
             self._messages.append("in the log: Failed to detach context")
 
     def found(self) -> list[str]:
-        """What is left behind now, in words."""
+        """Descriptions of spans and contexts that are still open."""
         spans = [f"a span is open: {span.name}" for span in list(self._open)]
         current = [
             f"a span is current: {getattr(span, 'name', 'of a remote parent')}"
@@ -99,7 +99,7 @@ class Leaks(logging.Handler):
                 log.removeHandler(self)
 
     def wait_until_clean(self) -> list[str]:
-        """What is still left behind once garbage is collected and threads had time to finish."""
+        """Leaks after a garbage collection and after threads had time to finish."""
         deadline = time.monotonic() + GRACE_S
         while self.found() and time.monotonic() < deadline:
             gc.collect()

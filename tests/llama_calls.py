@@ -1,4 +1,4 @@
-"""Ways to call a llama.cpp model, and the spans that come of it."""
+"""Methods to call a llama.cpp model, and the resulting spans."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pipelines import chat, raw
 
 N_CTX = 256  # llama.cpp's smallest
 N_BATCH = 32
-ONE_THREAD: Any = {"n_threads_batch": 1}  # two that spin beside other tests take longer than one
+ONE_THREAD: Any = {"n_threads_batch": 1}  # two spinning threads beside other tests take longer than one
 SUM = "What is 1+1? Answer with one number."  # "1 + 1 = 2", 7 tokens, on any processor: the model is sure of each
 GREETING = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi! How can I help you today?"
 """What any build of the model follows by the end token."""
@@ -38,7 +38,7 @@ class Case:
 
 
 def words(count: int) -> str:
-    """A prompt of exactly so many tokens of SmolLM2: each of these words is one."""
+    """A prompt of this number of SmolLM2's tokens: each of these words is one."""
     return " the" * count
 
 
@@ -78,7 +78,7 @@ EACH_CASE = pytest.mark.parametrize(
 
 
 class _Seen(Exception):
-    """The prompt is known, and need not be evaluated."""
+    """The prompt is in the cache and is not evaluated."""
 
 
 def bare(llama: llama_cpp.Llama, request: GenerationRequest, *, stream: bool) -> Any:
@@ -100,7 +100,7 @@ def streamed_text(llama: llama_cpp.Llama, requests: tuple[GenerationRequest, ...
 
 
 def prompt_of(llama: llama_cpp.Llama, request: GenerationRequest) -> list[int]:
-    """The prompt's tokens, as ``Llama.generate`` is given them."""
+    """The prompt's tokens, as passed to ``Llama.generate``."""
     seen: list[int] = []
 
     def spy(tokens: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Reads what was measured: the points of a meter provider, by metric name."""
+"""Reads the points of a meter provider by metric name."""
 
 from __future__ import annotations
 

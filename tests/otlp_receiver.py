@@ -23,7 +23,7 @@ from nodespan.otlp import SpanRecord, decode_batch
 
 Answer = tuple[int, dict[str, str], bytes]
 Misbehaviour = Callable[[BaseHTTPRequestHandler], None]
-"""Given the handler of a request whose headers were read, and nothing else; the connection is closed afterwards."""
+"""Called with the handler of a request after its headers were read; the connection is closed afterwards."""
 
 
 class OtlpReceiver:

@@ -40,7 +40,7 @@ class RemoteServer:
                     for event, data in _events(graph, self.path, body):
                         text = json.dumps(data, default=_plain)
                         self.wfile.write(f"event: {event}\ndata: {text}\n\n".encode())
-                except ConnectionError:  # the client has left
+                except ConnectionError:  # the client has disconnected
                     pass
                 finally:
                     context_api.detach(token)

@@ -1,4 +1,4 @@
-"""What the tests of running spans share: work with a phase, and how they look at the store."""
+"""Shared by the tests of running spans: work with a phase, and reading of the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE_S = 60
 
 
 def until(look, expected, patience_s: float = PATIENCE_S):
-    """Polls until the expected is seen; shows the last that was."""
+    """Polls until the expected value is read; reports the last value."""
     deadline = time.monotonic() + patience_s
     while (seen := look()) != expected:
         assert time.monotonic() < deadline, f"last seen: {seen}, expected: {expected}"

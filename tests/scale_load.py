@@ -79,7 +79,7 @@ HEADER = f"{'fault':<46} {'sent':>8} {'received':>9} {'lost':>6} {'duplicates':>
 
 
 class Programs:
-    """Programs that share one store, as those of one machine do, and send to one endpoint."""
+    """Programs on one machine that share one store and send to one endpoint."""
 
     def __init__(self, endpoint: str, folder: Path, count: int = PROCESSES, service: str = "load") -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class Programs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
-        """Start those that do not run, and wait until all take commands."""
+        """Start stopped programs, and wait until all accept commands."""
         running = [process for process in self._processes if process.poll() is None]
         with (self.folder / "programs.log").open("ab") as log:
             started = [
@@ -115,7 +115,7 @@ class Programs:
 
     @contextmanager
     def running(self, phase: str, pause_s: float = PAUSE_S, fail_every: int = 0) -> Iterator[Sent]:
-        """Run workflows in all programs. Afterwards the yielded object has what was sent; all of it is delivered."""
+        """Run workflows in all programs. Afterwards the yielded object has the sent spans; all are delivered."""
         sent = Sent({}, set(), [])
         self._tell(f"run {phase} {pause_s} {fail_every}")
         yield sent
@@ -130,7 +130,7 @@ class Programs:
                     sent.failed.add(trace_id)
 
     def kill(self, count: int) -> None:
-        """End so many programs with SIGKILL."""
+        """End this number of programs with SIGKILL."""
         for process in self._processes[:count]:
             process.kill()
             process.wait()
@@ -279,13 +279,13 @@ class Count:
     def row(
         self, name: str, sent: Sent, seen: dict[str, set[str]], deliveries: int | None, seconds: float, **remarks: Any
     ) -> Row:
-        """The line of a phase. ``deliveries``: how many spans Jaeger was given in all, if that is known."""
+        """The line of a phase. ``deliveries``: number of all spans sent to Jaeger, if known."""
         received = sum(len(seen[trace_id] & ids) for trace_id, ids in sent.spans.items())
         invented = sum(len(seen[trace_id] - ids) for trace_id, ids in sent.spans.items())
         duplicates = None if deliveries is None else deliveries - received - invented
         return Row(name, sent.count, received, sent.count - received, invented, duplicates, seconds, remarks)
 
     def progress(self, spans: int, what: str) -> None:
-        """Wait until Jaeger has accepted so many spans more."""
+        """Wait until Jaeger has accepted this number of further spans."""
         before = self.counters.into_jaeger()
         eventually(self.counters.into_jaeger, lambda now: now >= before + spans, what, ARRIVED_S)

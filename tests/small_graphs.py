@@ -1,4 +1,4 @@
-"""Small graphs, each with one trait. Bodies are given by the test."""
+"""Small graphs, each with one trait. Tests pass the bodies."""
 
 from __future__ import annotations
 

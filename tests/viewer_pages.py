@@ -15,7 +15,7 @@ PATIENCE_S = 60
 
 
 class Events(threading.Thread):
-    """A page: reads ``/events`` until it is left.
+    """A page: reads ``/events`` until the end of its block.
 
     Attributes:
         found: Id and data of each event, in order.

@@ -1,4 +1,4 @@
-"""What docs/delivery.md shows works as it stands there."""
+"""The programs of docs/delivery.md run unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 PAGE = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text()
 
 
-def test_its_program_runs_and_loses_nothing(tmp_path: Path) -> None:
+def test_the_program_of_the_page_runs_and_loses_no_span(tmp_path: Path) -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     environment = {**os.environ, "NODESPAN_STORE": str(tmp_path / "spans.db")}
     done = subprocess.run(

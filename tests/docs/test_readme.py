@@ -1,4 +1,4 @@
-"""What README.md shows works as it stands there."""
+"""The programs and commands of README.md work unchanged."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_shell_command_exists() -> None:
                 pytest.fail(f"README shows {program!r}, which this test cannot check yet")
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
+def test_every_link_to_a_file_has_a_target() -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -78,7 +78,7 @@ def own_viewer(store: Path) -> Iterator[Viewer]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A profile of its own, so that a test sees no cookie of another one."""
+    """A separate profile, so that tests share no cookies."""
     made = browser.new_context(viewport={"width": 1280, "height": 800})
     made.set_default_timeout(TIMEOUT_MS)
     yield made

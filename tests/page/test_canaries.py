@@ -48,7 +48,7 @@ def attribute(key: str, value: str) -> dict[str, object]:
 
 
 def spans_of(text: str, trace: str) -> dict[str, object]:
-    """A run whose every text is the canary."""
+    """A run in which every text is the canary."""
     now = time.time_ns()
     events = [
         {

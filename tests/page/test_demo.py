@@ -19,7 +19,7 @@ START_S = 60
 
 @pytest.mark.extended
 @pytest.mark.usefixtures("smollm2")
-def test_the_line_that_the_demo_prints_opens_its_run(browser: Browser, tmp_path: Path) -> None:
+def test_the_command_that_the_demo_prints_opens_its_run(browser: Browser, tmp_path: Path) -> None:
     opener = tmp_path / "open.sh"  # in place of the user's browser: writes the address that it is called with
     opener.write_text('#!/bin/sh\nprintf %s "$1" > "$0.address"\n')
     opener.chmod(0o755)

@@ -88,7 +88,7 @@ def test_the_prefix_lens_has_the_call_and_the_matrix_of_the_run(page: Page, view
     assert rows == {"check_facts": ["30 %", ""], "plan": ["", "83 %"], "summarise": ["", "50 %"]}
 
 
-def test_a_call_without_a_call_before_has_no_prefix_lens(page: Page, viewer: Viewer) -> None:
+def test_a_first_call_has_no_prefix_lens(page: Page, viewer: Viewer) -> None:
     page.goto(f"{viewer.base}/trace/{TRACE}?span={'b0'.zfill(16)}")
     lens = page.locator(".lens")
     expect(lens).to_contain_text("160 of 640 tokens, 75 % free")

@@ -116,7 +116,7 @@ def test_a_run_is_watched_from_its_first_second(
 
 
 @pytest.mark.extended
-def test_a_suspended_tab_is_right_again(page: Page, context: BrowserContext, viewer: Viewer, start: Start) -> None:
+def test_a_resumed_tab_is_up_to_date(page: Page, context: BrowserContext, viewer: Viewer, start: Start) -> None:
     process = start("8")
     page.locator("tr.is-running").wait_for(timeout=60_000)
     other = context.new_page()  # a list, which is suspended as well
@@ -146,7 +146,7 @@ def test_a_suspended_tab_is_right_again(page: Page, context: BrowserContext, vie
     expect(other.locator("tr.is-running")).to_have_count(0)
 
 
-def test_a_killed_program_is_lost_not_running_for_ever(page: Page, start: Start) -> None:
+def test_a_killed_program_is_shown_as_lost(page: Page, start: Start) -> None:
     process = start("30")
     page.locator("tr.is-running").wait_for(timeout=60_000)
     page.locator("tr.is-running a.title").click()
@@ -158,7 +158,7 @@ def test_a_killed_program_is_lost_not_running_for_ever(page: Page, start: Start)
 
 
 @pytest.mark.extended
-def test_a_viewer_that_was_restarted_is_found_again(context: BrowserContext, store: Path, start: Start) -> None:
+def test_the_page_reconnects_to_a_restarted_viewer(context: BrowserContext, store: Path, start: Start) -> None:
     environment = {"NODESPAN_STORE": str(store)}
     page = context.new_page()
     with ViewerProcess("--port", "0", "--no-token", environment=environment) as first:

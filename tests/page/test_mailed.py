@@ -74,7 +74,7 @@ def test_the_list_and_a_run_are_in_the_file(tab: Page, traces: list[str]) -> Non
     expect(tab.locator("section.writes")).to_be_visible()
 
 
-def test_a_place_in_the_file_has_an_address(tab: Page, mailed: Path, traces: list[str]) -> None:
+def test_a_view_of_the_file_has_a_url(tab: Page, mailed: Path, traces: list[str]) -> None:
     tab.goto(f"{mailed.as_uri()}#/trace/{traces[3]}?view=graph&iteration=2")
     tab.reload()
     expect(tab.get_by_label("Iteration", exact=True)).to_have_value("2")

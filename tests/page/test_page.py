@@ -24,7 +24,7 @@ def open_run(page: Page, index: int = 0) -> None:
 
 
 class TestRuns:
-    def test_the_newest_run_is_on_top_and_ends_are_named(self, page: Page, viewer: Viewer) -> None:
+    def test_the_newest_run_is_first_and_each_outcome_is_shown(self, page: Page, viewer: Viewer) -> None:
         expected = viewer.client.get("/runs.json").json()["traces"]
         page.locator("tr[data-id]").first.wait_for()
         shown = page.locator("tr[data-id]").evaluate_all("all => all.map(row => row.dataset.id)")
@@ -129,7 +129,7 @@ class TestARun:
             assert ("view=" in page.url) == bool(view)
             expect(page.locator(".detail h2")).to_have_text("node write")
 
-    def test_a_span_of_a_url_is_shown_however_deep_it_is_folded(self, page: Page, viewer: Viewer) -> None:
+    def test_the_span_of_a_url_is_shown_in_any_closed_group(self, page: Page, viewer: Viewer) -> None:
         trace = viewer.client.get("/runs.json").json()["traces"][3]  # a loop with many iterations
         document = viewer.client.get(f"/trace/{trace['trace_id']}.json").json()
         spans = document["spans"]
@@ -156,7 +156,7 @@ class TestARun:
         expect(page.get_by_text("Copied.")).to_be_visible()
         assert '"exception.message"' in page.evaluate("navigator.clipboard.readText()")
 
-    def test_a_run_that_resumes_another_one_leads_to_it(self, page: Page, viewer: Viewer) -> None:
+    def test_a_resuming_run_links_to_the_run_that_it_resumes(self, page: Page, viewer: Viewer) -> None:
         resuming, interrupted = viewer.client.get("/runs.json").json()["traces"][:2]
         expect(page.locator("tr[data-id]").nth(1)).to_contain_text("interrupted")
         page.locator("tr[data-id] a.resumes").click()
@@ -170,7 +170,7 @@ class TestARun:
         expect(page).to_have_url(re.compile(rf"/trace/{interrupted['trace_id']}\?span=[0-9a-f]{{16}}"))
         expect(page.locator(".detail h2")).to_have_text("run guide")
 
-    def test_a_span_leads_to_jaeger(self, page: Page) -> None:
+    def test_a_span_links_to_jaeger(self, page: Page) -> None:
         open_run(page, 2)
         page.keyboard.press("e")
         link = page.get_by_role("link", name="Open in Jaeger")
@@ -190,7 +190,7 @@ class TestARun:
         page.keyboard.press("0")
         expect(page).not_to_have_url(re.compile("from="))
 
-    def test_where_texts_were_not_captured_the_switch_is_named(self, page: Page) -> None:
+    def test_without_captured_texts_the_page_names_the_variable(self, page: Page) -> None:
         open_run(page, 2)
         page.keyboard.press("c")
         expect(page.locator(".how pre")).to_have_text("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=SPAN_ONLY")
@@ -233,7 +233,7 @@ TOO_WIDE = """() => [...document.querySelectorAll('.gnode text')].filter((text) 
 }).map((text) => text.textContent)"""
 
 
-def test_a_list_without_all_runs_states_it_and_is_completed(page: Page, viewer: Viewer) -> None:
+def test_an_incomplete_list_is_marked_and_completed(page: Page, viewer: Viewer) -> None:
     expected = [trace["trace_id"] for trace in viewer.client.get("/runs.json").json()["traces"]]
     answers: list[str] = []
 

@@ -246,7 +246,7 @@ def asked(session: Session, runs: int, *, own_columns: bool) -> dict[str, dict[s
 
 
 def add_columns(session: Session) -> float:
-    """Run the committed file that gives attributes columns of their own; returns the seconds that it took."""
+    """Run the committed file that adds columns for attributes; returns its duration in seconds."""
     started = time.monotonic()
     session.query("USE jaeger")
     without_comments = re.sub(r"^--.*$", "", COLUMNS_FILE.read_text(), flags=re.MULTILINE)
@@ -268,7 +268,7 @@ def disk(session: Session) -> dict[str, int]:
 
 
 def retention(session: Session) -> dict[str, float]:
-    """Shorten the table's age to three days and wait until ClickHouse has dropped what is older."""
+    """Shorten the table's age to three days and wait until ClickHouse has dropped older rows."""
     before = int(rows(session, "SELECT count() FROM jaeger.spans")[0][0])
     started = time.monotonic()
     session.query("ALTER TABLE jaeger.spans MODIFY TTL start_time + INTERVAL 3 DAY SETTINGS mutations_sync = 2")

@@ -100,7 +100,7 @@ def workflow() -> Any:
 
 
 class Load:
-    """Runs workflows, and keeps account of what was reported stored."""
+    """Runs workflows, and counts the spans that were reported stored."""
 
     def __init__(self, telemetry: Telemetry, folder: Path) -> None:
         self._telemetry = telemetry

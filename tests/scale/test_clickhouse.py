@@ -35,7 +35,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def test_ten_million_spans_are_stored_and_every_question_is_answered(figures: dict[str, Any], table: list[str]) -> None:
+def test_ten_million_spans_are_stored_and_every_query_has_a_result(figures: dict[str, Any], table: list[str]) -> None:
     assert (figures["stored"], figures["runs"]) == (SPANS, SPANS // SPANS_PER_RUN)
     table.append(
         f"ClickHouse {figures['version']}: {SPANS} spans at {SPANS / figures['filled_s']:.0f}/s, "
@@ -56,7 +56,7 @@ def test_ten_million_spans_are_stored_and_every_question_is_answered(figures: di
     assert one_run["answers"] == [SPANS_PER_RUN] * one_run["asked"]
 
 
-def test_columns_of_their_own_are_a_small_part_of_the_table(figures: dict[str, Any], table: list[str]) -> None:
+def test_separate_columns_are_a_small_part_of_the_table(figures: dict[str, Any], table: list[str]) -> None:
     everything = figures["disk_with_columns"]["all"]
     sizes = {name: figures["disk_with_columns"][name] for name in COLUMNS}
     part = sum(sizes.values()) / everything
@@ -67,7 +67,7 @@ def test_columns_of_their_own_are_a_small_part_of_the_table(figures: dict[str, A
     assert 0 < part < 0.1
 
 
-def test_a_shorter_retention_removes_what_is_older(figures: dict[str, Any], table: list[str]) -> None:
+def test_a_shorter_retention_removes_older_spans(figures: dict[str, Any], table: list[str]) -> None:
     kept = figures["retention"]
     table.append(
         f"  retention from 14 to 3 days: {kept['before'] - kept['after']} spans removed in {kept['seconds']:.0f} s"

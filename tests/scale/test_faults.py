@@ -17,7 +17,7 @@ from stack_backends import Prometheus, eventually
 AWAY_S = 3.0
 BROKER_AWAY_S = 60.0
 HUNG_S = 20.0
-"""Twice the receiver's session timeout: the other gateway has taken the partitions over by then."""
+"""Twice the receiver's session timeout: by then the partitions are assigned to the other gateway."""
 AGENT_DISK = "6m"
 POISON = 30
 NODES_PER_WORKFLOW = 8

@@ -117,7 +117,7 @@ def test_traces_are_kept_whole_or_not_at_all_and_metrics_count_all_of_them(
 
 
 @pytest.mark.parametrize("name", ["a gateway killed", "a gateway stopped and started"])
-def test_after_a_fault_whose_losses_are_counted_traces_are_whole_again(
+def test_losses_of_a_fault_are_counted_and_later_traces_are_complete(
     name: str, chain: Chain, count: Count, sampled: Programs, table: list[str]
 ) -> None:
     def fault() -> None:

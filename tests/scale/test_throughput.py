@@ -1,4 +1,4 @@
-"""What the chain carries on this machine, and what a span costs at each hop."""
+"""The throughput of the chain on this machine, and the cost of a span at each hop."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def measured(chain: Chain) -> Iterator[Cost]:
 
 
 def bytes_in(folder: Path) -> int:
-    """The space that a folder's files take on disk."""
+    """The size of a folder's files on disk."""
     return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
@@ -104,7 +104,9 @@ def send(port: int, bodies: list[bytes]) -> None:
     connection.close()
 
 
-def test_a_burst_goes_through_whole_and_each_hop_has_its_cost(chain: Chain, count: Count, table: list[str]) -> None:
+def test_a_burst_arrives_completely_and_the_cost_of_each_hop_is_measured(
+    chain: Chain, count: Count, table: list[str]
+) -> None:
     count.wait_until_still()
     bodies = requests(SPANS)
     folders = {"broker": chain.folder / "kafka", "Jaeger": chain.folder / "jaeger"}
@@ -132,7 +134,7 @@ def test_a_burst_goes_through_whole_and_each_hop_has_its_cost(chain: Chain, coun
 
 
 @pytest.mark.parametrize("programs_count", [1, 2, 4, 8])
-def test_what_programs_send_at_full_speed(
+def test_programs_at_full_speed(
     programs_count: int, chain: Chain, count: Count, tmp_path: Path, table: list[str]
 ) -> None:
     programs = Programs(chain.endpoint, tmp_path, programs_count, f"speed-{programs_count}")

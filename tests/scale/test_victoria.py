@@ -1,4 +1,4 @@
-"""VictoriaMetrics and VictoriaLogs take metrics and logs by OTLP with the committed configs."""
+"""VictoriaMetrics and VictoriaLogs accept metrics and logs over OTLP with the committed configs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run(stack: LocalStack, smollm2: Path, tmp_path_factory: pytest.TempPathFacto
     return Run(printed, spans, smollm2.stat().st_size)
 
 
-def test_the_boards_show_on_victoriametrics_what_the_run_did(stack: LocalStack, run: Run, table: list[str]) -> None:
+def test_the_boards_on_victoriametrics_equal_the_run(stack: LocalStack, run: Run, table: list[str]) -> None:
     grafana = Grafana(Prometheus(stack.prometheus), run.printed)
     shown = 0
     for item in asked():

@@ -1,4 +1,4 @@
-"""The stack, started once for all tests, and the traffic that they look at."""
+"""The stack, started once for all tests, and its traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program whose telemetry is known beforehand: python seeded_run.py model.gguf. It exports to the endpoint in OTEL_*.
+"""A program with known telemetry: python seeded_run.py model.gguf. It exports to the endpoint in OTEL_*.
 
 It runs five workflows on a real model: one that keeps the model busy while two priorities of another wait for it, one
 whose node fails once and is retried, one that fails, one that is interrupted and resumed. What it did is printed at the
@@ -92,7 +92,7 @@ class Seeded:
         ]
 
     async def two_priorities(self) -> None:
-        """`tell` keeps the model busy until a request of each priority waits for it; the exporter sees them wait."""
+        """`tell` keeps the model busy until a request of each priority waits; the waiting requests are exported."""
         tell = StateGraph(WorkflowState)
         tell.add_node("tell", self.model_node(PipelinePriority.NORMAL, 96, "Tell a long story of a lighthouse."))
         tell.add_edge(START, "tell")
@@ -189,7 +189,7 @@ class Seeded:
         self.nodes["approval", "review", "ok"] += 1
 
     def facts(self) -> dict[str, Any]:
-        """What was done, as plain JSON."""
+        """The executed work, as plain JSON."""
         return {
             "service": SERVICE,
             "runs": self.runs,
@@ -240,7 +240,7 @@ def main(model: Path) -> None:
             asyncio.run(do_all(seeded))
             facts = seeded.facts()
             _export_metrics()  # once with the last model still loaded,
-            time.sleep(STANDS_S)  # and for long enough to be seen
+            time.sleep(STANDS_S)  # long enough to be sampled
         report = telemetry.force_flush(PATIENCE_S)
     delivery = {"ended": report.ended, "exported": report.exported, "waiting": report.waiting}
     facts |= {"started_at": started, "ended_at": time.time(), "delivery": delivery}

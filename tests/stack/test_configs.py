@@ -84,7 +84,7 @@ SCALED_OUT = {
 
 
 @pytest.mark.parametrize(("program", "files"), SCALED_OUT.values(), ids=SCALED_OUT)
-def test_what_scales_out_is_accepted(programs: dict[str, Path], program: str, files: list[str]) -> None:
+def test_the_scale_out_configs_are_accepted(programs: dict[str, Path], program: str, files: list[str]) -> None:
     run(programs[program], "validate", *(f"--config=collector/{name}" for name in files))
 
 
@@ -95,7 +95,7 @@ def test_what_scales_out_is_accepted(programs: dict[str, Path], program: str, fi
         ("jaeger-clickhouse", "CLICKHOUSE_ADDRESS", "127.0.0.1:1"),
     ],
 )
-def test_a_scaled_out_jaeger_uses_its_data_base_and_not_its_disk(
+def test_a_scaled_out_jaeger_uses_its_database_and_not_its_disk(
     programs: dict[str, Path], tmp_path: Path, overlay: str, variable: str, address: str
 ) -> None:
     """Shown by where it stops when there is none: a config can be accepted and still do something else."""
@@ -116,7 +116,7 @@ def test_prometheus_with_a_remote_store_is_accepted(programs: dict[str, Path], t
     run(programs["promtool"], "check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
 
 
-def test_every_file_that_scales_out_is_checked() -> None:
+def test_every_scale_out_config_is_checked() -> None:
     there = {path.stem for path in (CONFIGS / "scale-out").iterdir()}
     assert there == {*SCALED_OUT, "prometheus-remote", "clickhouse-columns"}  # the last by tests/scale
 
@@ -156,7 +156,7 @@ def compose(programs: dict[str, Path]) -> dict[str, Any]:
     return read_compose(programs)
 
 
-def test_compose_gives_overlays_to_the_collector(programs: dict[str, Path]) -> None:
+def test_compose_passes_overlays_to_the_collector(programs: dict[str, Path]) -> None:
     overlays = [f"--config=/etc/otelcol/overlays/{name}.yaml" for name in OVERLAYS]
     for chosen in ([], overlays[:1], overlays):
         compose = read_compose(programs, COLLECTOR_ARGS=" ".join(chosen))
@@ -169,7 +169,7 @@ def test_compose_publishes_ports_on_loopback_only(compose: dict[str, Any]) -> No
     assert {port["published"] for port in published} >= {"4317", "4318", "16686", "9090", "3000"}
 
 
-def test_each_service_of_compose_is_limited_and_comes_up_again(compose: dict[str, Any]) -> None:
+def test_each_service_of_compose_has_limits_and_restarts(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert int(service["mem_limit"]) > 0, name
         once = name == "volume-permissions"
@@ -177,7 +177,7 @@ def test_each_service_of_compose_is_limited_and_comes_up_again(compose: dict[str
         assert service["logging"]["options"]["max-size"], name
 
 
-def test_fresh_volumes_are_given_to_their_user_before_he_starts(compose: dict[str, Any]) -> None:
+def test_new_volumes_are_owned_by_the_user_of_their_service(compose: dict[str, Any]) -> None:
     """`up --wait` treats the end of a service as an error unless a running service depends on it."""
     services = compose["services"]
     [owned] = re.findall(r"chown -R 10001:10001 (.+)", services["volume-permissions"]["entrypoint"][-1])
@@ -195,7 +195,7 @@ def test_compose_mounts_the_committed_configs_read_only(compose: dict[str, Any])
     assert [mount["source"] for mount in bound if not Path(mount["source"]).is_dir()] == []
 
 
-def test_compose_gives_the_files_that_it_names_to_each_program(compose: dict[str, Any]) -> None:
+def test_compose_mounts_the_files_that_its_commands_name(compose: dict[str, Any]) -> None:
     """A path in a command is the mount's target and a committed file below it."""
     for name, service in compose["services"].items():
         targets = {m["target"]: Path(m["source"]) for m in service.get("volumes", []) if m["type"] == "bind"}
@@ -206,7 +206,7 @@ def test_compose_gives_the_files_that_it_names_to_each_program(compose: dict[str
                 assert (targets[target] / path.partition("/")[2]).is_file(), (name, argument)
 
 
-def test_compose_starts_prometheus_with_what_local_runs_have(compose: dict[str, Any]) -> None:
+def test_compose_starts_prometheus_with_the_options_of_local_runs(compose: dict[str, Any]) -> None:
     command = compose["services"]["prometheus"]["command"]
     assert f"--enable-feature={PROMETHEUS_FEATURES}" in command
     assert "--web.enable-otlp-receiver" in command

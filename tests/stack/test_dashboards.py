@@ -1,4 +1,4 @@
-"""Each panel of each board shows, on the real Prometheus, the number that the seeded run is known to have."""
+"""Each panel of each board shows, on the real Prometheus, the known number of the seeded run."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def test_every_panel_has_its_number_in_the_table() -> None:
 
 
 @each(AT_THE_END)
-def test_what_is_counted_is_what_the_run_did(item: Asked, grafana: Grafana, run: Run) -> None:
+def test_panels_of_counts_equal_the_run(item: Asked, grafana: Grafana, run: Run) -> None:
     shows(lambda: grafana.at_the_end(item), AT_THE_END[key(item)](run), item)
 
 
 @each(AT_THEIR_HIGHEST)
-def test_what_is_so_at_a_moment_was_seen(item: Asked, grafana: Grafana, run: Run) -> None:
+def test_panels_of_current_values_were_sampled_during_the_run(item: Asked, grafana: Grafana, run: Run) -> None:
     shows(lambda: grafana.at_their_highest(item), AT_THEIR_HIGHEST[key(item)](run), item)
 
 
 @pytest.fixture(scope="module")
 def burst(stack: LocalStack, prometheus: Prometheus, run: Run) -> float:
-    """A moment after which only a burst of spans goes through the collector, whose counters were there by then."""
+    """Time from which only a burst of spans passes through the collector, whose counters exist before it."""
     del run
     counters = [
         f'otelcol_{name}_spans_total{{job="otel-collector"}}' for name in ("receiver_accepted", "exporter_sent")
@@ -77,7 +77,9 @@ def burst(stack: LocalStack, prometheus: Prometheus, run: Run) -> float:
 
 
 @each(OF_THE_COLLECTOR)
-def test_what_goes_through_the_collector(item: Asked, grafana: Grafana, prometheus: Prometheus, burst: float) -> None:
+def test_panels_of_the_collector_equal_the_exported_data(
+    item: Asked, grafana: Grafana, prometheus: Prometheus, burst: float
+) -> None:
     is_rate = "rate(" in item.target["expr"]
 
     def read() -> Shown:
@@ -85,7 +87,7 @@ def test_what_goes_through_the_collector(item: Asked, grafana: Grafana, promethe
         found = lines(prometheus.query(grafana.expression(item, window)))
         return {name: number * window / BURST if is_rate else number for name, number in found.items()}
 
-    # rate() extrapolates by at most a scrape's interval at each end, so a growing window comes ever nearer.
+    # rate() extrapolates by at most a scrape's interval at each end, so the error falls with the length of the window.
     expected = {name: (0.9, 1.1) if number == 1 else number for name, number in OF_THE_COLLECTOR[key(item)].items()}
     shows(read, expected, item)
 
@@ -139,7 +141,7 @@ def data_links() -> list[tuple[dict[str, Any], str]]:
 def test_a_data_link_finds_the_runs_traces(
     panel: dict[str, Any], url: str, grafana: Grafana, stack: LocalStack, run: Run
 ) -> None:
-    """Jaeger's page hands what is in its address on to its API."""
+    """Jaeger's page passes the query of its address to its API."""
     item = Asked("", panel, panel["targets"][0])
     labels = next(iter(labels for labels, _ in grafana.samples(item)), {})
     clicked = re.sub(r"\$\{__field\.labels\.(\w+)\}", lambda found: labels[found[1]], url)

@@ -95,7 +95,9 @@ def test_a_search_finds_runs_by_operation_tag_and_duration(api: Callable[..., An
     assert search(api, seeded, minDuration="1h") == set()
 
 
-def test_the_trace_page_gets_the_whole_tree(api: Callable[..., Any], jaeger: Jaeger, seeded: dict[str, Any]) -> None:
+def test_the_trace_page_receives_the_whole_tree(
+    api: Callable[..., Any], jaeger: Jaeger, seeded: dict[str, Any]
+) -> None:
     for run in seeded["runs"]:
         [trace] = api(f"traces/{run['trace_id']}")["data"]
         spans = {span["spanID"]: span for span in trace["spans"]}
@@ -142,7 +144,7 @@ def test_the_genai_view_can_read_captured_messages(
         assert all(part["type"] == "text" and part["content"] for message in messages for part in message["parts"])
 
 
-def test_an_exported_trace_can_be_dropped_on_the_page(
+def test_an_exported_trace_can_be_uploaded_to_the_page(
     api: Callable[..., Any], stack: LocalStack, seeded: dict[str, Any]
 ) -> None:
     """The page sends an OTLP file to be transformed, and shows the answer as a trace."""
@@ -158,7 +160,7 @@ def test_an_exported_trace_can_be_dropped_on_the_page(
     assert {span["operationName"] for span in shown["spans"]} == {span["operationName"] for span in stored["spans"]}
 
 
-def test_the_monitor_tab_and_the_dependency_graph_answer(api: Callable[..., Any], seeded: dict[str, Any]) -> None:
+def test_the_monitor_tab_and_the_dependency_graph_have_data(api: Callable[..., Any], seeded: dict[str, Any]) -> None:
     now = round(time.time() * 1e3)
     assert int(api("metrics/minstep")["data"]) > 0
     for what, more in (("calls", {}), ("errors", {}), ("latencies", {"quantile": "0.95"})):

@@ -1,4 +1,4 @@
-"""Logs of the programs of the stack while real traffic goes through them."""
+"""Logs of the programs of the stack under real traffic."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def test_the_collector_s_log_has_no_error_and_nothing_deprecated(
     assert bad == []
 
 
-def test_nothing_was_refused_or_lost_on_the_way(
-    stack: LocalStack, prometheus: Prometheus, seeded: dict[str, Any]
-) -> None:
+def test_no_data_were_refused_or_lost(stack: LocalStack, prometheus: Prometheus, seeded: dict[str, Any]) -> None:
     del stack
     ended = seeded["delivery"]["ended"]
     eventually(

@@ -12,9 +12,9 @@ from nodespan.semconv import NAMES
 from stack_backends import Jaeger, Prometheus, SeenSpan, eventually
 
 METRICS = [name for name in NAMES.values() if name.kind == "metric"]
-# What real runs in which nothing of ours goes wrong do not emit.
+# Not emitted by real runs without internal errors.
 SILENT = {semconv.TELEMETRY_ERRORS}
-# Labels that stand on every series: who sent it, and, on a histogram's, the bucket.
+# Labels of every series: the sender, and the bucket of a histogram.
 COMMON = {"__name__", "job", "instance", "service_name", "le"}
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 
@@ -106,9 +106,7 @@ def test_a_workflow_s_and_a_node_s_counts_are_those_of_the_run(prometheus: Prome
     assert value(prometheus, seeded, semconv.WORKFLOW_INTERRUPTS) == interrupted > 0
 
 
-def test_requests_were_seen_waiting_and_the_eviction_was_counted(
-    prometheus: Prometheus, seeded: dict[str, Any]
-) -> None:
+def test_waiting_requests_and_the_eviction_are_counted(prometheus: Prometheus, seeded: dict[str, Any]) -> None:
     queue = NAMES[semconv.QUEUE_LENGTH].prometheus_name
     for priority, waiting in seeded["queue_seen"].items():
         selector = f'{{service_name="{seeded["service"]}", {label(semconv.PRIORITY)}="{priority}"}}'

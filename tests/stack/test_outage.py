@@ -1,4 +1,4 @@
-"""Jaeger or the collector is killed in the middle of a load: what was delivered is in Jaeger, span by span.
+"""Jaeger or the collector is killed in the middle of a load: every delivered span is in Jaeger.
 
 While Jaeger is down and the collector's queue is full, the collector refuses spans, and Prometheus shows that.
 """
@@ -67,8 +67,8 @@ def pair(programs: dict[str, Path], tmp_path: Path) -> Iterator[LocalStack]:
 
 
 def wait_for_exported(telemetry: Telemetry, count: int) -> None:
-    """Waits until so many spans are reported delivered."""
-    # force_flush only reads and hurries here: nothing that it waits for is left out of the count.
+    """Waits until this number of spans is reported delivered."""
+    # force_flush only reads and wakes the sender here; the count includes all spans.
     eventually(
         lambda: telemetry.force_flush(0).exported, lambda exported: exported >= count, f"{count} spans delivered"
     )

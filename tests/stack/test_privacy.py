@@ -71,7 +71,7 @@ def written_to(path: Path) -> bytes:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # only a hole, or nothing, is left
+                if error.errno != errno.ENXIO:  # only a hole, or no data, remains
                     raise
                 return b"".join(parts)
             end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
@@ -79,7 +79,9 @@ def written_to(path: Path) -> bytes:
             parts.append(file.read(end - start))
 
 
-def test_secrets_in_captured_content_are_nowhere(stack: LocalStack, jaeger: Jaeger, prometheus: Prometheus) -> None:
+def test_secrets_in_captured_content_are_not_exported(
+    stack: LocalStack, jaeger: Jaeger, prometheus: Prometheus
+) -> None:
     trace_id = send(stack.endpoint, "privacy")
     text = text_of_trace(stack.jaeger, trace_id)
     [span] = jaeger.trace(trace_id)
@@ -93,7 +95,7 @@ def test_secrets_in_captured_content_are_nowhere(stack: LocalStack, jaeger: Jaeg
     assert_nowhere(stack, prometheus, "privacy")
 
 
-def test_secrets_in_the_prompt_of_a_real_run_are_nowhere(
+def test_secrets_in_the_prompt_of_a_real_run_are_not_exported(
     stack: LocalStack, jaeger: Jaeger, prometheus: Prometheus, run_demo: Callable[..., str]
 ) -> None:
     trace_id = run_demo(
@@ -130,7 +132,7 @@ def assert_nowhere(stack: LocalStack, prometheus: Prometheus, service: str) -> N
     assert [name for name in ("collector", "jaeger", "prometheus") if secrets_in(stack.log(name))] == []
     assert files_with_secrets(stack.folder) == []
     written = [written_to(path) for path in (stack.folder / "jaeger").rglob("*") if path.is_file()]
-    assert any(b"Pelicans write to ****" in data for data in written)  # the search looks where content is
+    assert any(b"Pelicans write to ****" in data for data in written)  # the search covers the files with content
 
 
 @pytest.fixture
@@ -147,7 +149,7 @@ def without_content(programs: dict[str, Path], tmp_path: Path) -> Iterator[Local
         stack.stop()
 
 
-def test_with_the_overlay_content_is_gone_altogether(without_content: LocalStack) -> None:
+def test_the_overlay_removes_all_content(without_content: LocalStack) -> None:
     trace_id = send(without_content.endpoint, "no-content")
     text = text_of_trace(without_content.jaeger, trace_id)
     [span] = Jaeger(without_content.jaeger).trace(trace_id)
@@ -156,7 +158,7 @@ def test_with_the_overlay_content_is_gone_altogether(without_content: LocalStack
     assert secrets_in(text) == []
 
 
-def test_the_search_for_secrets_would_find_one_behind_a_hole(tmp_path: Path) -> None:
+def test_the_search_for_secrets_finds_one_in_a_sparse_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with (tmp_path / "folder" / "file").open("wb") as file:
         file.truncate(1 << 30)

@@ -73,7 +73,7 @@ def test_spans_have_their_attributes_kind_and_service(seeded: dict[str, Any], se
     assert {(span.service, span.kind) for span in seeded_spans} == {(seeded["service"], INTERNAL)}
 
 
-def test_the_tree_is_whole(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:
+def test_the_tree_is_complete(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:
     ids = {span.span_id for span in seeded_spans}
     roots = [span for span in seeded_spans if not span.parent_id]
     assert [span.name for span in seeded_spans if span.parent_id and span.parent_id not in ids] == []
@@ -82,7 +82,7 @@ def test_the_tree_is_whole(seeded: dict[str, Any], seeded_spans: list[SeenSpan])
     )
 
 
-def test_each_run_and_node_has_the_status_it_had(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:
+def test_each_run_and_node_has_its_status(seeded: dict[str, Any], seeded_spans: list[SeenSpan]) -> None:
     runs = sorted((span.trace_id, span.attributes["nodespan.status"]) for span in seeded_spans if not span.parent_id)
     assert runs == sorted((run["trace_id"], run["status"]) for run in seeded["runs"])
     nodes: dict[tuple[str, str, str], int] = {}
@@ -119,7 +119,7 @@ def test_the_state_s_metadata_and_jaeger_s_span_agree(seeded: dict[str, Any], se
         assert found == {key: entry[key] for key in found}
 
 
-def test_the_demo_s_trace_is_there_whole(jaeger: Jaeger, demo: str) -> None:
+def test_the_trace_of_the_demo_is_complete(jaeger: Jaeger, demo: str) -> None:
     def names(spans: list[SeenSpan]) -> list[str]:
         return sorted(span.name for span in spans if kind_of(span) in {"invoke_workflow", "invoke_node"})
 

@@ -65,7 +65,7 @@ def test_values_are_frozen():
         ModelProfile(name="a").name = "b"
 
 
-def test_numbers_are_those_of_the_design():
+def test_numbers_of_enums_are_fixed():
     assert ModelProfileType.Primary == 0
     assert {priority.name: int(priority) for priority in PipelinePriority} == {
         "LOW": 1,
@@ -76,13 +76,13 @@ def test_numbers_are_those_of_the_design():
     }
 
 
-def test_a_model_is_called_by_its_name_else_its_file_else_its_provider():
+def test_the_name_of_a_model_is_its_name_else_its_file_else_its_provider():
     assert ModelProfile(name="mine", model_path="a/b.gguf").model_name == "mine"
     assert ModelProfile(model_path="a/b.Q4.gguf").model_name == "b.Q4"
     assert ModelProfile().model_name == "llama_cpp"
 
 
-def test_an_entry_is_plain_json_without_the_keys_that_have_no_value():
+def test_an_entry_is_plain_json_without_keys_of_none():
     entry = NodeMetadata(**NODE, tokens_per_s=1.5).entry()
     assert entry == {**NODE, "tokens_per_s": 1.5}
     assert json.loads(json.dumps(entry)) == entry
@@ -100,7 +100,7 @@ def test_a_node_id_is_8_hex_digits(node_id):
         NodeMetadata(**{**NODE, "node_id": node_id})
 
 
-def test_a_request_sets_changes_and_removes_what_the_profile_samples_with():
+def test_a_request_sets_changes_and_removes_sampling_parameters():
     profile = Sampling(temperature=0.5, stop=("q",), seed=3, max_tokens=9)
     assert Sampling().over(profile) == {"temperature": 0.5, "stop": ("q",), "seed": 3, "max_tokens": 9}
     assert Sampling(stop=(), temperature=None, seed=0).over(profile) == {"seed": 0, "max_tokens": 9}

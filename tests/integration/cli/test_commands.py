@@ -90,7 +90,7 @@ def test_each_filter_finds_the_traces_that_it_names(cli):
     assert found(cli, "--service", "first", "--min-duration", "6") == []
 
 
-def test_traces_are_listed_in_lines_that_a_person_reads(cli):
+def test_traces_are_listed_one_per_line(cli):
     trace_id = make_run("plan", failed=True)
     assert cli("traces").code == 0
     (line,) = [line for line in cli.out.splitlines() if trace_id[:8] in line]
@@ -107,7 +107,7 @@ def test_a_trace_is_shown_by_a_prefix_of_its_id(cli):
     assert {span["trace_id"] for span in cli.json} == {trace_id}
 
 
-def test_a_trace_that_is_not_there_is_a_line_and_exit_code_1(cli):
+def test_a_missing_trace_is_a_one_line_error_and_exit_code_1(cli):
     assert cli("trace", "00").code == 1
     assert cli.err.startswith("nodespan: No trace in ")
     make_run("one")
@@ -165,7 +165,7 @@ def with_base64_ids(document):
     return turn(document)
 
 
-def test_export_says_what_it_cannot_do(cli, tmp_path):
+def test_export_reports_missing_traces_and_folders(cli, tmp_path):
     assert cli("export", "abc").code == 1
     assert "No trace in" in cli.err
     make_run("one")
@@ -173,7 +173,7 @@ def test_export_says_what_it_cannot_do(cli, tmp_path):
     assert "--output" in cli.err
 
 
-def test_flush_sends_only_what_was_addressed_unless_told_otherwise(cli, monkeypatch):
+def test_flush_sends_only_addressed_spans_without_all(cli, monkeypatch):
     make_run("kept here")
     with OtlpReceiver() as receiver:
         pass  # its port is free again
@@ -217,7 +217,7 @@ def test_flush_sends_only_what_was_addressed_unless_told_otherwise(cli, monkeypa
         assert len(again.spans) == 4
 
 
-def test_flush_says_what_was_refused(cli, monkeypatch):
+def test_flush_reports_refused_spans(cli, monkeypatch):
     make_run("kept here")
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
@@ -227,12 +227,12 @@ def test_flush_says_what_was_refused(cli, monkeypatch):
         assert cli("doctor", "--json").json["store"]["lost"] == {"400": 3}
 
 
-def test_flush_without_a_destination_says_where_to_name_one(cli):
+def test_flush_without_a_destination_names_the_variable(cli):
     assert cli("flush").code == 1
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in cli.err
 
 
-def test_doctor_says_that_a_store_which_cannot_be_used_leaves_spans_in_memory(cli, monkeypatch):
+def test_doctor_reports_an_unusable_store(cli, monkeypatch):
     monkeypatch.setenv("NODESPAN_STORE", "/proc/nowhere/spans.db")
     assert cli("doctor", "--json").code == 1
     (problem,) = cli.json["problems"]
@@ -240,7 +240,7 @@ def test_doctor_says_that_a_store_which_cannot_be_used_leaves_spans_in_memory(cl
     assert "in memory" in problem
 
 
-def test_doctor_says_when_memory_was_chosen(cli, monkeypatch, tmp_path):
+def test_doctor_reports_a_store_in_memory(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("NODESPAN_STORE", "memory")
     monkeypatch.chdir(tmp_path)
     assert cli("doctor").code == 0
@@ -256,7 +256,7 @@ def test_doctor_runs_the_self_test(cli, monkeypatch):
     assert problem.startswith("The result of a two-node graph: 1 instead of 2. An installed library")
 
 
-def test_verbose_shows_all_that_a_span_holds(cli):
+def test_verbose_shows_all_data_of_a_span(cli):
     with configure(service_name="app") as telemetry:
         tracer = trace.get_tracer("test")
         with tracer.start_as_current_span("invoke_node a") as span:

@@ -35,7 +35,7 @@ def leaves(names):
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_its_trace_at_a_collector_has_the_spans_of_the_design(cli, smollm2, tmp_path, monkeypatch, protocol):
+def test_its_trace_at_a_collector_has_the_expected_spans(cli, smollm2, tmp_path, monkeypatch, protocol):
     model = tmp_path / "small.gguf"
     model.symlink_to(smollm2)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
@@ -70,7 +70,7 @@ def test_it_shows_the_answers_and_the_tree_and_keeps_the_trace(cli, smollm2):
     assert tree.strip() in cli("trace", prefix).out
 
 
-def test_it_says_how_it_is_typed_here(monkeypatch):
+def test_it_prints_the_command_as_typed_on_this_machine(monkeypatch):
     monkeypatch.setattr("sys.argv", [".venv/bin/nodespan", "demo"])
     monkeypatch.setattr("shutil.which", lambda _name: None)
     assert _demo.command() == ".venv/bin/nodespan"
@@ -78,7 +78,7 @@ def test_it_says_how_it_is_typed_here(monkeypatch):
     assert _demo.command() == "nodespan"
 
 
-def test_without_the_small_model_it_says_what_to_install(cli, monkeypatch):
+def test_without_the_small_model_the_error_names_the_package(cli, monkeypatch):
     monkeypatch.setattr(_workflow, "find_spec", lambda _name: None)
     cli("demo")
     assert (cli.code, cli.out) == (1, "")
@@ -86,13 +86,13 @@ def test_without_the_small_model_it_says_what_to_install(cli, monkeypatch):
     assert "--model PATH" in cli.err
 
 
-def test_a_model_that_cannot_be_read_is_a_line(cli, tmp_path):
+def test_an_unreadable_model_is_a_one_line_error(cli, tmp_path):
     cli("demo", "--model", str(tmp_path / "absent.gguf"))
     assert cli.code == 1
     assert re.fullmatch(r"nodespan: The model file .*absent\.gguf cannot be read .*\n", cli.err)
 
 
-def test_a_prompt_that_is_too_long_is_a_line_and_its_trace_is_kept(cli, smollm2):
+def test_a_prompt_that_is_too_long_is_a_one_line_error_and_its_trace_is_stored(cli, smollm2):
     cli("demo", "--prompt", "word " * 3000)
     assert cli.code == 1
     assert "Requested tokens" in cli.err
@@ -110,7 +110,7 @@ def test_a_collector_that_does_not_answer_is_reported_and_the_spans_wait(cli, sm
     assert re.search(r"\d+ of 22 spans have not reached http://127\.0\.0\.1:\d+; they wait in the store", cli.out)
 
 
-def test_with_the_sdk_switched_off_it_runs_and_says_that_there_is_no_trace(cli, smollm2, monkeypatch):
+def test_with_the_sdk_disabled_it_runs_and_reports_a_missing_trace(cli, smollm2, monkeypatch):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     shown = cli("demo").out
     assert cli.code == 0, cli.err

@@ -9,7 +9,7 @@ from otlp_receiver import OtlpReceiver
 
 OF_THE_SERVER = {"server.address", "server.port", "nodespan.server.other_s", "nodespan.server.dialect"}
 PROTOCOL = {"nodespan.server_queue_s", "gen_ai.response.id"}
-OF_THE_PROCESS = {  # a server reports the number of cached tokens alone
+OF_THE_PROCESS = {  # a server reports only the number of cached tokens
     f"nodespan.prefix.{name}" for name in ("shared_tokens", "repeated_tokens", "previous_node", "cost_s")
 }
 
@@ -29,7 +29,7 @@ def without_the_servers_queue(branches):
     return [(name, without_the_servers_queue(below)) for name, below in branches if name != "server.queue"]
 
 
-def test_the_two_traces_differ_in_the_server_alone(cli, smollm2, tmp_path, monkeypatch):
+def test_the_two_traces_differ_only_in_the_server(cli, smollm2, tmp_path, monkeypatch):
     monkeypatch.setattr(_workflow, "_SAMPLING", Sampling(max_tokens=6, temperature=0.0))
     local = spans_of(cli)
     with LlamaServer(smollm2, tmp_path) as server:
@@ -50,7 +50,7 @@ def test_the_two_traces_differ_in_the_server_alone(cli, smollm2, tmp_path, monke
     assert values == [{"llama_cpp"}, {"llama_cpp"}]
 
 
-def test_a_server_that_is_not_there_is_reported_with_what_to_type(cli):
+def test_an_unreachable_server_is_reported_with_a_remedy(cli):
     cli("demo", "--server", f"http://127.0.0.1:{free_port()}/v1")
     assert cli.code == 1
     assert "No model is listed at" in cli.err

@@ -13,7 +13,7 @@ def pretend(monkeypatch, tmp_path, code):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
-def test_on_a_good_machine_all_is_well(cli):
+def test_a_valid_configuration_has_no_problems(cli):
     assert cli("doctor").code == 0, cli.out
     assert "traces   to the local store\n" in cli.out
     assert "metrics  not recorded: no endpoint is set\n" in cli.out
@@ -25,7 +25,7 @@ def test_on_a_good_machine_all_is_well(cli):
     assert found["versions"]["llama-cpp-python"]
 
 
-def test_amx_is_a_hint_with_what_to_type(cli, monkeypatch, tmp_path):
+def test_amx_is_reported_with_the_command_to_build_without_it(cli, monkeypatch, tmp_path):
     pretend(monkeypatch, tmp_path, 'def llama_print_system_info():\n    return b"CPU : AVX512 = 1 | AMX_INT8 = 1 |"\n')
     assert cli("doctor").code == 0
     assert 'if it does: CMAKE_ARGS="-DGGML_NATIVE=OFF' in cli.out
@@ -48,7 +48,7 @@ def test_a_llama_cpp_that_cannot_be_loaded_is_a_problem(cli, monkeypatch, tmp_pa
     assert "pip install --force-reinstall" in cli.out
 
 
-def test_a_destination_is_looked_for_and_headers_are_not_shown(cli, monkeypatch):
+def test_a_destination_is_contacted_and_headers_are_not_shown(cli, monkeypatch):
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
@@ -61,7 +61,7 @@ def test_a_destination_is_looked_for_and_headers_are_not_shown(cli, monkeypatch)
     assert f"{receiver.endpoint}/v1/traces does not accept spans" in cli.out
 
 
-def test_a_variable_that_cannot_work_is_a_problem(cli, monkeypatch):
+def test_an_invalid_variable_is_a_problem(cli, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318")
     assert cli("doctor").code == 1
     assert "OTEL_EXPORTER_OTLP_ENDPOINT is not a valid URL: 'localhost:4318'" in cli.out
@@ -108,7 +108,7 @@ def test_a_dead_destination_of_one_signal_is_a_problem(cli, monkeypatch, protoco
         assert "does not accept spans" not in cli.out
 
 
-def test_an_answer_of_the_proxy_is_reported(cli, monkeypatch):
+def test_a_response_of_the_proxy_is_reported(cli, monkeypatch):
     with OtlpReceiver() as proxy:
         proxy.answers.extend([(403, {}, b"blocked by proxy")] * 3)
         monkeypatch.setenv("http_proxy", proxy.endpoint)
@@ -118,7 +118,7 @@ def test_an_answer_of_the_proxy_is_reported(cli, monkeypatch):
         assert "403 blocked by proxy" in cli.out
 
 
-def test_a_password_in_the_endpoint_is_shown_nowhere(cli, monkeypatch):
+def test_a_password_in_the_endpoint_is_not_shown(cli, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cr3t@127.0.0.1:1/?api-key=s3cr3t")
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
     for command in (["doctor"], ["doctor", "--json"], ["flush", "--timeout", "0.1"], ["flush", "--list"]):

@@ -1,4 +1,4 @@
-"""`nodespan graph`: the declared graph of a trace, and what the trace has taken of it."""
+"""`nodespan graph`: the declared graph of a trace, and the edges that the trace took."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def three_workers():
 
 @pytest.fixture
 def trace_id():
-    """A stored run of the graph, which goes round twice."""
+    """A stored run of the graph, with two iterations."""
     with nodespan.configure() as telemetry:
         nodespan.instrument(langchain=False, llama_cpp=False)
         three_workers().invoke({"seen": []})
@@ -104,7 +104,7 @@ def test_names_cannot_break_out_of_the_flowchart(cli):
     assert 'n1["a#34;#93;#59; click n0 #34;javascript x"]' in cli("graph", trace["trace_id"], "--format", "mermaid").out
 
 
-def test_what_cannot_be_shown_is_an_error_with_its_reason(cli, trace_id):
+def test_the_error_for_a_graph_that_cannot_be_shown_has_a_reason(cli, trace_id):
     assert cli("graph", "ffff").code == 1
     assert "ffff" in cli.err
     assert cli("graph", trace_id, "--format", "svg").code == 1
@@ -128,7 +128,7 @@ def test_a_trace_is_found_by_its_graph_and_has_it_in_its_content(trace_id):
         ]
 
 
-def test_a_process_that_is_configured_again_sends_the_graph_to_the_new_store(cli, trace_id, monkeypatch, tmp_path):
+def test_a_second_configuration_writes_the_graph_to_the_new_store(cli, trace_id, monkeypatch, tmp_path):
     monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / "second.db"))
     graph = three_workers()
     with nodespan.configure() as telemetry:

@@ -61,7 +61,7 @@ def on_a_terminal(*arguments: str, columns: int) -> str:
 
 
 @pytest.mark.parametrize("command", ["traces", "trace"])
-def test_text_of_others_cannot_control_the_terminal(command, cli):
+def test_foreign_text_cannot_control_the_terminal(command, cli):
     trace_id = store_one(HOSTILE, **{"error.type": HOSTILE, "nodespan.status": HOSTILE})
     arguments = (command, *([trace_id] if command == "trace" else []))
     assert cli(*arguments).code == 0
@@ -75,7 +75,7 @@ def test_text_of_others_cannot_control_the_terminal(command, cli):
     }
 
 
-def test_words_of_a_collector_and_paths_are_printed_as_they_are(cli, monkeypatch, tmp_path):
+def test_messages_of_a_collector_and_paths_are_printed_without_markup(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / "d[bold]" / "s[x].db"))
     store_one()
     assert cli("export", "-o", str(tmp_path / "run[red].json")).code == 0
@@ -87,7 +87,7 @@ def test_words_of_a_collector_and_paths_are_printed_as_they_are(cli, monkeypatch
     assert "[::1]" in cli.out
 
 
-def test_safe_escapes_what_controls_and_keeps_what_shows():
+def test_safe_escapes_control_characters_only():
     assert safe("é 漢字 👩\u200d🚀 मन\u200dत") == "é 漢字 👩\u200d🚀 मन\u200dत"
     assert safe("a\tb\nc\x1bd\u202ee\ud800") == "a\\tb\\nc\\x1bd\\u202ee\\ud800"
 
@@ -133,7 +133,7 @@ def test_the_id_is_whole_on_every_terminal(columns):
         ("traces", "--min-duration", "nan"),
     ],
 )
-def test_a_number_beyond_64_bit_is_no_traceback(arguments, cli):
+def test_a_number_beyond_64_bit_causes_no_traceback(arguments, cli):
     store_one()
     assert cli(*arguments).code in {0, 1}
     assert len(cli.err.splitlines()) <= 1
@@ -150,7 +150,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(command):
 
 @pytest.mark.parametrize("command", [("traces",), ("traces", "--json"), ("trace", "{id}"), ("export",), ("doctor",)])
 @pytest.mark.parametrize("length", [10, pytest.param(200_000, marks=pytest.mark.extended)])
-def test_a_reader_that_left_is_exit_code_0_without_a_word(command, length):
+def test_a_closed_pipe_is_exit_code_0_without_output(command, length):
     trace_id = store_one("x" * length, text="y" * length)
     read, write = os.pipe()
     os.close(read)
@@ -182,7 +182,7 @@ def test_a_copy_of_the_store_is_written_while_a_program_writes(cli, tmp_path):
     assert cli("export", "abc", "--store", str(tmp_path / "other.db")).code == 2
 
 
-def test_a_store_that_is_not_there_is_not_copied_and_reading_creates_nothing(cli, tmp_path, monkeypatch):
+def test_a_missing_store_is_not_copied_and_not_created(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / "deep" / "absent.db"))
     assert cli("traces", "--json").json == []
     assert cli("export", "--store", str(tmp_path / "copy.db")).code == 1

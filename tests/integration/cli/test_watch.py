@@ -113,7 +113,7 @@ def running(reader: StoreReader, name: str) -> str:
 
 @pytest.fixture
 def watch():
-    """Starts watchers; those that a failed test has left are ended."""
+    """Starts watchers; those of a failed test are ended."""
     started: list[Watcher] = []
 
     def start(*arguments: str) -> Watcher:
@@ -157,7 +157,7 @@ def test_a_run_is_shown_from_its_first_node_through_a_retry_to_its_end(reader, c
     assert cli("traces", "--running", "--json").json == []
 
 
-def test_a_killed_run_ends_the_following_and_its_place_is_shown(reader, cli, watch):
+def test_following_ends_with_a_killed_run_and_shows_its_phase(reader, cli, watch):
     with program() as process:
         trace_id = running(reader, "invoke_node slow")
         tree = watch("trace", trace_id[:8], "--follow", "--json")
@@ -172,7 +172,7 @@ def test_a_killed_run_ends_the_following_and_its_place_is_shown(reader, cli, wat
     assert "lost" in cli.out
 
 
-def test_a_store_in_memory_cannot_show_what_runs_elsewhere(cli, monkeypatch):
+def test_a_store_in_memory_cannot_show_runs_of_other_processes(cli, monkeypatch):
     monkeypatch.setenv("NODESPAN_STORE", "memory")
     assert cli("traces", "--running").code == 1
     assert "NODESPAN_STORE=memory" in cli.err

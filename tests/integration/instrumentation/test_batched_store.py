@@ -1,4 +1,4 @@
-"""Embeddings of a LangGraph store that works in batches: each stands under the run that asked for it.
+"""Embeddings of a LangGraph store that works in batches: each is below the run that requested it.
 
 The background task of such a store has the context of the request that made the store.
 """

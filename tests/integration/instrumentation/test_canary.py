@@ -167,13 +167,13 @@ async def traced(redact=None):
         ("span_and_event", both(ON_SPANS, IN_EVENTS)),
     ],
 )
-async def test_content_is_exactly_where_it_was_switched_on(monkeypatch, mode, expected):
+async def test_content_is_only_where_it_was_enabled(monkeypatch, mode, expected):
     if mode is not None:
         monkeypatch.setenv(VARIABLE, mode)
     assert where(await traced()) == expected
 
 
-async def test_what_the_hook_takes_out_is_nowhere(monkeypatch):
+async def test_text_removed_by_the_hook_is_not_exported(monkeypatch):
     monkeypatch.setenv(VARIABLE, "SPAN_AND_EVENT")
     receiver = await traced(redact=lambda text: text.replace("canary", "[redacted]"))
     assert where(receiver) == NOWHERE
@@ -194,11 +194,11 @@ def guesses(keys=()):
                 yield hmac.new(key, data, "sha256").hexdigest()[:16]
 
 
-async def test_written_values_cannot_be_found_by_trying_small_ones():
+async def test_written_values_cannot_be_found_by_hashing_candidates():
     receiver = await traced()
     exported = str([receiver.spans, receiver.log_records, receiver.metrics])
     assert "flag bool 4 " in exported
     keys = (b"", b"key", b"nodespan", b"nodespan written values", b"\0" * 32)
     assert [guess for guess in guesses(keys) if guess in exported] == []
-    known = hash_key(store_path())  # whoever has the store's key can: the test would see a hash of them
+    known = hash_key(store_path())  # with the store's key it is possible: the test detects a hash of them
     assert {hmac.new(known, value, "sha256").hexdigest()[:16] in exported for value in (b"true", b"7")} == {True}

@@ -43,12 +43,12 @@ def test_a_whole_answer_is_one_span_with_its_usage(traced):
     assert traced["invoke"]["spans"] == traced["stream"]["spans"]
 
 
-def test_a_stream_that_is_left_is_cancelled(traced):
+def test_an_abandoned_stream_is_cancelled(traced):
     [span] = traced["left"]["spans"]
     assert span["attributes"]["nodespan.status"] == "cancelled"
 
 
-def test_results_and_requests_are_those_of_the_program_alone_but_for_the_trace(traced, plain):
+def test_results_and_requests_do_not_change_except_for_the_trace_context(traced, plain):
     for way, one in plain.items():
         assert (traced[way]["result"], traced[way]["body"]) == (one["result"], one["body"]), way
         assert (traced[way]["traceparent"], one["traceparent"]) == (True, False), way

@@ -146,7 +146,7 @@ def once():
     yield {"role": "user", "content": "hi"}
 
 
-def test_messages_that_can_be_read_only_once_are_left_to_llama_cpp(llama):
+def test_an_iterator_of_messages_gives_the_same_result_with_llama_cpp(llama):
     def ask():
         llama.reset()
         try:
@@ -159,6 +159,6 @@ def test_messages_that_can_be_read_only_once_are_left_to_llama_cpp(llama):
     assert ask() == traced
 
 
-def test_messages_that_can_be_read_only_once_are_left_to_the_openai_package(client, exporter):
+def test_an_iterator_of_messages_reaches_the_openai_package(client, exporter):
     list(client.chat.completions.create(model="m", messages=once(), stream=True))
     assert captured(exporter, "input.messages") is None

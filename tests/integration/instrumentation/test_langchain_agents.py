@@ -63,7 +63,7 @@ def test_every_span_of_an_agent_has_its_name(run, exporter, create, asking):
 
 
 @both
-def test_a_graph_around_an_agent_is_no_agent_and_an_agent_inside_an_agent_is_another(run, exporter, create, asking):
+def test_a_graph_around_an_agent_has_no_agent_name_and_a_nested_agent_its_own(run, exporter, create, asking):
     @tool
     def ask_expert(place: str) -> str:
         """Asks an expert."""
@@ -93,7 +93,7 @@ def test_a_graph_around_an_agent_is_no_agent_and_an_agent_inside_an_agent_is_ano
 
 
 @both
-def test_an_agent_without_a_name_has_none(exporter, create, asking):
+def test_an_unnamed_agent_has_no_agent_name(exporter, create, asking):
     create(Talker(), []).invoke(QUESTION)
     assert set(agents_of(exporter.get_finished_spans()).values()) == {None}
 
@@ -112,7 +112,7 @@ def graph(request):
     return builder.compile(name="Agent")
 
 
-def test_a_call_of_a_tool_that_does_not_exist_is_an_error_of_that_call_alone(run, graph, exporter, measured):
+def test_a_call_of_a_missing_tool_is_an_error_of_that_call_only(run, graph, exporter, measured):
     run(graph, QUESTION)
     spans = exporter.get_finished_spans()
     [span] = [span for span in spans if span.name == "execute_tool wether"]
@@ -132,7 +132,7 @@ def test_a_call_of_a_tool_that_does_not_exist_is_an_error_of_that_call_alone(run
 
 
 @pytest.mark.parametrize("captures", [False, True])
-def test_arguments_and_answer_of_such_a_call_are_content(graph, exporter, monkeypatch, captures):
+def test_arguments_and_answer_of_a_missing_tool_are_content(graph, exporter, monkeypatch, captures):
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY" if captures else "NO_CONTENT")
     graph.invoke(QUESTION)
     [span] = [span for span in exporter.get_finished_spans() if span.name == "execute_tool wether"]
@@ -152,14 +152,14 @@ def test_a_tool_that_middleware_adds_exists(exporter):
     ]
 
 
-def test_a_suppressed_call_of_a_tool_that_does_not_exist_is_not_recorded(graph, exporter):
+def test_a_suppressed_call_of_a_missing_tool_is_not_recorded(graph, exporter):
     with suppress_instrumentation():
         graph.invoke(QUESTION)
     assert exporter.get_finished_spans() == ()
 
 
 @pytest.mark.parametrize("name", ["{place}", "x" * 65, "", "\ud800"])
-def test_a_name_that_no_tool_could_have_is_not_in_the_name_of_the_span(exporter, name):
+def test_an_invalid_tool_name_is_not_in_the_span_name(exporter, name):
     create_agent(Talker(tool_calls=[[call_of(name)], []]), [weather], name="Agent").invoke(QUESTION)
     [span] = [span for span in exporter.get_finished_spans() if span.name.startswith("execute_tool")]
     assert span.name == "execute_tool"

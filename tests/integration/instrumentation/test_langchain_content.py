@@ -1,4 +1,4 @@
-"""What LangChain's models, tools and retrievers were asked and answered, in the conventions' form of role and parts."""
+"""Captured content of LangChain's models, tools and retrievers, in the conventions' form of role and parts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_chat_has_its_input_and_output_for_every_way_to_call_it(exporter, way)
 
 
 @pytest.mark.parametrize("way", ["invoke", "stream"])
-def test_a_wish_for_a_tool_is_a_part_of_the_answer(exporter, way):
+def test_a_tool_call_is_a_part_of_the_output_message(exporter, way):
     WAYS[way](Talker(tool_calls=[[CALL]]))
     part = {"type": "tool_call", "id": "call_1", "name": "look_up", "arguments": {"word": "day"}}
     assert content(exporter)[2] == [{"role": "assistant", "parts": [part], "finish_reason": "tool_calls"}]

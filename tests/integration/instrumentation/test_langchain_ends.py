@@ -1,4 +1,4 @@
-"""Invariants 2 to 5 for LangChain: every span ends, once, as its call ended; nothing is left behind or logged."""
+"""Invariants 2 to 5 for LangChain: every span ends once, with its outcome; no context stays attached."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def wait_until_ended(exporter):
 
 @pytest.mark.parametrize("call", ["ainvoke", "agenerate", "abatch"])
 async def test_wait_for_around_a_model_call_ends_its_span(exporter, call):
-    """langchain-core tells its callbacks nothing of this end."""
+    """langchain-core does not report this end to its callbacks."""
     model = Talker(waits_at=0)
     given = {"ainvoke": "hi", "agenerate": [[]], "abatch": ["hi"]}[call]
     with pytest.raises(TimeoutError):
@@ -48,7 +48,7 @@ async def test_wait_for_around_a_model_call_ends_its_span(exporter, call):
     assert only(exporter) == {"name": "chat talker-1", "attributes": CANCELLED}
 
 
-async def test_wait_for_around_a_piece_of_a_streamed_answer_ends_its_span(exporter):
+async def test_wait_for_around_a_chunk_ends_its_span(exporter):
     pieces = Talker(waits_at=1).astream("hi")
     await anext(pieces)
     with pytest.raises(TimeoutError):
@@ -56,7 +56,7 @@ async def test_wait_for_around_a_piece_of_a_streamed_answer_ends_its_span(export
     assert only(exporter) == {"name": "chat talker-1", "attributes": CANCELLED}
 
 
-def test_a_reader_that_breaks_ends_the_span_with_what_was_there(exporter):
+def test_breaking_out_of_a_stream_ends_the_span_with_the_received_part(exporter):
     for piece in Talker(words=LONG).stream("hi"):
         assert piece.content == "a"
         break
@@ -66,7 +66,7 @@ def test_a_reader_that_breaks_ends_the_span_with_what_was_there(exporter):
     assert span == {"name": "chat talker-1", "attributes": {**CANCELLED, "gen_ai.response.id": "chatcmpl-1"}}
 
 
-async def test_an_async_reader_that_breaks_ends_the_span(exporter):
+async def test_breaking_out_of_an_async_stream_ends_the_span(exporter):
     async def read():
         async for _ in Talker(words=LONG).astream("hi"):
             break
@@ -107,7 +107,7 @@ def test_a_stream_that_outlives_its_loop_ends_its_span(exporter):
     assert only(exporter)["attributes"] == CANCELLED
 
 
-def test_a_stream_that_is_left_in_another_thread_ends_its_span(exporter):
+def test_a_stream_closed_in_another_thread_ends_its_span(exporter):
     kept = [Talker(words=LONG).stream("hi")]
     next(kept[0])
     thread = threading.Thread(target=kept.clear)
@@ -116,7 +116,7 @@ def test_a_stream_that_is_left_in_another_thread_ends_its_span(exporter):
     assert only(exporter)["attributes"] == CANCELLED
 
 
-def test_between_two_pieces_the_reader_has_its_own_context(exporter, tracer):
+def test_between_two_chunks_the_context_of_the_reader_is_current(exporter, tracer):
     model = Talker(words=LONG)
     pieces = model.stream("hi")
     with tracer.start_as_current_span("the reader's own") as own:
@@ -128,10 +128,10 @@ def test_between_two_pieces_the_reader_has_its_own_context(exporter, tracer):
         context.detach(token)
     assert set(model.seen) == {"chat talker-1"}
     chat = next(span for span in exporter.get_finished_spans() if span.name == "chat talker-1")
-    assert chat.parent is None  # the model was asked before the reader's span began
+    assert chat.parent is None  # the model was called before the reader's span started
 
 
-async def test_pieces_read_in_different_tasks_leave_each_task_as_it_was(exporter):
+async def test_reading_chunks_does_not_change_the_context_of_the_task(exporter):
     pieces = Talker(words=LONG).astream("hi")
 
     async def read_one():
@@ -158,7 +158,7 @@ async def _read(pieces: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_model_s_error_is_recorded_once_where_it_was_raised_and_stays_what_it_was(exporter, tracer_provider, way):
+def test_a_model_s_error_is_recorded_once_and_reraised_unchanged(exporter, tracer_provider, way):
     from nodespan.spans.scope import SpanScope, get_tracer
 
     error = ConnectionError("the server is down")
@@ -214,7 +214,7 @@ async def test_a_cancelled_tool_is_no_error(exporter):
 
 
 @pytest.mark.extended
-async def test_a_thousand_cancelled_calls_leave_nothing_behind(exporter, open_spans):
+async def test_a_thousand_cancelled_calls_leave_no_open_span(exporter, open_spans):
     owners = weakref.WeakSet()
 
     class Remembered(Talker):

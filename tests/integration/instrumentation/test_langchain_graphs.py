@@ -1,4 +1,4 @@
-"""Models and tools inside graphs: prebuilt agents, span ids of the event stream, interrupts, what the program sees."""
+"""Models and tools inside graphs: prebuilt agents, span ids of the event stream, interrupts, results."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def traced_all(tracer_provider):
 
 @pytest.mark.usefixtures("traced_all")
 @pytest.mark.parametrize("agent", AGENTS)
-def test_model_and_tool_stand_under_the_node_that_called_them(run, exporter, agent):
+def test_model_and_tool_are_below_the_node_that_called_them(run, exporter, agent):
     model = Talker(tool_calls=[calls("weather"), []])
     run(AGENTS[agent](model, [weather]), QUESTION)
     asked = {"name": "chat talker-1"}
@@ -185,15 +185,13 @@ async def test_every_event_of_a_model_or_tool_has_the_id_of_its_span(exporter, t
     ids = [event["metadata"]["span_id"] for event in events if event["event"] == "on_chat_model_start"]
     assert len(set(ids)) == 2  # each of the two answers has its own
     chats = [span.attributes for span in exporter.get_finished_spans() if span.name == "chat talker-1"]
-    # LangChain streams for the event stream's sake what the program asks for as a whole
+    # for the event stream, LangChain streams whole answers as well
     assert all(chat["gen_ai.response.time_to_first_chunk"] > 0 for chat in chats)
 
 
 @pytest.mark.usefixtures("traced_all")
 @pytest.mark.parametrize("way", ["stream", "astream", "batch", "llm", "llm-batch", "retriever"])
-async def test_events_of_what_is_called_in_other_ways_have_their_span_s_id_from_the_first(
-    exporter, tracer_provider, way
-):
+async def test_events_of_other_calls_have_their_span_s_id_from_the_first(exporter, tracer_provider, way):
     async def asks_models(state, config):
         match way:
             case "stream":
@@ -227,7 +225,7 @@ def _without_ids(value: Any) -> str:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_results_and_events_are_those_of_the_program_without_instrumentation(run, tracer_provider, exporter, agent):
+def test_instrumentation_does_not_change_results_and_events(run, tracer_provider, exporter, agent):
     def outcome():
         model = Talker(tool_calls=[calls("weather"), []])
         return _without_ids(run(AGENTS[agent](model, [weather]), QUESTION))

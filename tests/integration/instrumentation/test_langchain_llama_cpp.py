@@ -88,7 +88,7 @@ def test_under_both_instrumentations_the_one_span_has_the_engine_s_counts_and_ph
 
 
 @pytest.mark.usefixtures("traced")
-def test_its_usage_is_llama_cpp_s_own(chat, exporter):
+def test_its_usage_equals_that_of_llama_cpp(chat, exporter):
     answer = chat.model_copy(update={"streaming": False}).invoke(QUESTION)
     usage = answer.response_metadata["token_usage"]
     [span] = model_spans(exporter)

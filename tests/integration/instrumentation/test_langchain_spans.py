@@ -1,4 +1,4 @@
-"""LangChain's models, tools and retrievers: one span per call, in every way to call them, with what the call says."""
+"""LangChain's models, tools and retrievers: one span per call, for every method, with the attributes of the call."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ STREAMED = {"stream", "astream", "events-v2", "events-v3", "aevents-v3"}
 
 
 @pytest.mark.parametrize("way", ways(WAYS))
-def test_a_chat_is_one_span_with_what_it_used_in_every_way_to_call_it(exporter, way):
+def test_a_chat_is_one_span_with_its_usage_for_every_method(exporter, way):
     model = Talker()
     assert WAYS[way](model) == "good day"
     [span] = exporter.get_finished_spans()
     assert (span.name, span.kind) == ("chat talker-1", SpanKind.INTERNAL)
-    assert set(model.seen) == {"chat talker-1"}  # current where a provider does its work
+    assert set(model.seen) == {"chat talker-1"}  # current inside the provider
     attributes = dict(span.attributes)
     streamed = attributes.pop("gen_ai.request.stream", False)
     assert streamed == (way in STREAMED)
@@ -111,7 +111,7 @@ def test_the_request_of_a_traced_http_client_is_below_the_model_s_span(exporter,
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_several_conversations_at_once_are_as_many_calls(exporter, asynchronous):
+def test_each_conversation_of_a_batch_is_one_call(exporter, asynchronous):
     model, conversations = Talker(), [[("human", "a")], [("human", "b")]]
     from langchain_core.messages import convert_to_messages
 
@@ -121,7 +121,7 @@ def test_several_conversations_at_once_are_as_many_calls(exporter, asynchronous)
     assert [span.name for span in exporter.get_finished_spans()] == ["chat talker-1"] * 2
 
 
-def test_the_parameters_of_the_call_go_before_the_model_s_own(exporter):
+def test_parameters_of_the_call_take_precedence_over_the_model_s(exporter):
     Talker(top_p=0.5).invoke("hi", stop=["."], temperature=0.1, max_tokens=7, seed=3, model="talker-2")
     assert span_tree(exporter, "gen_ai.request.*") == [
         {
@@ -138,7 +138,7 @@ def test_the_parameters_of_the_call_go_before_the_model_s_own(exporter):
     ]
 
 
-def test_a_model_behind_an_address_is_a_client(exporter):
+def test_a_model_with_an_address_has_a_client_span(exporter):
     Remote().invoke("hi")
     [span] = exporter.get_finished_spans()
     assert span.kind is SpanKind.CLIENT
@@ -158,7 +158,7 @@ def test_an_answer_from_langchain_s_cache_is_marked_and_counts_no_tokens(exporte
 
 
 class Counting(FakeListLLM):
-    """An LLM that says what it used."""
+    """An LLM that reports usage."""
 
     def _generate(self, prompts, *args, **kwargs):
         result = super()._generate(prompts, *args, **kwargs)
@@ -240,7 +240,7 @@ def test_a_retriever_and_the_embedding_below_it(exporter, asynchronous):
     ]
 
 
-def test_embedding_classes_that_come_later_are_traced_too_once_per_call(exporter):
+def test_embedding_classes_defined_later_are_traced_once_per_call(exporter):
     class Plain(Embeddings):
         def embed_documents(self, texts):
             return [self.embed_query(text) for text in texts]
@@ -268,7 +268,7 @@ def test_embedding_classes_that_come_later_are_traced_too_once_per_call(exporter
 
 
 class Searching(BaseRetriever):
-    """Notes the current span; fails when told to."""
+    """Records the current span; fails on request."""
 
     seen: list[str] = Field(default_factory=list)
     error: Any = None
@@ -331,13 +331,13 @@ def test_a_tool_call_has_its_name_and_the_requested_id(exporter, target):
     ]
 
 
-def test_a_tool_called_by_itself_has_no_call_id(exporter):
+def test_a_tool_called_directly_has_no_call_id(exporter):
     assert look_up.invoke({"word": "day"}) == "day in execute_tool look_up"
     [span] = exporter.get_finished_spans()
     assert "gen_ai.tool.call.id" not in span.attributes
 
 
-def test_an_error_that_langchain_makes_an_answer_of_is_the_tool_s_all_the_same(exporter):
+def test_an_error_that_langchain_converts_to_an_answer_is_recorded_on_the_tool(exporter):
     lenient = look_up.model_copy(update={"handle_tool_error": True})
     call = ToolCall(name="look_up", args={"word": "unknown"}, id="call_1", type="tool_call")
     assert lenient.invoke(call).status == "error"
@@ -346,7 +346,7 @@ def test_an_error_that_langchain_makes_an_answer_of_is_the_tool_s_all_the_same(e
     ]
 
 
-def test_spans_and_metrics_are_made_by_the_providers_of_what_runs_around_them(exporter):
+def test_spans_and_metrics_use_the_providers_of_the_enclosing_run(exporter):
     measured = Measured()
     outer = SpanScope(
         get_tracer(TracerProvider(shutdown_on_exit=False)),

@@ -41,7 +41,7 @@ def _seams():
         yield Embeddings, name
 
 
-def test_uninstrument_restores_every_seam_and_both_may_come_twice(switch, exporter):
+def test_uninstrument_restores_every_seam_and_both_are_idempotent(switch, exporter):
     before = [vars(owner)[name] for owner, name in _seams()]
     switch()
     switch()
@@ -57,7 +57,7 @@ def test_uninstrument_restores_every_seam_and_both_may_come_twice(switch, export
     assert len(exporter.get_finished_spans()) == 1
 
 
-def test_a_stream_begun_before_uninstrument_goes_on_and_ends_its_span(switch, exporter):
+def test_a_stream_started_before_uninstrument_ends_its_span(switch, exporter):
     switch()
     pieces = Talker().stream("hi")
     read = [next(pieces).content]
@@ -80,7 +80,7 @@ def test_a_missing_seam_is_logged_once_with_what_is_not_recorded(switch, exporte
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_a_provider_that_is_set_after_instrument_gets_the_spans(switch, exporter):
+def test_a_provider_set_after_instrument_receives_the_spans(switch, exporter):
     switch(None)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -97,7 +97,7 @@ def doubles(n: int) -> int:
     return 2 * n
 
 
-def test_without_a_real_provider_everything_works_and_nothing_is_current_afterwards(switch):
+def test_without_an_sdk_provider_calls_work_and_no_span_stays_current(switch):
     switch(NoOpTracerProvider())
     before = context.get_current()
     assert Talker().invoke("hi").content == "good day"
@@ -107,7 +107,7 @@ def test_without_a_real_provider_everything_works_and_nothing_is_current_afterwa
     assert context.get_current() == before
 
 
-def test_under_an_unsampled_parent_nothing_is_recorded_and_its_trace_goes_on(switch, exporter):
+def test_an_unsampled_parent_is_propagated_and_no_span_is_recorded(switch, exporter):
     switch()
     parent = SpanContext(trace_id=7, span_id=8, is_remote=True, trace_flags=TraceFlags(0))
     seen = []
@@ -145,7 +145,7 @@ def test_an_error_has_the_frames_that_it_has_without_instrumentation(switch, way
     switch()
     with pytest.raises(ConnectionError) as traced:
         ask()
-    # the last frames are the model's own; above them stand LangChain's
+    # the last frames are those of the model; LangChain's are above them
     assert _frames(traced.value)[-3:] == _frames(plain.value)[-3:]
     assert _frames(traced.value)[:2] == _frames(plain.value)[:2]
 

@@ -1,4 +1,4 @@
-"""Invariant 2: the node's span is current in the node, and nothing of ours is current in the consumer."""
+"""Invariant 2: the node's span is current in the node, and no span of nodespan is current in the consumer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def in_thread(state):
     return {"seen": [current(), threading.current_thread() is threading.main_thread()]}
 
 
-def test_the_current_span_in_a_sync_node_is_the_nodes(run):
+def test_the_span_of_a_sync_node_is_current_in_it(run):
     seen = []
 
     def looks(state):
@@ -77,7 +77,7 @@ def test_a_run_in_a_background_event_loop_is_below_the_node_that_waits_for_it(ru
     ]
 
 
-def test_the_current_span_in_an_async_node_is_the_nodes(arun):
+def test_the_span_of_an_async_node_is_current_in_it(arun):
     seen = []
 
     async def looks(state):
@@ -91,7 +91,7 @@ def test_the_current_span_in_an_async_node_is_the_nodes(arun):
     assert seen == ["invoke_node looks"] * 4
 
 
-def test_the_current_span_in_send_branches_and_functional_tasks_is_their_own():
+def test_the_spans_of_send_branches_and_functional_tasks_are_current_in_them():
     @task
     def work(n):
         return current()
@@ -103,7 +103,7 @@ def test_the_current_span_in_send_branches_and_functional_tasks_is_their_own():
     assert flow.invoke(1) == ["invoke_node flow", "invoke_node work", "invoke_node flow"]
 
 
-def test_parallel_sync_nodes_in_langgraphs_threads_see_their_own_span(exporter):
+def test_parallel_sync_nodes_have_their_own_current_span(exporter):
     barrier = threading.Barrier(2, timeout=10)  # both are running at once, so they are in two threads
 
     def left(state):
@@ -117,7 +117,7 @@ def test_parallel_sync_nodes_in_langgraphs_threads_see_their_own_span(exporter):
     assert sorted(fan(left, right).invoke({"seen": []})["seen"]) == ["invoke_node left", "invoke_node right"]
 
 
-def test_the_users_own_spans_and_log_records_belong_to_the_node(run, exporter, tracer, caplog):
+def test_spans_and_log_records_of_the_program_belong_to_the_node(run, exporter, tracer, caplog):
     class Ids(logging.Filter):
         def filter(self, record):
             record.span_id = trace.get_current_span().get_span_context().span_id
@@ -181,7 +181,7 @@ async def test_an_async_consumer_keeps_its_span_context_and_baggage_between_chun
     assert [child["name"] for child in consumer["children"]] == ["invoke_workflow Main", "between 0", "between 1"]
 
 
-def test_a_node_sees_the_baggage_that_the_consumer_has_at_that_step():
+def test_a_node_has_the_baggage_of_the_consumer_at_that_step():
     def reads(state):
         return {"seen": [baggage.get_baggage("step")]}
 
@@ -204,7 +204,7 @@ async def test_a_consumer_of_events_keeps_its_context(version, tracer):
             assert context_api.get_current() is mine
 
 
-def test_a_generator_may_go_on_and_end_in_another_thread(exporter, tracer):
+def test_a_generator_can_continue_and_end_in_another_thread(exporter, tracer):
     with tracer.start_as_current_span("request"):
         steps = chain(sees, ("again", sees, {})).stream({"seen": []})
         next(steps)
@@ -222,7 +222,7 @@ def test_a_generator_may_go_on_and_end_in_another_thread(exporter, tracer):
     assert [node["name"] for node in request["children"][0]["children"]] == ["invoke_node sees", "invoke_node again"]
 
 
-async def test_an_async_generator_may_go_on_and_be_closed_in_another_task(exporter, tracer):
+async def test_an_async_generator_can_continue_and_be_closed_in_another_task(exporter, tracer):
     with tracer.start_as_current_span("request"):
         steps = chain(asees, ("again", asees, {}), ("third", asees, {})).astream({"seen": []})
         await asyncio.create_task(anext(steps))
@@ -238,14 +238,14 @@ async def test_an_async_generator_may_go_on_and_be_closed_in_another_task(export
 
 
 def test_a_user_span_around_single_steps_does_not_become_the_parent(exporter, tracer):
-    """The parent of a run is where it was called; the consumer may be in any span when it asks for a step."""
+    """The parent of a run is the span at its call; another span may be current when the consumer reads a step."""
     steps = chain(sees).stream({"seen": []})
     with tracer.start_as_current_span("reading"):
         list(steps)
     assert sorted(root["name"] for root in span_tree(exporter)) == ["invoke_workflow Main", "reading"]
 
 
-def test_what_a_node_attaches_and_forgets_does_not_reach_the_next_node(leaks):
+def test_a_context_that_a_node_leaves_attached_is_not_current_in_the_next_node(leaks):
     def careless(state):
         context_api.attach(baggage.set_baggage("leak", "1"))
         leaks.forget(trace.get_current_span())
@@ -257,7 +257,7 @@ def test_what_a_node_attaches_and_forgets_does_not_reach_the_next_node(leaks):
     assert chain(careless, reads).invoke({"seen": []})["seen"] == [None, "invoke_node reads"]
 
 
-async def test_a_task_that_outlives_its_node_keeps_the_nodes_span():
+async def test_in_a_task_that_outlives_its_node_the_span_of_the_node_is_current():
     done = asyncio.Event()
     seen = []
 
@@ -275,7 +275,7 @@ async def test_a_task_that_outlives_its_node_keeps_the_nodes_span():
     assert seen[1] == "invoke_node starts"
 
 
-def test_send_branches_see_their_own_span():
+def test_each_send_branch_has_its_own_current_span():
     from langgraph.graph import START, StateGraph
 
     def branch(state):
@@ -290,7 +290,7 @@ def test_send_branches_see_their_own_span():
     assert len({span_id for _, span_id in seen}) == 5
 
 
-async def test_leaving_by_aclosing_keeps_the_consumers_context(tracer):
+async def test_aclosing_does_not_change_the_consumers_context(tracer):
     with tracer.start_as_current_span("consumer"):
         async with contextlib.aclosing(chain(asees, ("again", asees, {})).astream({"seen": []})) as steps:
             async for _ in steps:

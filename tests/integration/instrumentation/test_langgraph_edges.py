@@ -48,7 +48,7 @@ def test_plain_edges_and_the_edge_to_the_end(run, exporter):
     assert edges_of(exporter) == [("LangGraph", ["edge a"]), ("a", ["edge b"]), ("b", ["implied __end__"])]
 
 
-def test_a_node_without_edges_goes_nowhere(exporter):
+def test_a_node_without_edges_takes_none(exporter):
     graph({"a": step}, [(START, "a")]).invoke({"seen": []})
     assert edges_of(exporter) == [("LangGraph", ["edge a"]), ("a", [])]
 
@@ -124,7 +124,7 @@ def test_edges_that_wait_for_several_nodes_and_deferred_ones(run, exporter):
     ]
 
 
-def test_a_command_for_the_parent_is_an_edge_of_the_node_that_holds_the_subgraph(run, exporter):
+def test_a_command_to_the_parent_is_an_edge_of_the_subgraph_s_node(run, exporter):
     def leaves(state):
         return Command(goto="b", graph=Command.PARENT)
 
@@ -139,7 +139,7 @@ def test_a_command_for_the_parent_is_an_edge_of_the_node_that_holds_the_subgraph
     ]
 
 
-def test_loops_carry_the_iteration(run, exporter):
+def test_nodes_in_loops_have_the_iteration(run, exporter):
     def until(state):
         return END if len(state["seen"]) >= 5 else "a"
 
@@ -167,7 +167,7 @@ def test_a_failed_and_an_interrupted_node_take_no_edge(exporter):
     assert edges_of(exporter)[len(edges) :][1:] == [("c", ["edge d"]), ("d", [])]
 
 
-def test_of_a_retried_node_the_last_attempt_counts(run, exporter):
+def test_edges_of_a_retried_node_are_those_of_the_last_attempt(run, exporter):
     calls = []
 
     def flaky(state):
@@ -181,7 +181,7 @@ def test_of_a_retried_node_the_last_attempt_counts(run, exporter):
     assert edges_of(exporter)[1] == ("a", ["undeclared branch b"])
 
 
-def test_a_node_that_fails_goes_to_its_error_handler(exporter):
+def test_a_failed_node_has_an_edge_to_its_error_handler(exporter):
     def fails(state):
         raise ValueError("down")
 

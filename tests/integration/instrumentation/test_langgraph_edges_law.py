@@ -25,7 +25,7 @@ class State(TypedDict, total=False):
 
 
 class Node(NamedTuple):
-    """How a node of a generated graph goes on.
+    """The successors of a node of a generated graph.
 
     Attributes:
         edges: Targets of its plain edges.

@@ -1,4 +1,4 @@
-"""Invariants 3 and 4: every span ends, once, however the run is left; nothing stays behind and nothing is logged."""
+"""Invariants 3 and 4: every span ends once, however the run ends; no context stays attached."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_an_async_consumer_that_breaks_ends_the_run(exporter):
     assert root_of(exporter)["attributes"] == CANCELLED
 
 
-async def test_closing_an_async_stream_stops_what_still_runs_before_it_returns(exporter):
+async def test_closing_an_async_stream_stops_running_nodes_before_it_returns(exporter):
     stopped = []
 
     async def hangs(state):
@@ -89,7 +89,7 @@ async def test_closing_an_async_stream_stops_what_still_runs_before_it_returns(e
     assert {"name": "invoke_node hangs", "attributes": CANCELLED} in root_of(exporter)["children"]
 
 
-def test_closing_a_sync_stream_ends_the_run_before_it_returns_even_where_it_is_remembered(exporter):
+def test_closing_a_referenced_sync_stream_ends_the_run_before_it_returns(exporter):
     owners = []
 
     def remembers(state):
@@ -102,7 +102,7 @@ def test_closing_a_sync_stream_ends_the_run_before_it_returns_even_where_it_is_r
     assert root_of(exporter)["attributes"] == CANCELLED
 
 
-async def test_a_consumer_that_leaves_an_event_stream_ends_the_run(exporter):
+async def test_abandoning_an_event_stream_ends_the_run(exporter):
     blocked = asyncio.Event()
 
     async def waits(state):
@@ -172,7 +172,7 @@ print(sorted(span.name for span in exporter.get_finished_spans()))  # garbage is
 """
 
 
-def test_a_node_whose_loop_is_closed_under_it_ends_its_span():
+def test_a_node_ends_its_span_when_its_loop_is_closed():
     """In a process of its own: LangChain leaves coroutines unawaited when it is torn down like this."""
     done = subprocess.run(
         [sys.executable, "-c", CLOSED_LOOP],
@@ -205,7 +205,7 @@ async def test_wait_for_around_a_run_ends_run_and_node(exporter):
     }
 
 
-async def test_a_sibling_that_fails_ends_the_others_as_cancelled(exporter):
+async def test_a_failing_sibling_cancels_async_nodes(exporter):
     async def fails(state):
         await asyncio.sleep(0.01)
         raise RuntimeError("down")
@@ -220,7 +220,7 @@ async def test_a_sibling_that_fails_ends_the_others_as_cancelled(exporter):
     assert nodes["invoke_node hangs"] == {"name": "invoke_node hangs", "attributes": CANCELLED}
 
 
-def test_a_sibling_that_fails_lets_sync_nodes_come_to_their_end(exporter):
+def test_a_failing_sibling_does_not_stop_sync_nodes(exporter):
     failed = threading.Event()
 
     def fails(state):
@@ -237,7 +237,7 @@ def test_a_sibling_that_fails_lets_sync_nodes_come_to_their_end(exporter):
     assert nodes == {"invoke_node fails": "error", "invoke_node goes_on": "ok", "invoke_workflow Fan": "error"}
 
 
-def test_the_recursion_limit_is_an_error_of_the_run_alone(run, exporter):
+def test_the_recursion_limit_is_an_error_of_the_run_only(run, exporter):
     def loops(state):
         return Command(goto="loops")
 
@@ -250,7 +250,7 @@ def test_the_recursion_limit_is_an_error_of_the_run_alone(run, exporter):
     assert {tuple(node) for node in root["children"]} == {("name",)}
 
 
-def test_an_error_in_the_consumer_ends_the_run_as_left(exporter):
+def test_an_error_in_the_consumer_ends_the_run_as_cancelled(exporter):
     def reads():
         for _ in long_chain(step).stream({"seen": []}):
             raise KeyError("the consumer's own")
@@ -263,7 +263,7 @@ def test_an_error_in_the_consumer_ends_the_run_as_left(exporter):
     assert "events" not in root
 
 
-async def test_a_thousand_cancelled_runs_leave_nothing_behind(exporter, open_spans):
+async def test_a_thousand_cancelled_runs_leave_no_open_span(exporter, open_spans):
     async def hangs(state):
         await asyncio.Event().wait()
 
@@ -289,7 +289,7 @@ async def test_a_thousand_cancelled_runs_leave_nothing_behind(exporter, open_spa
     assert len(_resume._unfinished) <= _resume.MAX_UNFINISHED
 
 
-def test_a_generator_that_is_left_from_another_thread_ends_its_span(exporter):
+def test_a_generator_closed_in_another_thread_ends_its_span(exporter):
     steps = [long_chain(step).stream({"seen": []})]
     next(steps[0])
     thread = threading.Thread(target=steps.clear)
@@ -298,7 +298,7 @@ def test_a_generator_that_is_left_from_another_thread_ends_its_span(exporter):
     assert root_of(exporter)["attributes"] == CANCELLED
 
 
-async def test_an_async_generator_that_is_left_while_a_step_runs_ends_run_and_node(exporter):
+async def test_an_async_generator_abandoned_during_a_step_ends_run_and_node(exporter):
     started = asyncio.Event()
 
     async def hangs(state):

@@ -1,4 +1,4 @@
-"""A LangGraph that lacks a seam: the program works, what is lost is said once, and what can serve instead does."""
+"""A LangGraph without a seam: the program works, one warning is logged, and a substitute is used if there is one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def names(tree):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_without_a_seam_the_program_works_and_what_is_lost_is_said_once(run, lacking, caplog, exporter, name):
+def test_a_missing_seam_logs_one_warning_and_the_program_works(run, lacking, caplog, exporter, name):
     graph = chain(step, ("inner", chain(step, name="Inner"), {}))
     plain = run(graph, {"seen": []})
     lacking(name)
@@ -72,7 +72,7 @@ def test_without_a_seam_the_program_works_and_what_is_lost_is_said_once(run, lac
     assert not [record for record in caplog.records if "Error in" in record.getMessage()]
 
 
-async def test_whoever_listens_to_an_llm_hears_the_same_as_without_us(lacking):
+async def test_other_callbacks_receive_the_same_calls(lacking):
     async def asks(state, config):
         return {"seen": [await FakeListLLM(responses=["x"]).ainvoke("a", config)]}
 
@@ -85,7 +85,7 @@ async def test_whoever_listens_to_an_llm_hears_the_same_as_without_us(lacking):
     assert await heard() == plain
 
 
-def test_without_the_seam_around_nodes_each_still_has_its_span(run, lacking, exporter):
+def test_without_the_seam_of_nodes_each_node_has_a_span(run, lacking, exporter):
     lacking(*NODES)
     run(chain(step, ("inner", chain(step, name="Inner"), {})), {"seen": []})
     inner = {"invoke_workflow Inner": {"invoke_node step": {}}}
@@ -94,7 +94,7 @@ def test_without_the_seam_around_nodes_each_still_has_its_span(run, lacking, exp
     }
 
 
-def test_such_a_node_says_who_it_is(run, lacking, exporter):
+def test_a_node_from_callbacks_has_its_attributes(run, lacking, exporter):
     def sends(state):
         return Command(goto=[Send("leaf", {"n": 1}), Send("leaf", {"n": 2})])
 
@@ -107,7 +107,7 @@ def test_such_a_node_says_who_it_is(run, lacking, exporter):
     assert len({span.attributes["nodespan.node_id"] for span in spans}) == len(spans)
 
 
-def test_such_a_node_ends_as_it_ended(run, lacking, exporter):
+def test_a_node_from_callbacks_has_its_outcome(run, lacking, exporter):
     lacking(*NODES)
     with pytest.raises(ValueError, match="down"):
         run(chain(fails), {"seen": []})
@@ -128,7 +128,7 @@ def test_such_a_node_ends_as_it_ended(run, lacking, exporter):
     ]
 
 
-def test_an_interrupt_in_such_a_node_is_no_error(run, lacking, exporter):
+def test_an_interrupt_in_a_node_from_callbacks_is_no_error(run, lacking, exporter):
     from langgraph.checkpoint.memory import InMemorySaver
 
     def asks(state):
@@ -157,7 +157,7 @@ def test_each_attempt_is_a_span(run, lacking, exporter):
     assert [span["attributes"]["nodespan.status"] for span in root["children"]] == ["error", "ok"]
 
 
-async def test_such_nodes_end_when_their_run_is_left(lacking, exporter, open_spans):
+async def test_nodes_from_callbacks_end_with_an_abandoned_run(lacking, exporter, open_spans):
     lacking(*NODES)
     started = asyncio.Event()
 
@@ -174,7 +174,7 @@ async def test_such_nodes_end_when_their_run_is_left(lacking, exporter, open_spa
     assert {span.attributes["nodespan.status"] for span in exporter.get_finished_spans()} == {"cancelled"}
 
 
-def test_such_a_node_whose_end_nobody_tells_ends_with_its_run(run, lacking, exporter, open_spans, monkeypatch):
+def test_a_node_without_an_end_callback_ends_with_its_run(run, lacking, exporter, open_spans, monkeypatch):
     lacking(*NODES)
     monkeypatch.setattr(NodeCallbacks, "_leave", lambda *_: None)
     run(chain(step), {"seen": []})
@@ -184,19 +184,19 @@ def test_such_a_node_whose_end_nobody_tells_ends_with_its_run(run, lacking, expo
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_with_one_of_the_two_nothing_is_doubled(run, lacking, exporter, name):
+def test_with_one_of_the_two_seams_no_span_is_duplicated(run, lacking, exporter, name):
     lacking(name)
     run(chain(step), {"seen": []})
     assert names(span_tree(exporter)) == {"invoke_workflow Main": {"invoke_node step": {}}}
 
 
-def test_without_the_seams_around_runs_nodes_stand_alone(run, lacking, exporter):
+def test_without_the_seams_of_runs_nodes_have_no_parent(run, lacking, exporter):
     lacking(*RUNS)
     run(chain(step, ("inner", chain(step, name="Inner"), {})), {"seen": []})
     assert names(span_tree(exporter)) == {"invoke_node step": {}, "invoke_node inner": {"invoke_node step": {}}}
 
 
-async def test_a_composers_run_with_a_pipeline_node_falls_back_too(lacking, tracer_provider, exporter):
+async def test_a_composed_run_with_a_pipeline_node_uses_callbacks(lacking, tracer_provider, exporter):
     lacking(*NODES)
     with PipelineFactory({ModelProfileType.Primary: ModelProfile(name="echo")}, create=EchoPipeline) as factory:
         from langgraph.graph import START, StateGraph

@@ -125,13 +125,13 @@ ODD = {
     "NUL": ("a\0b", "a\0b"),
     "long": ("x" * 70_000, "x" * 100),
     "UUID": (UUID(int=7), str(UUID(int=7))),
-    "tuple": (("a", 1), ""),  # not of a plain type: left out
+    "tuple": (("a", 1), ""),  # not of a plain type: omitted
 }
 
 
 @pytest.mark.parametrize(("odd", "start"), ODD.values(), ids=ODD)
 @pytest.mark.parametrize("field", ["user_id", "conversation_id"])
-def test_an_odd_id_is_recorded_in_a_form_that_can_be_sent_and_changes_no_result(odd, start, field, exporter):
+def test_an_unusual_id_is_recorded_in_an_encodable_form(odd, start, field, exporter):
     assert graph(step).invoke({"x": 0, field: odd}) == {"x": 1, field: odd}
     graph(step, checkpointer=InMemorySaver()).invoke({"x": 0}, {"configurable": {"thread_id": odd, field: odd}})
     spans = exporter.get_finished_spans()
@@ -142,7 +142,7 @@ def test_an_odd_id_is_recorded_in_a_form_that_can_be_sent_and_changes_no_result(
         assert bool(value) == bool(start)
 
 
-def test_nodes_models_and_tools_carry_the_identity(with_langchain, run, exporter):
+def test_nodes_models_and_tools_have_the_identity(with_langchain, run, exporter):
     inner = graph(works, name="Inner")
 
     def calls(state):
@@ -218,7 +218,7 @@ def test_the_graphs_own_config_gives_name_thread_and_conversation(run, exporter)
     assert ids_of(runs(exporter)[-1]) == ("t6", None)
 
 
-def test_a_graph_with_a_thread_of_its_own_inside_a_node_has_its_own_conversation(exporter):
+def test_a_nested_graph_with_its_own_thread_has_its_own_conversation(exporter):
     inner = graph(step, name="Inner", checkpointer=InMemorySaver())
 
     def calls(state):
@@ -269,6 +269,6 @@ class Broken:
         raise RuntimeError("no text")
 
 
-def test_a_value_that_is_no_scalar_costs_its_fact_alone(run, exporter):
+def test_for_a_value_that_is_no_scalar_only_its_attribute_is_missing(run, exporter):
     run(graph(step), {"x": 0, "user_id": Broken(), "conversation_id": "conv-7"})
     assert identities(exporter) == {("conv-7", None)}

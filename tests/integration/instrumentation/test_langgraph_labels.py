@@ -1,4 +1,4 @@
-"""Tags, metadata, thread, user and conversation of a run: on its span and those of its nodes, and nothing else."""
+"""Tags, metadata, thread, user and conversation of a run: on its span and the spans of its nodes only."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_tags_and_ids_are_on_the_run_and_on_its_nodes(run, exporter):
 
 
 @pytest.mark.usefixtures("traced")
-def test_what_a_graph_was_configured_with_counts_too(exporter):
+def test_labels_of_with_config_are_recorded(exporter):
     graph = chain(step).with_config(tags=["own"], metadata={"session_id": "s"})
     graph.invoke({"seen": []}, {"tags": ["call"], "metadata": {"conversation_id": "c"}})
     for span in exporter.get_finished_spans():
@@ -61,13 +61,13 @@ def test_what_a_graph_was_configured_with_counts_too(exporter):
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_run_without_any_has_none(exporter):
+def test_a_run_without_labels_has_no_such_attributes(exporter):
     fan(step).invoke({"seen": []})
     assert [labels(span) for span in exporter.get_finished_spans()] == [{}, {}]
 
 
 @pytest.mark.usefixtures("traced")
-def test_other_keys_leave_only_where_they_are_named(exporter, monkeypatch):
+def test_other_metadata_keys_are_recorded_only_if_listed(exporter, monkeypatch):
     metadata = {"plan": "free", "region": "eu", "api_key": "k", "AuthHeader": "h", "list": [1], "long": "x" * 257}
     for keys in ("", "plan", "*"):
         monkeypatch.setenv(KEYS, keys)
@@ -77,7 +77,7 @@ def test_other_keys_leave_only_where_they_are_named(exporter, monkeypatch):
 
 
 @pytest.mark.usefixtures("traced")
-def test_what_langgraph_puts_there_does_not_count(run, exporter, monkeypatch):
+def test_metadata_set_by_langgraph_are_not_recorded(run, exporter, monkeypatch):
     monkeypatch.setenv(KEYS, "*")
     graph = chain(step, ("inner", chain(step, name="Inner"), {}), checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "t", "model": "m", "checkpoint_ns": ""}, "metadata": {"mine": True}}
@@ -98,7 +98,7 @@ def test_labels_are_bounded_and_redacted(exporter, monkeypatch):
         assert len(held["tags"]) == len(held) - 1 == 32
 
 
-async def test_runs_of_a_composer_have_them(exporter, tracer_provider):
+async def test_composed_runs_have_their_labels(exporter, tracer_provider):
     profile = ModelProfile(name="echo")
     with PipelineFactory({ModelProfileType.Primary: profile}, create=EchoPipeline) as models:
         graph = one_node(PipelineNode(pipeline_factory=models, tracer_provider=tracer_provider))

@@ -1,4 +1,4 @@
-"""A run that goes on from an edited, failed, left or stopped run links it; a replay and a fork do not."""
+"""A run links to the edited, failed, abandoned or stopped run that it continues; a replay and a fork do not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def to(span):
 @pytest.mark.parametrize("updates", [1, 3])
 @pytest.mark.parametrize("addressed", [False, True])
 @pytest.mark.parametrize("kind", ["dynamic", "static", "failure"])
-def test_a_run_resumed_after_update_state_links_the_run_it_goes_on_from(kind, addressed, updates, run, exporter):
+def test_a_run_resumed_after_update_state_links_to_the_interrupted_run(kind, addressed, updates, run, exporter):
     node, options, resume = {
         "dynamic": (asks, {}, Command(resume=1)),
         "static": (step, {"interrupt_before": ["node"]}, None),
@@ -78,7 +78,7 @@ def test_a_run_resumed_after_update_state_links_the_run_it_goes_on_from(kind, ad
     assert second.attributes["nodespan.status"] == "ok"
 
 
-def test_a_run_that_goes_on_after_a_failure_links_the_failed_run(run, exporter):
+def test_a_run_that_continues_after_a_failure_links_to_the_failed_run(run, exporter):
     graph = chain(step, ("fails", Fails(2), {}), checkpointer=InMemorySaver())
     for _ in range(2):
         with pytest.raises(ValueError, match="down"):
@@ -103,7 +103,7 @@ def test_the_link_after_a_failure_holds_for_every_durability_and_for_subgraphs(d
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_run_that_its_consumer_left_is_linked(is_async, exporter):
+def test_an_abandoned_run_is_linked(is_async, exporter):
     graph = chain(step, ("second", step, {}), ("third", step, {}), checkpointer=InMemorySaver())
 
     async def left():
@@ -158,7 +158,7 @@ def test_a_failed_workflow_of_the_functional_api_is_linked(is_async, exporter):
 
 @pytest.mark.parametrize("addressed", [False, True])
 @pytest.mark.parametrize("what", ["replay", "fork"])
-def test_a_replay_and_a_fork_of_a_finished_run_link_nothing(what, addressed, run, exporter):
+def test_a_replay_and_a_fork_of_a_finished_run_have_no_link(what, addressed, run, exporter):
     graph = chain(step, ("second", step, {}), ("third", step, {}), checkpointer=InMemorySaver())
     run(graph, {"seen": []}, thread())
     old = list(graph.get_state_history(thread()))[2].config
@@ -195,7 +195,7 @@ async def test_a_composed_run_has_the_same_links(kind, tracer_provider, exporter
     assert linked(second) == ([] if kind == "fork" else to(first))
 
 
-async def test_the_line_of_parents_is_read_through_an_asynchronous_saver(exporter, tmp_path):
+async def test_parent_checkpoints_are_read_through_an_asynchronous_saver(exporter, tmp_path):
     sqlite = pytest.importorskip("langgraph.checkpoint.sqlite.aio")
     async with sqlite.AsyncSqliteSaver.from_conn_string(str(tmp_path / "c.db")) as saver:
         graph = chain(asks, step, checkpointer=saver)
@@ -206,7 +206,7 @@ async def test_the_line_of_parents_is_read_through_an_asynchronous_saver(exporte
     assert linked(second) == to(first)
 
 
-def test_a_saver_that_cannot_list_costs_the_link_alone(exporter, caplog, monkeypatch):
+def test_with_a_saver_that_cannot_list_only_the_link_is_missing(exporter, caplog, monkeypatch):
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
 
     class Saver(InMemorySaver):
@@ -284,7 +284,7 @@ def test_an_opted_in_run_is_linked_from_another_process(kind, what, tmp_path):
     assert second["links"] == [first["id"]]
 
 
-def test_a_graph_with_a_thread_of_its_own_inside_a_node_opts_in(exporter):
+def test_a_nested_graph_with_its_own_thread_opts_in(exporter):
     inner = chain(asks, name="Inner", checkpointer=InMemorySaver())
 
     def calls(state):
@@ -296,7 +296,7 @@ def test_a_graph_with_a_thread_of_its_own_inside_a_node_opts_in(exporter):
     assert f"{span.context.span_id:016x}" in inner.get_state(thread("inner")).metadata[KEY]
 
 
-async def test_without_a_provider_a_composed_run_writes_nothing_into_its_checkpoints():
+async def test_without_a_provider_a_composed_run_does_not_change_its_checkpoints():
     from nodespan.instrumentation import uninstrument
 
     uninstrument()
@@ -306,7 +306,7 @@ async def test_without_a_provider_a_composed_run_writes_nothing_into_its_checkpo
     assert KEY not in graph.get_state(thread()).metadata
 
 
-async def test_reading_earlier_checkpoints_ends_with_the_run(exporter):
+async def test_iterators_over_earlier_checkpoints_are_closed_before_the_run_ends(exporter):
     """An async generator that is left open is closed later, perhaps when the saver's connection is closed."""
     opened, closed = [], []
 

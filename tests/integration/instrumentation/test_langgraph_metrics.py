@@ -1,4 +1,4 @@
-"""Runs and nodes count what their spans say, however they end, and whether or not there is a span."""
+"""Metrics of runs and nodes equal their spans, for every outcome, with and without a recorded span."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_run_and_its_nodes(run, counted, exporter):
     assert_equal_to_the_spans(counted, exporter)
 
 
-def test_labels_are_the_nodes_own_whatever_a_node_sets_on_its_span(run, measured):
+def test_labels_do_not_depend_on_attributes_set_by_the_program(run, measured):
     def overwrites(state):
         trace.get_current_span().set_attributes({semconv.NODE: f"user {id(state)}", semconv.WORKFLOW_NAME: "other"})
         return {"seen": [1]}
@@ -130,7 +130,7 @@ def test_labels_are_the_nodes_own_whatever_a_node_sets_on_its_span(run, measured
     assert list(measured.of(semconv.NODE_DURATION, *labels)) == [("Main", "overwrites")]
 
 
-def test_an_error_counts_on_every_span_that_it_passes_with_its_class(run, counted, exporter):
+def test_an_error_counts_with_its_class_on_every_span_that_it_passes(run, counted, exporter):
     with pytest.raises(RuntimeError, match="down"):
         run(chain(step, ("inner", chain(fails, name="Inner"), {})), {"seen": []})
     durations = counted.of(semconv.NODE_DURATION, *NODE)
@@ -142,7 +142,7 @@ def test_an_error_counts_on_every_span_that_it_passes_with_its_class(run, counte
     assert_equal_to_the_spans(counted, exporter)
 
 
-def test_nested_runs_count_as_runs_of_their_own_as_they_have_spans(run, counted, exporter):
+def test_nested_runs_count_separately(run, counted, exporter):
     run(chain(("inner", chain(step, name="Inner"), {})), {"seen": []})
     runs = counted.of(semconv.WORKFLOW_DURATION, semconv.WORKFLOW_NAME)
     assert {name: count for name, (_, count) in runs.items()} == {"Main": 1, "Inner": 1}
@@ -181,7 +181,7 @@ def test_an_interrupt_counts_once_and_the_resumed_run_is_another(run, counted, e
     assert_equal_to_the_spans(counted, exporter)
 
 
-def test_while_a_run_is_under_way_it_is_active(counted):
+def test_a_run_is_active_until_its_end(counted):
     seen = []
 
     def looks(state):
@@ -194,7 +194,7 @@ def test_while_a_run_is_under_way_it_is_active(counted):
 
 
 @pytest.mark.parametrize("how", ["close", "collect"])
-def test_a_consumer_that_leaves_early(how, counted, exporter):
+def test_a_stream_closed_early(how, counted, exporter):
     steps = chain(step, ("again", step, {})).stream({"seen": []})
     next(steps)
     if how == "close":
@@ -206,7 +206,7 @@ def test_a_consumer_that_leaves_early(how, counted, exporter):
     assert_equal_to_the_spans(counted, exporter)
 
 
-def test_a_run_that_the_garbage_collector_ends_inside_of_the_sdk_does_not_block(counted, exporter):
+def test_a_run_ended_by_the_garbage_collector_inside_the_sdk_does_not_block(counted, exporter):
     graph = chain(step, ("again", step, {}))
     steps = graph.stream({"seen": []})
     next(steps)
@@ -220,7 +220,7 @@ def test_a_run_that_the_garbage_collector_ends_inside_of_the_sdk_does_not_block(
     assert_equal_to_the_spans(counted, exporter)
 
 
-def test_a_pipeline_node_by_itself_counts_where_it_was_told(tracer_provider, measured, exporter):
+def test_a_single_pipeline_node_uses_the_given_meter_provider(tracer_provider, measured, exporter):
     with echo_factory() as factory:
         node = PipelineNode(pipeline_factory=factory, tracer_provider=tracer_provider, meter_provider=measured.provider)
         node.invoke(WorkflowState.from_prompt("hello"))
@@ -232,7 +232,7 @@ def test_a_pipeline_node_by_itself_counts_where_it_was_told(tracer_provider, mea
     assert semconv.WORKFLOW_ACTIVE not in measured.points()
 
 
-async def test_an_async_consumer_that_leaves_early(counted, exporter):
+async def test_an_async_stream_closed_early(counted, exporter):
     steps = chain(astep, ("again", astep, {})).astream({"seen": []})
     await anext(steps)
     await steps.aclose()
@@ -262,7 +262,7 @@ def test_a_generator_that_is_never_read_counts_nothing(counted):
     assert counted.points() == {}
 
 
-def test_exemplars_lead_to_the_nodes_and_the_runs_span(run, counted, exporter):
+def test_exemplars_refer_to_the_spans_of_the_node_and_the_run(run, counted, exporter):
     run(chain(step), {"seen": []})
     points = counted.points()
     for name, operation in ((semconv.NODE_DURATION, "invoke_node"), (semconv.WORKFLOW_DURATION, "invoke_workflow")):
@@ -274,7 +274,7 @@ def test_exemplars_lead_to_the_nodes_and_the_runs_span(run, counted, exporter):
 @pytest.mark.parametrize(
     "provider", [NoOpTracerProvider(), TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)], ids=["none", "off"]
 )
-def test_runs_without_a_recorded_span_count_all_the_same(provider, run, measured):
+def test_runs_without_a_recorded_span_are_counted(provider, run, measured):
     LangGraphInstrumentor().instrument(tracer_provider=provider, meter_provider=measured.provider)
     try:
         run(chain(step), {"seen": []})
@@ -287,7 +287,7 @@ def test_runs_without_a_recorded_span_count_all_the_same(provider, run, measured
     assert not any(point.exemplars for point in measured.points()[semconv.NODE_DURATION])
 
 
-def test_without_any_provider_no_run_is_opened_and_nothing_is_kept(run):
+def test_without_providers_no_run_is_opened_or_referenced(run):
     found = []
     nothing = get_instruments()
     writers = list(nothing._writers)  # of another test's provider, which has shut down
@@ -310,7 +310,7 @@ def test_without_any_provider_no_run_is_opened_and_nothing_is_kept(run):
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_a_meter_provider_that_is_set_after_instrument_counts_from_then_on(tracer_provider, measured, exporter):
+def test_a_meter_provider_set_after_instrument_counts_later_runs(tracer_provider, measured, exporter):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     try:
         chain(step).invoke({"seen": []})
@@ -330,7 +330,7 @@ async def read_events(composer, graph, *, leave_at=None, config=None):
     await events.aclose()
 
 
-async def test_a_composers_runs_count_where_it_was_told_once_each(tracer_provider, measured, exporter):
+async def test_each_run_of_a_composer_counts_once_on_the_given_meter_provider(tracer_provider, measured, exporter):
     composer = ComposerService(tracer_provider=tracer_provider, meter_provider=measured.provider)
     await read_events(composer, chain(astep, name="Whole"))
     await read_events(composer, chain(("inner", chain(astep, name="Inner"), {}), name="Nested"))
@@ -350,7 +350,7 @@ async def test_a_composers_runs_count_where_it_was_told_once_each(tracer_provide
     assert_equal_to_the_spans(measured, exporter)
 
 
-async def test_a_composers_run_that_is_dropped_goes_from_the_active_ones(tracer_provider, measured):
+async def test_a_dropped_run_of_a_composer_is_no_longer_active(tracer_provider, measured):
     composer = ComposerService(tracer_provider=tracer_provider, meter_provider=measured.provider)
     events = composer.execute_workflow(chain(astep), {"seen": []})
     await anext(events)

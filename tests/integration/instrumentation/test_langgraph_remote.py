@@ -19,7 +19,7 @@ from nodespan.instrumentation import instrument, uninstrument
 from remote_graphs import RemoteServer
 from small_graphs import chain, thread
 
-# LangGraph leaves responses open: that of an interrupt, and those of an event loop that has ended.
+# LangGraph leaves responses open: of an interrupt, and of an event loop that has ended.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*unclosed:pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning"
 )
@@ -76,9 +76,7 @@ def run_span(exporter, name="Far"):
 
 
 @both
-def test_a_run_that_is_called_by_hand_has_a_span_and_the_server_continues_its_trace(
-    serve, exporter, measured, is_async
-):
+def test_a_direct_call_has_a_span_and_the_server_continues_its_trace(serve, exporter, measured, is_async):
     server, remote = serve(works)
     config: dict[str, Any] = {**thread(), "tags": ["nightly"], "metadata": {"user_id": "u1"}}
     assert call(remote, is_async, {"seen": [], "n": 0}, config) == {"seen": ["worked"], "n": 1}
@@ -113,7 +111,7 @@ def test_as_a_node_the_run_is_below_the_node(serve, exporter, is_async):
 
 
 @both
-def test_an_error_on_the_server_is_the_runs(serve, exporter, is_async):
+def test_an_error_on_the_server_is_an_error_of_the_run(serve, exporter, is_async):
     _, remote = serve(fails)
     with pytest.raises(RemoteException, match="the remote node is down"):
         call(remote, is_async, {"seen": []})
@@ -153,14 +151,14 @@ def test_an_interrupt_below_a_node_interrupts_all_the_runs_around(serve, exporte
         pytest.param("values", {"version": "v2"}, marks=has_v2),
     ],
 )
-def test_an_interrupt_is_seen_in_every_form_of_chunks(serve, exporter, mode, options):
+def test_an_interrupt_is_detected_in_every_form_of_chunks(serve, exporter, mode, options):
     _, remote = serve(asks)
     list(remote.stream({"seen": []}, thread(), stream_mode=mode, **options))
     assert run_span(exporter).attributes[semconv.STATUS] == "interrupted"
 
 
 @both
-def test_what_the_program_receives_is_the_same_as_without_instrumentation(serve, is_async):
+def test_instrumentation_does_not_change_received_chunks(serve, is_async):
     _, remote = serve(works)
     modes = ["values", "updates"]
 
@@ -178,7 +176,7 @@ def test_what_the_program_receives_is_the_same_as_without_instrumentation(serve,
     assert traced == chunks()
 
 
-def test_headers_of_the_caller_take_precedence_and_are_left_as_they_are(serve):
+def test_headers_of_the_caller_take_precedence_and_are_not_modified(serve):
     server, remote = serve(works)
     given = {"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01", "x-other": "a"}
     remote.invoke({"seen": []}, headers=dict(given))
@@ -197,7 +195,7 @@ def test_no_header_is_sent_to_a_host_that_is_not_listed(serve, monkeypatch):
 
 
 @both
-def test_a_suppressed_run_is_not_recorded_and_sends_nothing(serve, exporter, is_async):
+def test_a_suppressed_run_is_not_recorded_and_sends_no_header(serve, exporter, is_async):
     server, remote = serve(works)
     with suppress_instrumentation():
         call(remote, is_async, {"seen": []})

@@ -118,7 +118,7 @@ def test_a_run_that_is_interrupted_again_links_to_the_run_that_wrote_the_checkpo
     assert linked(third) == [first.context.span_id]
 
 
-def test_threads_of_the_same_name_in_two_graphs_do_not_mix(exporter):
+def test_threads_of_the_same_name_in_two_graphs_are_not_linked(exporter):
     one = chain(asks, name="One", checkpointer=InMemorySaver())
     two = chain(asks, name="Two", checkpointer=InMemorySaver())
     one.invoke({"seen": []}, thread())
@@ -151,7 +151,7 @@ def _everything_kept(graph, config):
     return repr([(s.values, s.metadata, s.config) for s in graph.get_state_history(config)])
 
 
-def test_nothing_is_written_into_the_checkpoints_of_others(run):
+def test_checkpoints_of_other_programs_are_not_modified(run):
     graph = chain(asks, step, checkpointer=InMemorySaver())
     config = thread()
     run(graph, {"seen": []}, config)
@@ -197,20 +197,20 @@ def _process(path, config, what):
     return json.loads(done.stdout)
 
 
-def test_who_opts_in_gets_the_link_in_another_process(tmp_path):
+def test_with_the_opt_in_a_run_is_linked_in_another_process(tmp_path):
     config = thread("t1", **{KEY: ""})
     first = _process(tmp_path / "c.db", config, "start")
     second = _process(tmp_path / "c.db", config, "resume")
     assert second["links"] == [first["id"]]
 
 
-def test_who_does_not_opt_in_gets_no_link_in_another_process(tmp_path):
+def test_without_the_opt_in_a_run_is_not_linked_in_another_process(tmp_path):
     _process(tmp_path / "c.db", thread(), "start")
     assert _process(tmp_path / "c.db", thread(), "resume")["links"] == []
 
 
 @pytest.mark.parametrize("how", ["config", "with_config", "positional"])
-def test_the_opt_in_leaves_the_users_config_as_it_is(how, exporter):
+def test_the_opt_in_does_not_modify_the_users_config(how, exporter):
     graph = chain(asks, checkpointer=InMemorySaver())
     config = thread("t1", mine="kept", **{KEY: ""})
     if how == "with_config":

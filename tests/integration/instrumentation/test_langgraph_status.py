@@ -1,4 +1,4 @@
-"""Invariant 5: what is an error is said where it was raised, once; what is none is an attribute."""
+"""Invariant 5: an error is recorded once, where it was raised; other outcomes are an attribute."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_error_of_an_async_node_is_recorded_once(arun, exporter):
     ]
 
 
-def test_an_error_that_a_node_swallows_is_no_error_of_the_node(run, exporter):
+def test_an_error_handled_by_a_node_is_not_an_error_of_the_node(run, exporter):
     inner = chain(fails, name="Inner")
 
     def catches(state):
@@ -99,7 +99,7 @@ def test_an_error_that_a_node_swallows_is_no_error_of_the_node(run, exporter):
     assert node["children"][0]["attributes"] == FAILED["attributes"]
 
 
-def test_an_error_that_a_retry_swallowed_is_no_error_of_the_run(run, exporter):
+def test_an_error_before_a_successful_retry_is_not_an_error_of_the_run(run, exporter):
     calls = []
 
     def flaky(state):
@@ -285,7 +285,7 @@ async def test_a_node_timeout_shows_langgraphs_error_and_not_a_cancellation(expo
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_an_error_that_an_error_handler_took_is_no_error_of_the_run(is_async, exporter):
+def test_an_error_handled_by_an_error_handler_is_not_an_error_of_the_run(is_async, exporter):
     import inspect
 
     if "error_handler" not in inspect.signature(StateGraph.add_node).parameters:
@@ -304,7 +304,7 @@ def test_an_error_that_an_error_handler_took_is_no_error_of_the_run(is_async, ex
     assert handling["attributes"] == {"nodespan.status": "ok"}
 
 
-def test_the_exception_says_type_message_and_the_users_line(exporter):
+def test_the_exception_has_type_message_and_the_line_of_the_program(exporter):
     with pytest.raises(RuntimeError):
         chain(fails).invoke({"seen": []})
     node = next(span for span in exporter.get_finished_spans() if span.name == "invoke_node fails")
@@ -328,7 +328,7 @@ def test_one_exception_object_raised_in_two_runs_is_recorded_in_both(exporter):
     assert [len(node.events) for node in nodes] == [1, 1]
 
 
-def test_times_of_a_node_are_its_own(exporter):
+def test_times_of_a_node_do_not_include_other_nodes(exporter):
     def waits(state):
         time.sleep(0.05)
         return {}
@@ -356,7 +356,7 @@ def job(row):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_an_input_that_cannot_be_read_costs_its_fact_alone(is_async, exporter):
+def test_for_an_unreadable_input_only_its_attribute_is_missing(is_async, exporter):
     assert (asyncio.run(job.ainvoke(Detached())) if is_async else job.invoke(Detached())) == 1
     (run,) = [span for span in exporter.get_finished_spans() if span.name.startswith("invoke_workflow")]
     assert not {"user.id", "gen_ai.conversation.id"} & set(run.attributes)

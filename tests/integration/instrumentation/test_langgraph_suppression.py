@@ -1,4 +1,4 @@
-"""``suppress_instrumentation()``: nothing inside it is recorded, and the program works as ever."""
+"""``suppress_instrumentation()``: nothing inside it is recorded, and results do not change."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_same_calls_outside_are_recorded(exporter, measured, logs):
     assert logs.get_finished_logs()
 
 
-def test_a_run_and_everything_in_it_is_left_out(run, nothing_recorded):
+def test_a_run_and_all_calls_in_it_are_not_recorded(run, nothing_recorded):
     graph = chain(works, ("inner", chain(works, name="Inner"), {}))
     with suppress_instrumentation():
         run(graph, {"seen": []})
@@ -96,7 +96,7 @@ def test_the_result_is_the_same(exporter):
     assert exporter.get_finished_spans() == ()
 
 
-def test_a_part_of_a_node_is_left_out(run, exporter):
+def test_a_suppressed_part_of_a_node_is_not_recorded(run, exporter):
     inner = chain(works, name="Inner")
 
     def node(state):
@@ -114,7 +114,7 @@ def test_a_part_of_a_node_is_left_out(run, exporter):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_stream_that_is_read_later_stays_suppressed(is_async, tracer, exporter, measured, logs):
+def test_a_suppressed_stream_that_is_read_later_is_not_recorded(is_async, tracer, exporter, measured, logs):
     graph = chain(works)
 
     async def reads(steps, pieces):
@@ -142,7 +142,7 @@ def test_a_stream_that_is_left_early_is_closed(exporter):
     assert exporter.get_finished_spans() == ()
 
 
-def test_the_current_span_stays_the_programs(tracer, exporter):
+def test_suppression_does_not_change_the_current_span(tracer, exporter):
     seen = []
 
     def looks(state):
@@ -158,7 +158,7 @@ def test_the_current_span_stays_the_programs(tracer, exporter):
     assert inner.parent.span_id == outer.get_span_context().span_id
 
 
-async def test_a_composed_run_and_its_pipeline_nodes_are_left_out(tracer_provider, measured, nothing_recorded):
+async def test_a_composed_run_and_its_pipeline_nodes_are_not_recorded(tracer_provider, measured, nothing_recorded):
     composer = ComposerService(tracer_provider=tracer_provider, meter_provider=measured.provider)
     providers = {"tracer_provider": tracer_provider, "meter_provider": measured.provider}
     graph = one_node(PipelineNode(pipeline_factory=echo_factory(), **providers))
@@ -175,7 +175,7 @@ async def test_a_composed_run_and_its_pipeline_nodes_are_left_out(tracer_provide
     assert "span_id" not in entry
 
 
-async def test_a_runner_is_left_out(tracer_provider, measured, nothing_recorded):
+async def test_calls_of_a_runner_are_not_recorded(tracer_provider, measured, nothing_recorded):
     runner = Runner(echo_factory(), tracer_provider=tracer_provider, meter_provider=measured.provider)
     with suppress_instrumentation():
         stream = runner.stream_pipeline(GenerationRequest(messages=(ChatMessage(role="user", content="one two"),)))
@@ -183,7 +183,7 @@ async def test_a_runner_is_left_out(tracer_provider, measured, nothing_recorded)
     assert stream.metadata.output_tokens == 2
 
 
-def test_a_pipeline_node_called_by_hand_inside_a_node_leaves_the_nodes_span_alone(tracer_provider, exporter):
+def test_a_suppressed_pipeline_node_called_in_a_node_does_not_change_the_span_of_the_node(tracer_provider, exporter):
     pipeline = PipelineNode(pipeline_factory=echo_factory(), tracer_provider=tracer_provider)
 
     def node(state):
@@ -197,7 +197,7 @@ def test_a_pipeline_node_called_by_hand_inside_a_node_leaves_the_nodes_span_alon
     assert len(exporter.get_finished_spans()) == 2
 
 
-def test_a_router_that_asks_a_suppressed_graph_leaves_the_run_around_alone(exporter):
+def test_a_router_that_calls_a_suppressed_graph_does_not_change_the_enclosing_run(exporter):
     from langgraph.checkpoint.memory import InMemorySaver
     from langgraph.graph import START, StateGraph
 

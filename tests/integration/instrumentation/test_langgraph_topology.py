@@ -117,7 +117,7 @@ def test_a_graph_is_read_once_and_is_not_kept_alive():
     assert key() is None
 
 
-def test_a_topology_that_is_too_long_is_cut_and_states_it():
+def test_a_topology_that_is_too_long_is_cut_and_marked():
     builder = StateGraph(State)
     names = [f"a node with a rather long name {i}" for i in range(1000)]
     for before, name in zip([START, *names], names, strict=False):
@@ -159,7 +159,7 @@ def test_a_workflow_of_the_functional_api_has_its_node_and_no_edges(exporter):
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_langgraph_with_other_names_has_no_edges_and_a_warning_with_a_code(exporter, monkeypatch, caplog):
+def test_with_a_langgraph_with_other_names_a_warning_is_logged_and_no_edges(exporter, monkeypatch, caplog):
     import langgraph.graph.state as theirs
 
     monkeypatch.setattr(theirs, "_CHANNEL_BRANCH_TO", "goto-node:{}")

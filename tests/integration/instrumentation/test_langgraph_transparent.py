@@ -69,7 +69,7 @@ def graphs():
     return builder.compile(name="Main")
 
 
-def test_results_and_events_are_those_of_the_program_without_instrumentation(run, switch, exporter):
+def test_instrumentation_does_not_change_results_and_events(run, switch, exporter):
     graph = graphs()
     plain = run(graph, {"seen": []})
     switch()
@@ -82,7 +82,7 @@ def _user_frames(error):
 
 
 @pytest.mark.parametrize("nodes", [(fails,), (step, ("inner", chain(fails, name="Inner"), {}))])
-def test_exceptions_and_their_frames_are_those_of_the_program_without_instrumentation(nodes, run, switch):
+def test_instrumentation_does_not_change_exceptions_and_their_frames(nodes, run, switch):
     graph = chain(*nodes)
     seen = []
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_errors_of_the_call_itself_are_raised_at_the_call(switch):
         chain(step).astream()
 
 
-def test_instrument_is_idempotent_and_silent_and_uninstrument_restores_everything(switch, caplog, exporter):
+def test_instrument_is_idempotent_and_uninstrument_restores_the_originals(switch, caplog, exporter):
     caplog.set_level(logging.WARNING)
     before = [getattr(owner, name) for owner, name in SEAMS]
     graph = chain(step)  # compiled before
@@ -125,7 +125,7 @@ def test_instrument_is_idempotent_and_silent_and_uninstrument_restores_everythin
     assert len(exporter.get_finished_spans()) == 4
 
 
-def test_a_run_that_goes_on_over_uninstrument_ends_its_spans(switch, exporter, open_spans):
+def test_a_run_that_continues_after_uninstrument_ends_its_spans(switch, exporter, open_spans):
     switch()
     steps = chain(step, ("again", step, {})).stream({"seen": []})
     next(steps)
@@ -135,7 +135,7 @@ def test_a_run_that_goes_on_over_uninstrument_ends_its_spans(switch, exporter, o
     assert [span.name for span in exporter.get_finished_spans()] == ["invoke_node step", "invoke_workflow Main"]
 
 
-def test_instrument_comes_back_after_somebody_wrapped_our_wrapper(switch, exporter):
+def test_instrument_works_again_after_another_library_wrapped_the_wrapper(switch, exporter):
     switch()
     ours = Pregel.stream
 
@@ -157,7 +157,7 @@ def test_instrument_comes_back_after_somebody_wrapped_our_wrapper(switch, export
     assert Pregel.stream is not ours
 
 
-def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
+def test_without_a_provider_no_span_is_opened_and_the_parent_is_propagated():
     seen, owners = [], set()
 
     def looks(state):
@@ -178,7 +178,7 @@ def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on():
     assert owners == {None}
 
 
-def test_an_unsampled_parent_is_passed_on_unsampled(run):
+def test_an_unsampled_parent_is_propagated_unsampled(run):
     seen = []
 
     def looks(state):
@@ -195,7 +195,7 @@ def test_an_unsampled_parent_is_passed_on_unsampled(run):
     assert seen == [(7, False, False)]
 
 
-def test_a_sampler_sees_what_it_may_look_at(exporter):
+def test_a_sampler_receives_name_kind_and_attributes(exporter):
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 

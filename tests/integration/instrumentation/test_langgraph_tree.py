@@ -46,7 +46,7 @@ def test_a_run_has_one_workflow_span_and_one_span_per_node_execution(run, export
     assert span_tree(exporter) == [{"name": "invoke_workflow Main", "children": [ONE, TWO, THREE]}]
 
 
-def test_parallel_nodes_stand_beside_each_other_under_the_run(run, exporter):
+def test_parallel_nodes_are_siblings_below_the_run(run, exporter):
     run(fan(one, two, three), {"seen": []})
     (root,) = span_tree(exporter)
     assert sorted(child["name"] for child in root["children"]) == sorted(node["name"] for node in (ONE, TWO, THREE))
@@ -132,7 +132,7 @@ def test_async_tasks_of_the_functional_api_run_under_their_entrypoint(arun_tasks
     assert (node["name"], node["children"]) == ("invoke_node flow", [{"name": "invoke_node double"}] * 2)
 
 
-def test_send_branches_tell_which_they_are(run, exporter):
+def test_send_branches_differ_in_their_path(run, exporter):
     def branch(state):
         return {"seen": [state["n"]]}
 
@@ -146,7 +146,7 @@ def test_send_branches_tell_which_they_are(run, exporter):
     assert len({span.attributes["langgraph.checkpoint_ns"] for span in spans}) == 3
 
 
-def test_a_node_says_its_step_triggers_path_and_checkpoint(run, exporter):
+def test_a_node_has_its_step_triggers_path_and_checkpoint(run, exporter):
     graph = chain(one, two, checkpointer=InMemorySaver())
     config = thread()
     run(graph, {"seen": []}, config)
@@ -229,7 +229,7 @@ def test_a_cached_node_has_no_span(run, exporter):
     assert span_tree(exporter) == [{"name": "invoke_workflow LangGraph"}]
 
 
-def test_a_node_that_jumps_has_one_span_per_visit(run, exporter):
+def test_a_node_reached_by_command_has_one_span_per_execution(run, exporter):
     def hop(state):
         return Command(update={"seen": ["hop"]}, goto="hop" if len(state["seen"]) < 2 else "__end__")
 
@@ -269,7 +269,7 @@ def _check_hundred(exporter):
         assert request.name == f"request {node.attributes['n']}"
 
 
-async def test_a_hundred_concurrent_async_runs_do_not_mix(exporter, tracer):
+async def test_a_hundred_concurrent_async_runs_have_separate_trees(exporter, tracer):
     async def mark(state):
         trace.get_current_span().set_attribute("n", state["n"])
         await asyncio.sleep(0)
@@ -289,7 +289,7 @@ async def test_a_hundred_concurrent_async_runs_do_not_mix(exporter, tracer):
     _check_hundred(exporter)
 
 
-def test_a_hundred_concurrent_sync_runs_do_not_mix(exporter, tracer):
+def test_a_hundred_concurrent_sync_runs_have_separate_trees(exporter, tracer):
     def mark(state):
         trace.get_current_span().set_attribute("n", state["n"])
         return {}

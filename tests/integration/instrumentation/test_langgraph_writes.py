@@ -68,7 +68,7 @@ def test_without_configure_there_is_a_size_and_no_hash(exporter):
 
 
 @pytest.mark.usefixtures("traced", "key")
-def test_ids_of_messages_do_not_count_and_their_content_does(exporter):
+def test_the_hash_of_a_message_depends_on_its_content_and_not_on_its_id(exporter):
     def messages(text, id_, **more):
         return [
             AIMessage(text, id=id_, tool_calls=[{"name": "f", "args": {"x": 1}, "id": f"call-{id_}"}], **more),
@@ -104,7 +104,7 @@ def test_commands_sends_and_a_state_that_is_no_mapping(exporter):
 
 
 @pytest.mark.usefixtures("traced", "key")
-def test_a_failed_node_and_one_that_writes_nothing_have_none(exporter):
+def test_a_failed_node_and_one_without_writes_have_no_writes(exporter):
     def fails(state):
         raise ValueError("down")
 
@@ -121,7 +121,7 @@ def test_hundreds_of_writes_are_bounded(exporter):
 
 
 @pytest.mark.usefixtures("traced", "key")
-def test_a_value_that_cannot_be_read_changes_nothing(exporter):
+def test_an_unreadable_value_does_not_change_the_run(exporter):
     class Hostile(dict):
         def __iter__(self):
             raise RuntimeError
@@ -146,7 +146,7 @@ def test_the_metadata_of_pipeline_nodes_is_left_out(exporter):
 
 
 @pytest.mark.usefixtures("traced", "key")
-def test_values_are_recorded_where_content_is_and_redacted(exporter, monkeypatch):
+def test_values_are_recorded_and_redacted_if_content_is_enabled(exporter, monkeypatch):
     monkeypatch.setenv(CAPTURE, "SPAN_ONLY")
     one(lambda state: {"n": 3, "text": "secret", "any": {"k": ["x" * 100_000]}}).invoke({"n": 1})
     (found,) = attributes(exporter)
@@ -156,7 +156,7 @@ def test_values_are_recorded_where_content_is_and_redacted(exporter, monkeypatch
     assert "100000 bytes in all" in cut["k"][0]
 
 
-def test_a_chain_of_equal_writes_is_seen_as_such(exporter, tracer_provider):
+def test_equal_writes_have_equal_hashes(exporter, tracer_provider):
     set_hash_key(b"k" * 32)
     nodespan.instrument(tracer_provider=tracer_provider, langchain=False, llama_cpp=False)
     chain(("a", lambda state: {"seen": [0]}, {}), ("b", lambda state: {"seen": [0]}, {})).invoke({"seen": []})

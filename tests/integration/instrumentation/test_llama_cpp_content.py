@@ -21,7 +21,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type
 
 @pytest.fixture
 def records(monkeypatch, switch_llama_cpp):
-    """Switches content and instrumentation on; gives the events that come of it."""
+    """Enables content and instrumentation; returns the emitted events."""
     exporter = InMemoryLogRecordExporter()
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
@@ -94,7 +94,7 @@ def test_a_tool_call_is_part_of_the_answer(llama, records, exporter, stream):
     assert part["arguments"].startswith("{")
 
 
-def test_what_came_of_a_stream_that_was_left_is_kept(llama, records, exporter):
+def test_the_received_part_of_an_abandoned_stream_is_captured(llama, records, exporter):
     records("SPAN_ONLY")
     pieces = streamed(llama)
     first = next(pieces)["choices"][0]["text"]
@@ -102,7 +102,7 @@ def test_what_came_of_a_stream_that_was_left_is_kept(llama, records, exporter):
     assert content(the_call(exporter))["output.messages"] == [text("assistant", first, finish_reason="cancelled")]
 
 
-def test_events_carry_it_if_configured(llama, records, exporter):
+def test_events_have_content_if_configured(llama, records, exporter):
     events = records("EVENT_ONLY")
     whole_chat(llama)
     assert content(the_call(exporter)) == {}
@@ -112,7 +112,7 @@ def test_events_carry_it_if_configured(llama, records, exporter):
     assert event.log_record.attributes["gen_ai.input.messages"][0]["parts"][0]["content"] == QUESTION
 
 
-def test_redaction_runs_before(llama, records, exporter):
+def test_redaction_runs_before_capture(llama, records, exporter):
     records("SPAN_AND_EVENT")
     set_redaction(lambda text: text.replace("sea", "***"))
     whole_chat(llama)
@@ -120,7 +120,7 @@ def test_redaction_runs_before(llama, records, exporter):
 
 
 @pytest.mark.parametrize("mode", ["", "NO_CONTENT"])
-def test_by_default_there_is_none(llama, records, exporter, mode):
+def test_by_default_no_content_is_captured(llama, records, exporter, mode):
     events = records(mode)
     whole_chat(llama)
     whole(llama)

@@ -1,4 +1,4 @@
-"""Invariants 1, 2 and 8 for calls of llama-cpp-python: which span is current, and whose child a call is."""
+"""Invariants 1, 2 and 8 for calls of llama-cpp-python: the current span, and the parent of a call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from small_graphs import chain
 
 
 @STREAMS
-def test_between_two_pieces_the_context_is_the_consumers_own(llama, traced_llama_cpp, stream):
+def test_between_two_chunks_the_consumers_context_is_current(llama, traced_llama_cpp, stream):
     pieces = stream(llama)
     for number in range(3):
         with trace.use_span(NonRecordingSpan(SpanContext(7, 8 + number, is_remote=False))):
@@ -86,7 +86,7 @@ def test_a_remote_parent_is_the_parent(llama, traced_llama_cpp, exporter):
     assert the_call(exporter).parent == remote
 
 
-def test_in_nodes_and_their_threads_it_is_below_its_node(llama, switch_llama_cpp, tracer_provider, exporter):
+def test_in_nodes_and_their_threads_a_call_is_below_its_node(llama, switch_llama_cpp, tracer_provider, exporter):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     switch_llama_cpp()
 
@@ -111,7 +111,7 @@ def test_in_nodes_and_their_threads_it_is_below_its_node(llama, switch_llama_cpp
     ]
 
 
-async def test_calls_of_many_tasks_do_not_mix(llama, traced_llama_cpp, tracer_provider, exporter):
+async def test_calls_of_many_tasks_have_separate_spans(llama, traced_llama_cpp, tracer_provider, exporter):
     tracer = tracer_provider.get_tracer("test")
     free = threading.Lock()  # a model does one thing at a time
 

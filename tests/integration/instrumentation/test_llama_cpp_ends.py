@@ -1,4 +1,4 @@
-"""Invariants 3 and 5 for calls of llama-cpp-python: every span ends, once, and says how."""
+"""Invariants 3 and 5 for calls of llama-cpp-python: every span ends once, with its outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from small_graphs import chain
 
 
 @STREAMS
-def test_a_stream_that_is_left_ends_its_span_at_once(llama, traced_llama_cpp, exporter, open_spans, stream):
+def test_an_abandoned_stream_ends_its_span_at_once(llama, traced_llama_cpp, exporter, open_spans, stream):
     for _ in stream(llama):
         break
     gc.collect()
@@ -55,7 +55,7 @@ def test_a_stream_that_is_dropped_in_another_thread_or_cycle_ends_its_span(llama
 
 
 @pytest.mark.extended
-def test_1000_streams_that_are_left_leave_nothing_behind(llama, traced_llama_cpp, exporter, open_spans):
+def test_1000_abandoned_streams_leave_no_open_span(llama, traced_llama_cpp, exporter, open_spans):
     def owners():
         gc.collect()
         return sum(isinstance(thing, ModelCallSpan) for thing in gc.get_objects())
@@ -79,7 +79,7 @@ async def test_a_call_whose_task_is_cancelled_ends_its_span(llama, traced_llama_
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await asyncio.to_thread(lambda: list(streamed(llama)))
-    for _ in range(1000):  # the thread goes on: nothing can stop it
+    for _ in range(1000):  # the thread continues; it cannot be stopped
         if exporter.get_finished_spans():
             break
         await asyncio.sleep(0.01)
@@ -126,14 +126,14 @@ def test_an_error_is_recorded_once_and_reaches_the_program(llama, traced_llama_c
     assert [event.name for event in span.events] == ["exception"]
 
 
-def test_an_error_before_the_stream_begins_is_the_calls(llama, traced_llama_cpp, exporter):
+def test_an_error_before_the_stream_is_recorded_on_the_call(llama, traced_llama_cpp, exporter):
     tool = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(ValueError, match="not found in tools"):
         llama.create_chat_completion(MESSAGES, tools=[], tool_choice=tool, stream=True)
     assert the_call(exporter).attributes["error.type"] == "ValueError"
 
 
-def test_an_error_in_a_node_is_recorded_on_the_call_alone(llama, switch_llama_cpp, tracer_provider, exporter):
+def test_an_error_in_a_node_is_recorded_on_the_call_only(llama, switch_llama_cpp, tracer_provider, exporter):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     switch_llama_cpp()
 
@@ -147,7 +147,7 @@ def test_an_error_in_a_node_is_recorded_on_the_call_alone(llama, switch_llama_cp
     assert {span.status.status_code.name for span in exporter.get_finished_spans()} == {"ERROR"}
 
 
-def test_what_a_consumer_throws_into_a_stream_is_its_error(llama, traced_llama_cpp, exporter):
+def test_an_exception_thrown_into_a_stream_is_its_error(llama, traced_llama_cpp, exporter):
     pieces = streamed(llama)
     next(pieces)
     with pytest.raises(KeyError):
@@ -155,7 +155,7 @@ def test_what_a_consumer_throws_into_a_stream_is_its_error(llama, traced_llama_c
     assert the_call(exporter).attributes["error.type"] == "KeyError"
 
 
-def test_embed_of_a_model_that_cannot_fails_as_ever(llama, traced_llama_cpp, exporter):
+def test_embed_of_a_model_without_embeddings_fails_as_before(llama, traced_llama_cpp, exporter):
     with pytest.raises(RuntimeError, match="embedding=True"):
         llama.create_embedding("a")
     with pytest.raises(RuntimeError, match="embedding=True"):

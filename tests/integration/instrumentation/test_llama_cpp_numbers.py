@@ -145,7 +145,7 @@ def test_a_chat_completion_has_one_span_for_every_way_to_call_it(llama, exporter
     )
 
 
-def test_generate_called_directly_has_a_span_of_its_own(llama, exporter):
+def test_generate_called_directly_has_a_span(llama, exporter):
     prompt = llama.tokenize(STORY.encode())
     tokens = llama.generate(prompt, temp=0.0)
     taken = [next(tokens) for _ in range(4)]
@@ -175,7 +175,7 @@ def test_generate_called_directly_has_a_span_of_its_own(llama, exporter):
     )
 
 
-def test_generate_that_goes_on_from_where_it_was_evaluates_all_that_it_is_given(llama, exporter):
+def test_generate_without_reset_evaluates_all_given_tokens(llama, exporter):
     for prompt in (STORY, " the"):
         with closing(llama.generate(llama.tokenize(prompt.encode()), reset=False)) as tokens:
             next(tokens)
@@ -184,7 +184,7 @@ def test_generate_that_goes_on_from_where_it_was_evaluates_all_that_it_is_given(
     assert numbers(first)["cached"] == numbers(second)["cached"] == 0
 
 
-def test_what_is_sent_to_generate_reaches_it(smollm2, tracer_provider, exporter):
+def test_values_sent_to_generate_reach_it(smollm2, tracer_provider, exporter):
     """As a speculative decoder does: what it sends is evaluated along with the last token."""
 
     def take(llama, prompt, draft):
@@ -217,7 +217,7 @@ def test_closed_early_the_count_is_that_of_the_tokens_sampled(llama, exporter, p
     )
 
 
-def test_a_consumer_that_stops_at_the_finish_reason_has_cancelled_nothing(llama, exporter):
+def test_a_stream_abandoned_after_its_finish_reason_is_not_cancelled(llama, exporter):
     stream = llama.create_completion(STORY, seed=5, max_tokens=2, stream=True)
     while next(stream)["choices"][0]["finish_reason"] is None:
         pass

@@ -40,7 +40,7 @@ from nodespan.testing import span_tree
 
 
 @ANY
-def test_results_and_their_types_are_those_without_instrumentation(llama, switch_llama_cpp, exporter, ask):
+def test_instrumentation_does_not_change_results_and_their_types(llama, switch_llama_cpp, exporter, ask):
     plain = ask(llama)
     kind, plain = type(plain), read(plain)
     llama.reset()
@@ -51,7 +51,7 @@ def test_results_and_their_types_are_those_without_instrumentation(llama, switch
     assert len(calls(exporter)) == 1
 
 
-def test_tokens_are_those_without_instrumentation(llama, switch_llama_cpp):
+def test_instrumentation_does_not_change_tokens(llama, switch_llama_cpp):
     def first(count):
         llama.reset()
         with closing(tokens(llama)) as generated:
@@ -63,7 +63,7 @@ def test_tokens_are_those_without_instrumentation(llama, switch_llama_cpp):
     assert first(5) == plain
 
 
-def test_a_stream_is_as_lazy_as_ever(llama, switch_llama_cpp):
+def test_instrumentation_does_not_change_the_laziness_of_a_stream(llama, switch_llama_cpp):
     switch_llama_cpp()
     for ask in (streamed, tokens, too_long):
         pieces = ask(llama, stream=True) if ask is too_long else ask(llama)
@@ -71,7 +71,7 @@ def test_a_stream_is_as_lazy_as_ever(llama, switch_llama_cpp):
         pieces.close()
 
 
-def test_exceptions_and_their_frames_are_those_without_instrumentation(llama, switch_llama_cpp):
+def test_instrumentation_does_not_change_exceptions_or_their_frames(llama, switch_llama_cpp):
     seen = []
     for _ in range(2):
         with pytest.raises(ValueError, match="context window") as raised:
@@ -88,7 +88,7 @@ def test_exceptions_and_their_frames_are_those_without_instrumentation(llama, sw
     "ask",
     [lambda llama: llama.generate(), lambda llama: llama.create_completion(), lambda llama: llama.embed(1, 2, wrong=3)],
 )
-def test_a_wrong_call_raises_the_librarys_own_error(llama, switch_llama_cpp, ask):
+def test_an_invalid_call_raises_the_error_of_the_library(llama, switch_llama_cpp, ask):
     with pytest.raises(TypeError) as plain:
         ask(llama)
     switch_llama_cpp()
@@ -97,7 +97,7 @@ def test_a_wrong_call_raises_the_librarys_own_error(llama, switch_llama_cpp, ask
     assert raised.value.args == plain.value.args
 
 
-def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on(llama):
+def test_without_a_provider_no_span_is_opened_and_the_parent_is_propagated(llama):
     seen = []
 
     def looks(input_ids, scores):
@@ -114,7 +114,7 @@ def test_without_a_provider_nothing_is_opened_and_the_parent_is_passed_on(llama)
         cost_s = min(timeit.repeat(lambda: streamed(llama), number=100, repeat=5)) / 100
     finally:
         uninstrument()
-    assert cost_s < 0.001  # a token of the smallest model takes ten times that
+    assert cost_s < 0.001  # a token of the smallest model takes ten times as long
 
 
 def test_an_unsampled_call_has_metrics_and_its_calls_inside_are_unsampled(llama, measured):
@@ -134,7 +134,7 @@ def test_an_unsampled_call_has_metrics_and_its_calls_inside_are_unsampled(llama,
     assert measured.of(semconv.TOKEN_USAGE, semconv.TOKEN_TYPE) == {"input": (19, 1), "output": (1, 1)}
 
 
-def test_metrics_are_the_spans_facts(llama, switch_llama_cpp, exporter, measured):
+def test_metrics_equal_the_attributes_of_the_spans(llama, switch_llama_cpp, exporter, measured):
     switch_llama_cpp(meter_provider=measured.provider)
     list(streamed_chat(llama))
     attributes = the_call(exporter).attributes
@@ -150,7 +150,7 @@ def test_metrics_are_the_spans_facts(llama, switch_llama_cpp, exporter, measured
     assert list(measured.of(semconv.OPERATION_DURATION, *labels)) == [("chat", "llama_cpp", "length", None)]
 
 
-def test_uninstrument_restores_everything_and_instrument_is_idempotent(llama, switch_llama_cpp, exporter, caplog):
+def test_uninstrument_restores_the_originals_and_instrument_is_idempotent(llama, switch_llama_cpp, exporter, caplog):
     caplog.set_level(logging.WARNING)
     before = [getattr(llama_cpp.Llama, name) for name in METHODS]
     switch_llama_cpp()
@@ -169,7 +169,9 @@ def test_uninstrument_restores_everything_and_instrument_is_idempotent(llama, sw
     assert caplog.records == []
 
 
-def test_a_model_call_around_it_has_the_span_and_gets_the_numbers(llama, traced_llama_cpp, tracer_provider, exporter):
+def test_the_measurements_are_added_to_the_span_of_an_enclosing_model_call(
+    llama, traced_llama_cpp, tracer_provider, exporter
+):
     """As LangChain's ChatLlamaCpp and LlamaCpp do; the latter calls the model once for each prompt."""
     outer = ModelCallSpan(get_tracer(tracer_provider), "chat", "another", "a-name")
     with outer.attached():
@@ -189,7 +191,7 @@ def test_a_model_call_around_it_has_the_span_and_gets_the_numbers(llama, traced_
     assert attributes["nodespan.tokens_per_s"] == pytest.approx((5 - 2) / attributes["nodespan.decode_s"])
 
 
-def test_another_model_called_by_a_logits_processor_has_a_span_of_its_own(llama, smollm2, traced_llama_cpp, exporter):
+def test_another_model_called_by_a_logits_processor_has_its_own_span(llama, smollm2, traced_llama_cpp, exporter):
     with closing(llama_cpp.Llama(str(smollm2), n_ctx=64, verbose=False)) as judge:
 
         def asks(input_ids, scores):

@@ -1,4 +1,4 @@
-"""Model calls inside a model call: each model that is asked has its span, and what it used is counted once."""
+"""Model calls inside a model call: each called model has a span, and its usage is counted once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def traced(tracer_provider, measured):
 
 
 class Router(BaseChatModel):
-    """Asks as ``ask`` does, and answers with a message of its own or with the one it got."""
+    """Calls the model as ``ask`` does, and returns its own message or the received one."""
 
     model_name: str = "router"
     ask: Any
@@ -129,7 +129,7 @@ def test_a_model_that_reports_the_sum_of_its_inner_calls_counts_it_once(exporter
     assert tokens(measured) == {("talker-1", "input"): 6, ("talker-1", "output"): 4}
 
 
-def test_usage_of_its_own_stays_beside_that_of_an_inner_call(exporter, measured):
+def test_an_outer_call_with_different_usage_keeps_it(exporter, measured):
     def ask(_, messages):
         Talker(model_name="guard").invoke(messages)
         return AIMessage("ok", usage_metadata={"input_tokens": 9, "output_tokens": 8, "total_tokens": 17})
@@ -141,7 +141,7 @@ def test_usage_of_its_own_stays_beside_that_of_an_inner_call(exporter, measured)
     }  # fmt: skip
 
 
-def test_a_model_that_calls_itself_has_two_calls(exporter, measured):
+def test_a_recursive_model_has_two_calls(exporter, measured):
     seen: list[int] = []
 
     def ask(model, messages):
@@ -195,7 +195,7 @@ def test_two_llama_cpp_models_inside_of_a_call_are_both_counted(exporter, measur
     Router(ask=ask).invoke("hi")
     other_call, outer = (span for span in exporter.get_finished_spans() if span.name.startswith("chat"))
     assert (other_call.name, outer.name) == ("chat other", "chat router")
-    assert outer.attributes["gen_ai.response.model"] == smollm2.stem  # that call is this one, seen through llama.cpp
+    assert outer.attributes["gen_ai.response.model"] == smollm2.stem  # the same call, in llama.cpp
     counted = tokens(measured)
     assert [counted[name, "input"] for name in ("router", "other")] == used
 
@@ -212,7 +212,7 @@ def test_calls_of_the_openai_package_for_several_models_are_all_counted(exporter
     [root] = tree(exporter)
     assert root["name"] == "chat big"
     assert [child["name"] for child in root["children"]].count("chat cheap") == 1
-    assert [child["name"] for child in root["children"]].count("chat big") == 0  # one call, seen through two libraries
+    assert [child["name"] for child in root["children"]].count("chat big") == 0  # one call in two libraries
     counted = tokens(measured)
     assert counted["big", "output"] == 2 * counted["cheap", "output"] > 0
     assert root["attributes"][USAGE[1]] == counted["big", "output"]
@@ -233,7 +233,7 @@ def test_an_engine_s_counts_are_in_the_metrics_of_a_call_that_is_not_sampled(mea
 
 
 class OnLangChain:
-    """A pipeline of the user's that asks a LangChain model."""
+    """A custom pipeline that calls a LangChain model."""
 
     def __init__(self, profile: ModelProfile) -> None:
         del profile

@@ -1,4 +1,4 @@
-"""The openai package: one span per chat completion, whatever is around it; what the program sees stays as it is."""
+"""The openai package: one span per chat completion, also beside other instrumentations; results do not change."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ STREAMED: dict[str, Any] = {
 }
 
 
-def test_a_streamed_call_has_a_span_with_the_servers_own_times(
+def test_a_streamed_call_has_a_span_with_the_times_of_the_server(
     client: openai.OpenAI, server: FakeServer, exporter: InMemorySpanExporter, measured: Measured
 ) -> None:
     server.delay_s = 0.01
@@ -92,7 +92,7 @@ def test_a_streamed_call_has_a_span_with_the_servers_own_times(
     assert measured.of(semconv.TOKEN_USAGE, semconv.TOKEN_TYPE) == {"input": (4, 1), "output": (4, 1)}
 
 
-def test_no_request_is_changed_but_for_the_trace(client: openai.OpenAI, server: FakeServer) -> None:
+def test_requests_do_not_change_except_for_the_trace_context(client: openai.OpenAI, server: FakeServer) -> None:
     list(ask(client, stream=True, extra_headers={"X-Mine": "1"}))
     nodespan.uninstrument()
     list(ask(client, stream=True, extra_headers={"X-Mine": "1"}))
@@ -141,7 +141,7 @@ def test_an_error_of_the_server_is_passed_on_and_has_its_status(
     assert span.status.status_code.name == "ERROR"
 
 
-def test_the_trace_goes_on_at_the_server(
+def test_the_server_continues_the_trace(
     client: openai.OpenAI, server: FakeServer, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list(ask(client, stream=True))
@@ -152,7 +152,7 @@ def test_the_trace_goes_on_at_the_server(
     assert "traceparent" not in server.received[1].headers
 
 
-def test_content_is_captured_only_where_it_is_switched_on(
+def test_content_is_captured_only_if_enabled(
     client: openai.OpenAI, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list(ask(client, stream=True))
@@ -198,7 +198,7 @@ def test_beside_the_official_instrumentation_there_is_one_model_span(
         assert (spans[0].attributes or {})["nodespan.decode_s"] > 0
 
 
-def test_a_runners_pipeline_has_its_own_span_alone(
+def test_a_pipeline_of_a_runner_has_no_span_of_the_openai_package(
     server: FakeServer, tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
     from nodespan import GenerationRequest, ModelProfile, ModelProfileType, PipelineFactory, Runner

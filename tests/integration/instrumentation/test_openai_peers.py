@@ -27,20 +27,20 @@ def model_spans(one):
     return [span for span in one["spans"] if not span[1].startswith(("llama_cpp.", "server."))]
 
 
-def test_alone_each_makes_one_model_span_per_call(run, peer):
+def test_each_instrumentation_makes_one_model_span_per_call(run, peer):
     for names in ((peer,), ("ours",)):
         assert {way: len(model_spans(one)) for way, one in run(*names)[0].items()} == dict.fromkeys(
             ("stream", "left", "astream", "fails"), 1
         )
 
 
-def test_together_there_is_one_model_span_per_call_and_it_is_the_peer_s(run, peer, together):
+def test_with_both_there_is_one_model_span_per_call_made_by_the_peer(run, peer, together):
     for way, one in run(*together)[0].items():
         [span] = model_spans(one)
         assert span[:2] == model_spans(run(peer)[0][way])[0][:2], way
 
 
-def test_the_program_s_results_are_the_same_and_nothing_is_logged(run, peer, together):
+def test_results_do_not_change_and_no_warning_is_logged(run, peer, together):
     plain, alone, both = run()[0], run(peer), run(*together)
     assert {way: one["result"] for way, one in both[0].items()} == {way: one["result"] for way, one in plain.items()}
     assert {way: one["sent"] for way, one in both[0].items()} == {way: one["sent"] for way, one in plain.items()}
@@ -48,7 +48,7 @@ def test_the_program_s_results_are_the_same_and_nothing_is_logged(run, peer, tog
 
 
 @pytest.mark.parametrize("peer", ["v2", "official"])
-def test_a_peer_that_encloses_nodespan_gets_the_server_s_own_times(run, peer):
+def test_the_span_of_an_enclosing_peer_has_the_times_of_the_server(run, peer):
     """Where nodespan is installed first, the peer's wrapper is the outer one.
 
     OpenLLMetry does not make its span the current one; OpenInference wraps the request, below nodespan.

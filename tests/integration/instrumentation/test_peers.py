@@ -28,20 +28,20 @@ def peer(request):
     return request.param
 
 
-def test_the_program_s_results_are_the_same_and_nothing_is_logged(run, together):
+def test_results_do_not_change_and_no_warning_is_logged(run, together):
     plain, _ = run()
     both, said = run(*together)
     assert {way: one["result"] for way, one in both.items()} == {way: one["result"] for way, one in plain.items()}
     assert said == ""
 
 
-def test_none_of_the_peer_s_spans_is_lost(run, peer, together):
+def test_all_spans_of_the_peer_exist(run, peer, together):
     alone, both = run(peer)[0], run(*together)[0]
     for way, one in alone.items():
         assert of(False, both[way]["spans"]) == of(False, one["spans"]) != Counter()
 
 
-def test_ours_are_all_there_and_have_their_parents(run, peer, together):
+def test_all_spans_of_nodespan_exist_and_have_their_parents(run, peer, together):
     """All but a model's span where the official instrumentation makes one: that one is not doubled."""
     alone, both = run("ours")[0], run(*together)[0]
     for way, one in alone.items():
@@ -49,7 +49,7 @@ def test_ours_are_all_there_and_have_their_parents(run, peer, together):
         beside = [span for span in both[way]["spans"] if span[0] == "nodespan"]
         assert [span[1] for span in beside] == [span[1] for span in ours]
         for span, expected in zip(beside, ours, strict=True):
-            if expected[2] is not None:  # the run's own span may stand under the peer's
+            if expected[2] is not None:  # the run's span may be below the peer's
                 assert span == expected
 
 

@@ -20,7 +20,7 @@ CHECK = COMMON + "Rhine: Switzerland, Liechtenstein, Austria, Germany, France an
 
 
 def prompts(llama, *steps):
-    """A graph whose nodes ask the model, each ``(name, prompt)``."""
+    """A graph whose nodes call the model, each ``(name, prompt)``."""
 
     def asks(prompt):
         return lambda state: {"seen": [llama.create_completion(prompt, max_tokens=4, temperature=0.0)]}
@@ -67,7 +67,7 @@ def test_a_prompt_that_breaks_the_prefix_names_the_node_and_the_token(llama, exp
     assert found == {("plan", None): (0.0, 1), ("check", "plan"): (pytest.approx(shared / len(tokens[1])), 1)}
 
 
-def test_labels_of_the_metric_need_no_recorded_span(llama, measured):
+def test_the_metric_has_its_labels_without_a_recorded_span(llama, measured):
     unsampled = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
     instrument(tracer_provider=unsampled, meter_provider=measured.provider, langchain=False, openai=False)
     prompts(llama, ("plan", PLAN), ("check", CHECK)).invoke({"seen": []})
@@ -76,7 +76,7 @@ def test_labels_of_the_metric_need_no_recorded_span(llama, measured):
 
 
 @pytest.mark.usefixtures("traced_graphs")
-def test_a_prompt_that_goes_on_is_no_break(llama, exporter):
+def test_a_prompt_that_extends_the_context_repeats_no_token(llama, exporter):
     prompts(llama, ("plan", PLAN), ("more", PLAN)).invoke({"seen": []})
     _, second = calls(exporter)
     assert second.attributes["nodespan.prefix.shared_tokens"] == second.attributes["gen_ai.usage.input_tokens"]
@@ -115,7 +115,7 @@ def test_models_of_a_runner_are_compared_across_graphs(smollm2, exporter, tracer
     assert spans[1].attributes["nodespan.prefix.shared_tokens"] > 10
 
 
-def test_of_a_server_the_cached_tokens_are_compared_with_the_prompt():
+def test_a_server_s_cached_tokens_are_compared_with_the_prompt():
     assert (
         repeated_prefill(
             {

@@ -14,11 +14,11 @@ from nodespan.workflow import ComposerService
 from small_graphs import chain
 
 
-def test_the_installed_libraries_pass():
+def test_the_installed_libraries_pass_the_self_test():
     assert self_test() == []
 
 
-def test_it_leaves_the_global_provider_alone_and_records_nothing_on_it(exporter):
+def test_the_self_test_does_not_use_the_global_provider(exporter):
     provider = trace.get_tracer_provider()
     assert self_test() == []
     assert trace.get_tracer_provider() is provider
@@ -31,14 +31,14 @@ def installed():
     return ComposerService()
 
 
-def test_a_runner_that_no_longer_calls_the_wrapped_function_is_found(installed, monkeypatch):
+def test_a_runner_that_does_not_call_the_wrapped_function_is_detected(installed, monkeypatch):
     monkeypatch.setattr(_runner, "arun_with_retry", _retry.arun_with_retry)
     differences = self_test()
     assert differences
     assert "spans of a two-node graph" in differences[0]
 
 
-def test_attempts_that_are_decided_elsewhere_are_found(installed, monkeypatch):
+def test_retries_decided_by_another_function_are_detected(installed, monkeypatch):
     wrapped = _retry._should_retry_on
     monkeypatch.setattr(_retry, "_should_retry_on", wrapped.__wrapped__)
     assert any("failed attempt" in difference for difference in self_test())

@@ -61,7 +61,7 @@ def test_the_read_model_has_the_writes_under_the_key_of_the_store(monkeypatch):
     assert [write["value"] for write in stored_span(lambda state: {"n": 3, "text": "t"})["writes"]] == ["3", '"t"']
 
 
-def test_two_stores_have_different_keys_unless_a_variable_gives_them_one(monkeypatch, tmp_path):
+def test_two_stores_have_different_keys_unless_a_variable_sets_one(monkeypatch, tmp_path):
     def hmac(name):
         monkeypatch.setenv("NODESPAN_STORE", str(tmp_path / name / "store.db"))
         return stored_span(lambda state: {"n": 3})["writes"][0]["hmac"]
@@ -75,7 +75,7 @@ def test_two_stores_have_different_keys_unless_a_variable_gives_them_one(monkeyp
         nodespan.configure()
 
 
-def test_a_store_finds_traces_by_them(monkeypatch):
+def test_a_store_finds_traces_by_labels(monkeypatch):
     monkeypatch.setenv(KEYS, "plan,paid")
     with nodespan.configure() as telemetry:
         nodespan.instrument(langchain=False, llama_cpp=False)

@@ -1,4 +1,4 @@
-"""``opentelemetry-instrument python app.py``: a program that does not know of nodespan, in a process of its own."""
+"""``opentelemetry-instrument python app.py``: a program without nodespan in its code, in a separate process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ print(json.dumps([type(trace.get_tracer_provider()).__name__, type(metrics.get_m
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a program under ``opentelemetry-instrument``; gives what it printed and what was said on its stderr."""
+    """Runs a program under ``opentelemetry-instrument``; returns its stdout and stderr."""
 
     def run(source, *arguments, **variables):
         program = tmp_path / "app.py"
@@ -106,7 +106,7 @@ EXPECTED = [
 ]
 
 
-def test_it_sends_the_right_spans_and_metrics_and_logs_nothing(run, smollm2):
+def test_it_exports_spans_and_metrics_and_logs_no_warning(run, smollm2):
     with OtlpReceiver() as receiver:
         printed, said = run(
             PROGRAM, smollm2, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, OTEL_SERVICE_NAME="a-program"
@@ -129,7 +129,7 @@ def test_without_an_endpoint_the_spans_are_in_the_local_store(run, smollm2):
 
 
 @pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:4318"], ids=["local", "otlp"])
-def test_there_is_a_real_provider(run, endpoint):
+def test_the_configurator_sets_an_sdk_provider(run, endpoint):
     """Without a configurator ``opentelemetry-instrument`` leaves a proxy, and nothing is ever recorded."""
     variables = {} if endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
     printed, _ = run(PROVIDER, **variables)
@@ -149,7 +149,7 @@ def test_there_is_a_real_provider(run, endpoint):
     ],
     ids=lambda variables: "-".join(f"{name}={value}" for name, value in variables.items()),
 )
-def test_what_is_switched_off_leaves_the_program_as_it_is_and_no_span(run, smollm2, variables):
+def test_a_disabled_sdk_or_exporter_records_no_span(run, smollm2, variables):
     with OtlpReceiver() as receiver:
         printed, said = run(PROGRAM, smollm2, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, **variables)
         assert receiver.spans == []
@@ -158,7 +158,7 @@ def test_what_is_switched_off_leaves_the_program_as_it_is_and_no_span(run, smoll
 
 
 @pytest.mark.extended
-def test_one_instrumentation_can_be_switched_off_alone(run, smollm2):
+def test_a_single_instrumentation_can_be_disabled(run, smollm2):
     with OtlpReceiver() as receiver:
         run(
             PROGRAM,
@@ -188,7 +188,7 @@ finally:
 
 
 @pytest.mark.extended
-def test_a_program_that_sets_nodespan_up_itself_works_too_and_its_redaction_holds(run):
+def test_redaction_of_a_program_that_calls_configure_is_applied(run):
     with OtlpReceiver() as receiver:
         printed, said = run(SET_UP, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
         (failing,) = [span for span in receiver.spans if span.name == "failing"]

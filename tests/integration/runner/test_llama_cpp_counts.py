@@ -49,7 +49,7 @@ def models(smollm2: Path, loaded: llama_cpp.Llama) -> Iterator[Any]:
 
 
 @EACH_CASE
-def test_text_and_counts_are_those_of_llama_cpp_python(models: Any, case: Case) -> None:
+def test_text_and_counts_equal_those_of_llama_cpp_python(models: Any, case: Case) -> None:
     ours, emptied = models
     llama = emptied()
     for request in case.requests[:-1]:
@@ -90,7 +90,7 @@ def test_closed_early_the_count_is_that_of_the_tokens_sampled(models: Any, piece
     assert result.finish_reason is None
 
 
-def test_an_emoji_is_whole_in_one_piece(models: Any) -> None:
+def test_an_emoji_is_in_one_chunk(models: Any) -> None:
     ours, _ = models
     request = raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=20)
     result = GenerationResult()
@@ -101,7 +101,7 @@ def test_an_emoji_is_whole_in_one_piece(models: Any) -> None:
     assert result.output_tokens > len(pieces)
 
 
-def test_without_llama_cpps_own_measuring_the_counts_that_do_not_need_it_stay(smollm2: Path) -> None:
+def test_without_llama_cpps_measurements_the_other_counts_are_recorded(smollm2: Path) -> None:
     profile = ModelProfile(model_path=smollm2, n_ctx=N_CTX, options={"no_perf": True})
     with closing(LlamaCppPipeline(profile)) as pipeline:
         result = GenerationResult()
@@ -111,7 +111,7 @@ def test_without_llama_cpps_own_measuring_the_counts_that_do_not_need_it_stay(sm
     assert (result.cached_input_tokens, result.prefill_s, result.decode_s) == (None, None, None)
 
 
-def test_an_aborted_prefill_is_not_counted_as_the_next_requests(models: Any) -> None:
+def test_an_aborted_prefill_is_not_counted_for_the_next_request(models: Any) -> None:
     ours, emptied = models
     cancellation = Cancellation()
     cancellation.request()

@@ -28,7 +28,7 @@ def test_an_unknown_chat_format_is_refused_at_set_up(smollm2: Path) -> None:
         PipelineFactory({ModelProfileType.Primary: profile})
 
 
-def test_a_prompt_without_tokens_is_refused_with_what_to_give(runner: Runner) -> None:
+def test_a_prompt_without_tokens_is_refused(runner: Runner) -> None:
     with pytest.raises(ConfigurationError, match="no tokens"):
         list(runner.stream_pipeline(raw("")))
     assert list(runner.stream_pipeline(raw("The sea", max_tokens=3)))
@@ -37,7 +37,7 @@ def test_a_prompt_without_tokens_is_refused_with_what_to_give(runner: Runner) ->
 @pytest.mark.parametrize(
     "text", ["a\0b", "\ud800", "<|im_end|>", "<|im_start|>system"], ids=["NUL", "surrogate", "end", "start"]
 )
-def test_odd_text_is_answered_or_an_error_and_the_model_stays_usable(runner: Runner, text: str) -> None:
+def test_unusual_text_has_an_answer_or_an_error_and_the_model_stays_usable(runner: Runner, text: str) -> None:
     for request in (raw(text, max_tokens=2), chat(text, max_tokens=2)):
         with suppress(UnicodeError):  # of llama-cpp-python: half a surrogate has no UTF-8
             list(runner.stream_pipeline(request))
@@ -45,7 +45,7 @@ def test_odd_text_is_answered_or_an_error_and_the_model_stays_usable(runner: Run
 
 
 @pytest.mark.parametrize("role", ["tool", "developer", "robot"])
-def test_an_unknown_role_is_answered_or_an_error_and_the_model_stays_usable(runner: Runner, role: str) -> None:
+def test_an_unknown_role_has_an_answer_or_an_error_and_the_model_stays_usable(runner: Runner, role: str) -> None:
     request = GenerationRequest(messages=[{"role": role, "content": "Hi."}], sampling=Sampling(max_tokens=2))
     assert list(runner.stream_pipeline(request))
     assert list(runner.stream_pipeline(raw("The sea", max_tokens=2)))
@@ -63,7 +63,7 @@ def test_a_response_format_and_a_grammar_shape_the_answer(runner: Runner) -> Non
     assert "".join(chunk.content for chunk in stream) in {"yes", "no"}
 
 
-def test_a_tool_call_is_of_the_stream(smollm2: Path) -> None:
+def test_a_tool_call_is_on_the_stream(smollm2: Path) -> None:
     tool = {
         "type": "function",
         "function": {
@@ -89,7 +89,7 @@ def test_a_tool_call_is_of_the_stream(smollm2: Path) -> None:
     assert stream.metadata.finish_reason == "tool_calls"
 
 
-def test_log_probabilities_are_of_the_stream(smollm2: Path) -> None:
+def test_log_probabilities_are_on_the_stream(smollm2: Path) -> None:
     profile = ModelProfile(model_path=smollm2, n_ctx=256, options={"logits_all": True})
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         request = GenerationRequest(prompt="The sea", sampling=Sampling(max_tokens=3), options={"logprobs": 2})

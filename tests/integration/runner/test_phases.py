@@ -1,4 +1,4 @@
-"""What a generation on a real model does now, seen by another process, also when it is killed."""
+"""The phase of a generation on a real model, read by another process, also after a kill."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def phases(reader: StoreReader, state: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("prefilling", marks=pytest.mark.extended), "decoding"])
-def test_a_process_that_is_killed_in_a_generation_shows_where(kind, smollm2, tmp_path):
+def test_the_phase_of_a_process_killed_in_a_generation_is_stored(kind, smollm2, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     with (

@@ -93,7 +93,7 @@ def answer(pipeline: Pipeline, request: GenerationRequest) -> tuple[list[str], G
 
 
 @pytest.mark.parametrize("ask", [chat, raw])
-def test_an_answer_comes_in_pieces_that_are_not_empty_and_is_counted(fresh: Fresh, ask: Any) -> None:
+def test_an_answer_has_non_empty_chunks_and_counts(fresh: Fresh, ask: Any) -> None:
     pieces, result = answer(fresh(), ask(QUESTION, seed=1, temperature=0.0, max_tokens=8))
     assert len(pieces) > 1
     assert all(pieces)
@@ -130,7 +130,7 @@ def test_the_same_request_again_finds_its_prompt_cached_and_gives_the_same_text(
     assert warm.prefill_tokens == (warm.input_tokens or 0) - warm.cached_input_tokens
 
 
-def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(fresh: Fresh) -> None:
+def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(fresh: Fresh) -> None:
     whole, _ = answer(fresh(), chat(QUESTION, seed=1, temperature=0.0, max_tokens=12))
     stop = "".join(whole).split()[3]
     pieces, result = answer(fresh(), chat(QUESTION, seed=1, temperature=0.0, max_tokens=12, stop=(stop,)))
@@ -139,7 +139,7 @@ def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(fresh: Fresh) -> Non
     assert result.finish_reason == "stop"
 
 
-def test_an_answer_closed_early_leaves_the_pipeline_as_if_fresh(fresh: Fresh) -> None:
+def test_an_answer_closed_early_does_not_change_the_next_one(fresh: Fresh) -> None:
     pipeline = fresh()
     result = GenerationResult()
     pieces = pipeline.generate(chat(QUESTION, seed=1, temperature=0.0), Cancellation(), result)
@@ -174,7 +174,7 @@ def test_cancellation_between_tokens_ends_it_after_at_most_one_more_piece(fresh:
     assert answer(pipeline, request)[0] == answer(fresh(), request)[0]
 
 
-def test_closing_twice_is_once(fresh: Fresh) -> None:
+def test_closing_is_idempotent(fresh: Fresh) -> None:
     pipeline = fresh()
     pipeline.close()
     pipeline.close()

@@ -45,7 +45,7 @@ def runner(factory: PipelineFactory, tracer_provider: TracerProvider) -> Runner:
 
 @pytest.fixture(scope="module")
 def fresh_text(smollm2: Path) -> str:
-    """What a model says that was asked nothing before."""
+    """The answer of a newly loaded model."""
     with closing(llama_cpp.Llama(str(smollm2), n_ctx=2048, verbose=False, **ONE_THREAD)) as llama:
         answer: Any = llama.create_chat_completion(
             [{"role": "user", "content": "What is the sea?"}], seed=4, max_tokens=12
@@ -70,7 +70,7 @@ def test_a_generation_is_one_span_with_its_measured_children(runner: Runner, exp
     ]
 
 
-def test_the_metadata_has_all_of_it(runner: Runner) -> None:
+def test_the_metadata_have_all_measurements(runner: Runner) -> None:
     stream = runner.stream_pipeline(chat("What is a ship?", seed=4, max_tokens=12))
     text = "".join(chunk.content for chunk in stream)
     metadata = stream.metadata
@@ -86,7 +86,7 @@ def test_the_metadata_has_all_of_it(runner: Runner) -> None:
     assert metadata.time_to_first_token_s > metadata.prompt_eval_s
 
 
-def test_leaving_early_stops_within_one_token(runner: Runner, fresh_text: str) -> None:
+def test_closing_early_stops_within_one_token(runner: Runner, fresh_text: str) -> None:
     with runner.stream_pipeline(raw(STORY, seed=4, max_tokens=1000)) as stream:
         for chunk in stream:
             if chunk.index == 3:
@@ -105,7 +105,7 @@ def assert_stopped_in_the_prefill(stream: PipelineStream, reason: str = "cancell
     assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == (reason, 0)
 
 
-def test_leaving_during_the_prefill_stops_it_at_once(runner: Runner, fresh_text: str) -> None:
+def test_closing_during_the_prefill_stops_it_at_once(runner: Runner, fresh_text: str) -> None:
     stream = runner.stream_pipeline(raw(LONG, seed=4))
     wait_for(lambda: stream._generation.result.prefill_at is not None)
     time.sleep(0.1)  # so that llama.cpp is in the midst of it
@@ -133,7 +133,7 @@ def test_a_deadline_during_the_prefill_stops_it(runner: Runner, fresh_text: str)
     assert ask_again(runner) == fresh_text
 
 
-def test_a_deadline_while_it_decodes_comes_after_the_chunks_before_it(runner: Runner) -> None:
+def test_a_deadline_during_the_decode_is_raised_after_earlier_chunks(runner: Runner) -> None:
     chunks: list[Chunk] = []
     for deadline_s in (0.5, 2.0, 8.0):  # until there was time to begin
         stream = runner.stream_pipeline(raw(STORY, temperature=0.0, max_tokens=1500), deadline_s=deadline_s)
@@ -148,7 +148,7 @@ def test_a_deadline_while_it_decodes_comes_after_the_chunks_before_it(runner: Ru
     assert stream.metadata.output_tokens - len(chunks) <= 1
 
 
-def test_a_prompt_longer_than_the_context_is_llama_cpps_own_error(
+def test_a_prompt_longer_than_the_context_raises_the_error_of_llama_cpp(
     runner: Runner, exporter: InMemorySpanExporter, fresh_text: str
 ) -> None:
     with pytest.raises(ValueError, match=r"^Requested tokens \(\d+\) exceed context window of 2048$"):
@@ -159,7 +159,7 @@ def test_a_prompt_longer_than_the_context_is_llama_cpps_own_error(
     assert ask_again(runner) == fresh_text
 
 
-def test_streams_of_many_threads_are_those_of_a_model_of_ones_own(runner: Runner, fresh_text: str) -> None:
+def test_streams_of_many_threads_equal_those_of_a_separate_model(runner: Runner, fresh_text: str) -> None:
     texts: list[str] = []
     threads = [threading.Thread(target=lambda: texts.append(ask_again(runner))) for _ in range(6)]
     for thread in threads:
@@ -170,7 +170,7 @@ def test_streams_of_many_threads_are_those_of_a_model_of_ones_own(runner: Runner
 
 
 async def test_the_event_loop_stays_free_while_tokens_stream(runner: Runner) -> None:
-    """The loop turns many times per token. How long a turn takes is measured in bench/, on a quiet machine."""
+    """The loop runs many iterations per token. Their duration is measured in bench/, on a quiet machine."""
     turns = 0
 
     async def turn() -> None:
@@ -187,7 +187,7 @@ async def test_the_event_loop_stays_free_while_tokens_stream(runner: Runner) -> 
     assert turns > 10 * chunks
 
 
-def test_two_loads_at_once_keep_stdout(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_concurrent_loads_do_not_change_stdout(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
     profiles = {kind: ModelProfile(model_path=smollm2, n_ctx=256) for kind in ModelProfileType}
     with PipelineFactory(profiles, max_loaded=2) as factory:
         runner = Runner(factory)
@@ -205,7 +205,7 @@ def test_two_loads_at_once_keep_stdout(smollm2: Path, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().out == "line\n" * printed + "after\n"
 
 
-def test_a_corrupt_file_is_refused_with_what_to_do(smollm2: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_corrupt_file_names_a_remedy(smollm2: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     with smollm2.open("rb") as whole:
         path.write_bytes(whole.read(100_000))
@@ -257,14 +257,14 @@ def run(program: str, smollm2: Path) -> subprocess.CompletedProcess[str]:
         pytest.param('threading.Thread(target=lambda: list(ask("The sea", max_tokens=5))).start()', id="in a thread"),
     ],
 )
-def test_nothing_left_running_keeps_the_interpreter_from_ending(program: str, smollm2: Path) -> None:
+def test_running_generations_do_not_prevent_the_interpreter_from_exiting(program: str, smollm2: Path) -> None:
     ended = run(program + "\nprint(time.time(), flush=True)", smollm2)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert time.time() - float(ended.stdout) < 30  # what was left running would take for ever
+    assert time.time() - float(ended.stdout) < 30  # the running generation has no end
 
 
-def test_a_forked_child_loads_the_model_anew_and_the_parent_goes_on(smollm2: Path) -> None:
+def test_a_forked_child_loads_the_model_again_and_the_parent_continues(smollm2: Path) -> None:
     program = """
     expected = [chunk.content for chunk in ask("The sea", seed=1, max_tokens=6)]
     under_way = ask("The sea", seed=1, max_tokens=40)

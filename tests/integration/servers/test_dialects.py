@@ -57,7 +57,7 @@ def test_a_dialect_is_detected_and_its_measurements_are_recorded(
     assert ("nodespan.server.other_s" in the_span(exporter).attributes) == (kind in reported)
 
 
-def test_an_sglang_before_its_model_info_was_renamed_is_found(
+def test_an_sglang_with_the_former_path_of_model_info_is_detected(
     run: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(servers._PATHS, "sglang", ("/get_model_info", {"model_path": "model"}))  # type: ignore[index]
@@ -76,7 +76,7 @@ def test_a_named_dialect_is_not_probed_for(run: Callable[..., Ask]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llama-server"])
-def test_a_stream_that_is_left_has_the_tokens_that_arrived(kind: Any, run: Callable[..., Ask]) -> None:
+def test_an_abandoned_stream_has_the_received_tokens(kind: Any, run: Callable[..., Ask]) -> None:
     with FakeServer(kind, words=("a ",) * 500, delay_s=0.005) as server:
         stream = run(server)(chat("a"))
         for _ in range(3):
@@ -113,7 +113,7 @@ def test_sampling_and_requests_have_the_names_of_the_dialect(run: Callable[..., 
 
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
-def test_tools_and_their_answers_pass(kind: Any, run: Callable[..., Ask]) -> None:
+def test_tools_and_their_results_are_sent(kind: Any, run: Callable[..., Ask]) -> None:
     tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
     called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     request = GenerationRequest(
@@ -136,7 +136,7 @@ def test_tools_and_their_answers_pass(kind: Any, run: Callable[..., Ask]) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reasoning_is_of_the_stream_and_no_part_of_the_answer(kind: Any, run: Callable[..., Ask]) -> None:
+def test_reasoning_is_on_the_stream_and_not_in_the_answer(kind: Any, run: Callable[..., Ask]) -> None:
     with FakeServer(kind, reasoning="The sea is large.", delay_s=0.01) as server:
         stream = run(server)(chat("a"))
         assert text_of(stream) == "The sea is wide."
@@ -176,7 +176,7 @@ def test_a_field_set_to_none_is_not_sent(run: Callable[..., Ask]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_that_is_cut_is_an_error_after_its_text(kind: Any, run: Callable[..., Ask]) -> None:
+def test_an_incomplete_answer_is_an_error_after_its_text(kind: Any, run: Callable[..., Ask]) -> None:
     with FakeServer(kind, cut_after=2) as server:
         stream = run(server)(chat("a"))
         assert (next(stream).content, next(stream).content) == ("The", " sea")
@@ -212,7 +212,7 @@ def test_a_request_is_repeated_to_a_busy_server_and_not_after_an_error(
         assert text_of(run(server)(chat("a"))) == "The sea is wide."
 
 
-def test_another_server_answers_in_place_of_a_busy_one(run: Callable[..., Ask], exporter: InMemorySpanExporter) -> None:
+def test_a_request_to_a_busy_server_is_sent_to_another(run: Callable[..., Ask], exporter: InMemorySpanExporter) -> None:
     with FakeServer("vllm", status=503) as busy, FakeServer("vllm") as free:
         stream = run(busy, free)(chat("a"))
         assert text_of(stream) == "The sea is wide."
@@ -247,7 +247,7 @@ def test_the_first_request_imports_nothing_on_the_event_loop() -> None:
     assert done.stdout.strip() == "['The sea is wide.', []]", done.stderr
 
 
-async def test_a_stream_that_is_left_leaves_no_generator_open() -> None:
+async def test_an_abandoned_stream_closes_its_generators() -> None:
     """An open one is closed by a later task, when its loop or its connection may be gone.
 
     Those inside of httpx are httpx's own: it closes the connection below them.
@@ -280,14 +280,14 @@ def test_connections_are_used_again(run: Callable[..., Ask]) -> None:
         assert time.perf_counter() - started < 5
 
 
-def test_a_server_that_is_not_there_is_an_error_of_the_request(run: Callable[..., Ask]) -> None:
+def test_an_unreachable_server_is_an_error_of_the_request(run: Callable[..., Ask]) -> None:
     with FakeServer("openai") as server:
         ask = run(server)
     with pytest.raises(httpx.ConnectError):
         text_of(ask(chat("a")))
 
 
-def test_without_httpx_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_httpx_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r'pip install "nodespan\[http\]"'):
         PipelineFactory({ModelProfileType.Primary: ModelProfile(base_url="http://127.0.0.1:1/v1", name="m")})

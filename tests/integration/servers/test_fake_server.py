@@ -50,7 +50,7 @@ def test_each_field_of_its_stream_is_in_that_of_a_real_llama_server(
         assert set(fields(streamed(fake.url, path, body))) - real == set()
 
 
-def test_what_it_reports_of_itself_is_reported_by_a_real_llama_server(llama_server: LlamaServer) -> None:
+def test_each_field_of_its_properties_is_in_those_of_a_real_llama_server(llama_server: LlamaServer) -> None:
     real = set(fields(llama_server.get("/props")))
     with FakeServer("llama-server") as fake:
         props = httpx.get(f"{fake.url[:-3]}/props", trust_env=False).json()

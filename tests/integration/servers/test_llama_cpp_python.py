@@ -57,7 +57,7 @@ def test_the_fake_server_has_its_title_and_its_count(url: str) -> None:
     assert [list(count.json()) for count in counts] == [["count"], ["count"]]
 
 
-def test_its_streams_are_counted_by_its_own_tokenizer_and_marked(url: str) -> None:
+def test_its_streams_are_counted_by_the_server_s_tokenizer_and_marked(url: str) -> None:
     with PipelineFactory({ModelProfileType.Primary: ModelProfile(base_url=url, name="smol")}) as factory:
         runner = Runner(factory)
         streams = [runner.stream_pipeline(raw("The sea", seed=1, max_tokens=8)) for _ in range(3)]

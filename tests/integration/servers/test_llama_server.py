@@ -55,9 +55,7 @@ def post(server: LlamaServer, path: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def test_a_stream_has_the_text_and_the_counts_of_the_servers_own_answer(
-    llama_server: LlamaServer, runner: Runner
-) -> None:
+def test_a_stream_has_the_text_and_the_counts_of_the_whole_answer(llama_server: LlamaServer, runner: Runner) -> None:
     for asked, path, more in (
         (chat(STORY, seed=1, temperature=0.0, max_tokens=12), "/chat/completions",
          {"messages": [{"role": "user", "content": STORY}]}),
@@ -74,7 +72,7 @@ def test_a_stream_has_the_text_and_the_counts_of_the_servers_own_answer(
         assert stream.metadata.tokens_estimated is None
 
 
-def test_the_tree_is_that_of_a_model_in_process_with_a_server(
+def test_the_tree_equals_that_of_a_model_in_process_with_the_server_s_queue(
     llama_server: LlamaServer, runner: Runner, exporter: InMemorySpanExporter, measured: Measured
 ) -> None:
     stream = runner.stream_pipeline(chat(STORY, seed=1, max_tokens=8))
@@ -134,7 +132,9 @@ def test_children_lie_within_the_request_and_their_sum_is_its_time(
     assert other_s == pytest.approx((wall - total) / 1e9, abs=0.01)
 
 
-def test_the_servers_queue_shows_apart_from_ours(llama_server: LlamaServer, tracer_provider: TracerProvider) -> None:
+def test_the_servers_queue_is_separate_from_nodespan_s(
+    llama_server: LlamaServer, tracer_provider: TracerProvider
+) -> None:
     """Three requests at once on a server of two slots: one waits there. With two at once it waits here."""
     for at_once, waits in ((3, "server_queue_s"), (2, "queue_s")):
         profile = profile_of(llama_server, max_concurrency=at_once)
@@ -158,7 +158,7 @@ def test_by_default_as_many_run_at_once_as_the_server_has_slots(llama_server: Ll
 
 
 @pytest.mark.parametrize("read", [0, 3])
-def test_leaving_a_stream_frees_the_servers_slot(llama_server: LlamaServer, runner: Runner, read: int) -> None:
+def test_closing_a_stream_frees_the_servers_slot(llama_server: LlamaServer, runner: Runner, read: int) -> None:
     text_of(runner.stream_pipeline(chat("warm", max_tokens=1)))
     stream = runner.stream_pipeline(chat(STORY, max_tokens=900))
     wait_for(lambda: llama_server.busy() == 1)
@@ -180,7 +180,7 @@ def test_a_deadline_frees_the_servers_slot(llama_server: LlamaServer, runner: Ru
     wait_for(lambda: llama_server.busy() == 0)
 
 
-def test_tokens_of_a_stream_that_was_left_are_those_that_arrived(runner: Runner) -> None:
+def test_tokens_of_an_abandoned_stream_are_the_received_ones(runner: Runner) -> None:
     stream = runner.stream_pipeline(chat(STORY, seed=1, max_tokens=900))
     for _ in range(5):
         next(stream)
@@ -191,7 +191,7 @@ def test_tokens_of_a_stream_that_was_left_are_those_that_arrived(runner: Runner)
     assert chunks <= stream.metadata.output_tokens <= chunks + 3
 
 
-def test_an_error_of_the_server_is_the_readers_and_has_its_status(
+def test_an_error_of_the_server_is_raised_in_the_reader_with_its_status(
     runner: Runner, exporter: InMemorySpanExporter
 ) -> None:
     asked = GenerationRequest(messages=[{"role": "user", "content": "a"}], options={"grammar": "not a grammar ("})
@@ -202,13 +202,13 @@ def test_an_error_of_the_server_is_the_readers_and_has_its_status(
     assert (span.attributes or {})["error.type"] == "400"
 
 
-def test_a_prompt_longer_than_the_context_is_the_servers_error(runner: Runner) -> None:
+def test_a_prompt_longer_than_the_context_raises_the_error_of_the_server(runner: Runner) -> None:
     with pytest.raises(ServerError, match="exceed"):
         text_of(runner.stream_pipeline(raw(STORY * 200)))
     assert text_of(runner.stream_pipeline(raw("The sea", max_tokens=3)))
 
 
-def test_tools_formats_and_log_probabilities_pass(runner: Runner) -> None:
+def test_tools_formats_and_log_probabilities_are_supported(runner: Runner) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     request = GenerationRequest(
         messages=[{"role": "user", "content": "Give a number."}],

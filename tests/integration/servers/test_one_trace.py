@@ -1,4 +1,4 @@
-"""One trace across two processes: a graph here, whose model is a graph behind FastAPI there, in one store."""
+"""One trace across two processes: a graph whose model is a graph behind FastAPI in another process, in one store."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SERVER = """
 
 
 def tree(spans: list[dict[str, Any]], parent: str | None) -> list[Any]:
-    """Of nodespan's spans; the web server makes one of its own beside them. Phases are left out."""
+    """The tree of nodespan's spans, without phases; the web server creates another span."""
     ours = [span for span in spans if span["scope"] == "nodespan" and "." not in span["name"]]
     found = [span for span in ours if (span["parent_span_id"] or None) == parent]
     return [(span["name"], span["resource"]["service.name"], tree(spans, span["span_id"])) for span in found]
@@ -80,7 +80,7 @@ def is_up(port: int) -> bool:
         return False
 
 
-async def test_client_node_http_server_run_and_its_model_are_one_tree(
+async def test_client_node_http_request_server_run_and_model_are_one_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()

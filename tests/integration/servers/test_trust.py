@@ -44,7 +44,7 @@ def test_a_redirect_is_not_followed(run: Callable[..., Ask]) -> None:
         assert other.received == []
 
 
-def test_a_key_is_in_no_repr_span_log_or_error(
+def test_repr_spans_logs_and_errors_do_not_contain_a_key(
     run: Callable[..., Ask],
     exporter: InMemorySpanExporter,
     caplog: pytest.LogCaptureFixture,
@@ -93,7 +93,7 @@ def test_certificates_are_verified_by_the_given_authorities(run: Callable[..., A
             text_of(run(server, base_url=url)(chat("a")))
 
 
-def test_the_environments_key_goes_to_the_environments_address_only(
+def test_the_key_of_the_environment_is_sent_only_to_its_address(
     run: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeServer("openai") as server:
@@ -107,7 +107,7 @@ def test_the_environments_key_goes_to_the_environments_address_only(
         assert server.received[1].headers["authorization"] == f"Bearer {SECRET}"
 
 
-def test_the_trace_goes_on_at_the_server_and_nothing_else_does(
+def test_only_the_trace_context_is_propagated_to_the_server(
     run: Callable[..., Ask], tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
     from opentelemetry import baggage, context

@@ -38,7 +38,7 @@ def codes_of(caplog) -> list[str]:
     return [getattr(record, CODE_FIELD) for record in caplog.records if record.name == "nodespan"]
 
 
-def test_the_file_is_only_for_its_owner(path):
+def test_the_file_is_readable_only_by_its_owner(path):
     before = os.umask(0)
     try:
         store = SqliteStore(path.parent / "deep" / "down" / "spans.db")
@@ -72,11 +72,11 @@ def fill(path: Path) -> SqliteStore:
     for _ in range(50):
         append(store)
     store.database.read(lambda connection: connection)
-    store.close()  # what is in the log is then in the file
+    store.close()  # moves the log into the file
     return store
 
 
-def test_pages_that_were_overwritten_are_found_while_the_store_is_open(path, caplog):
+def test_overwritten_pages_are_detected_while_the_store_is_open(path, caplog):
     store = fill(path)
     append(store)
     size = path.stat().st_size
@@ -89,7 +89,7 @@ def test_pages_that_were_overwritten_are_found_while_the_store_is_open(path, cap
         append(other)
     assert other.stats().spans == 3
     assert len(damaged(path)) == 1
-    append(store)  # the one that still had the old file open goes over to the new one
+    append(store)  # the object with the old file open switches to the new one
     assert other.stats().spans == 4
     assert len(damaged(path)) == 1
     assert len(codes_of(caplog)) == 1
@@ -97,8 +97,8 @@ def test_pages_that_were_overwritten_are_found_while_the_store_is_open(path, cap
     other.close()
 
 
-def test_of_two_that_find_the_damage_at_once_the_second_leaves_the_new_file_alone(path):
-    """Both have seen the broken file; the first has put it aside when the second comes to do so."""
+def test_two_processes_that_detect_damage_at_once_replace_the_file_once(path):
+    """Both detect the damaged file; the first renames it before the second does."""
     first, second = fill(path), SqliteStore(path)
     append(second)
     second.close()
@@ -115,7 +115,7 @@ def test_of_two_that_find_the_damage_at_once_the_second_leaves_the_new_file_alon
 
 
 @pytest.mark.parametrize("length", [0, 100, 4096, 20_000])
-def test_a_file_that_was_cut_off_costs_what_was_cut_and_no_more(path, length, caplog):
+def test_of_a_truncated_file_only_the_missing_part_is_lost(path, length, caplog):
     fill(path)
     os.truncate(path, length)
     store = SqliteStore(path)
@@ -129,7 +129,7 @@ def test_a_file_that_was_cut_off_costs_what_was_cut_and_no_more(path, length, ca
     store.close()
 
 
-def test_a_file_that_was_removed_under_a_running_program_is_begun_anew(path):
+def test_a_file_removed_while_a_program_runs_is_created_again(path):
     store = SqliteStore(path)
     append(store)
     for file in path.parent.glob("spans.db*"):
@@ -142,7 +142,7 @@ def test_a_file_that_was_removed_under_a_running_program_is_begun_anew(path):
     store.close()
 
 
-def test_a_store_of_another_version_is_left_as_it_is(path):
+def test_a_store_of_another_version_is_not_modified(path):
     store = SqliteStore(path)
     append(store)
     store.close()
@@ -178,7 +178,7 @@ overlay /srv overlay rw 0 0
         ("/var/spans.db", None),
     ],
 )
-def test_a_network_file_system_is_known_by_the_table_of_mounts(tmp_path, place, kind):
+def test_a_network_file_system_is_detected_by_the_table_of_mounts(tmp_path, place, kind):
     table = tmp_path / "mounts"
     table.write_text(MOUNTS)
     assert network_file_system(Path(place), table) == kind
@@ -195,7 +195,7 @@ def test_a_store_on_a_network_file_system_is_refused_with_the_reason(path, tmp_p
 
 
 def test_a_file_system_without_shared_memory_is_refused(path, monkeypatch):
-    """As SQLite itself sees it: its dotfile locking has none."""
+    """As for SQLite, whose dotfile locking has no shared memory."""
     real = sqlite3.connect
 
     def connect(place, **options):
@@ -209,7 +209,7 @@ def test_a_file_system_without_shared_memory_is_refused(path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/spans.db", "/dev/null/spans.db", "/"])
-def test_an_unwritable_path_is_an_error_with_what_to_type(place):
+def test_the_error_for_an_unwritable_path_names_a_remedy(place):
     with pytest.raises(StoreError, match=r"NODESPAN_STORE=/path/to/nodespan\.db"):
         append(SqliteStore(Path(place)))
 

@@ -1,4 +1,4 @@
-"""Following a store: every change once, at the cost of one statement where there is none."""
+"""Following a store: every change once, and one statement if there is none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ids(found) -> list[int]:
     return [int(trace["trace_id"], 16) for trace in found]
 
 
-def test_pages_follow_each_other_without_gap_or_repetition(store, reader):
+def test_pages_have_no_gap_and_no_repetition(store, reader):
     for number in range(1, 26):
         write(store, span(number, 0, 100 + number // 3, 200, node="a"))  # three start at once
     for wanted in (TraceFilter(), TraceFilter(node="a"), TraceFilter(node="a", service="app")):
@@ -55,7 +55,7 @@ def _fields(wanted: TraceFilter) -> dict[str, object]:
     return {name: getattr(wanted, name) for name in TraceFilter.__slots__}
 
 
-def test_follow_gives_each_span_once_in_the_order_of_storing(store, reader):
+def test_follow_returns_each_span_once_in_the_order_of_storing(store, reader):
     write(store, span(1, 1, 10, 11))
     cursor = reader.cursor()
     assert reader.follow(cursor) == {
@@ -80,7 +80,7 @@ def test_follow_gives_each_span_once_in_the_order_of_storing(store, reader):
         assert another.follow(cursor)["spans"] == changes["spans"]
 
 
-def test_follow_gives_many_in_parts(store, reader):
+def test_follow_returns_many_changes_in_parts(store, reader):
     cursor = reader.cursor()
     for number in range(1, 101):
         write(store, span(number, 0, number, number + 1))
@@ -94,7 +94,7 @@ def test_follow_gives_many_in_parts(store, reader):
     assert seen == [f"span 0 of {number}" for number in range(1, 101)]
 
 
-def test_follow_can_be_narrowed(store, reader):
+def test_follow_accepts_a_filter(store, reader):
     cursor = reader.cursor()
     write(store, span(1, 0, 1, 2, node="a"), span(2, 0, 1, 2, node="b"))
     write(store, span(3, 0, 1, 2, failed=True))
@@ -129,7 +129,7 @@ def test_a_poll_without_a_change_runs_one_statement(store, reader):
     assert [one for one in statements if one != "COMMIT"] == ["PRAGMA data_version"] * 10
 
 
-def test_follow_begins_before_there_is_a_store(tmp_path):
+def test_follow_works_before_a_store_exists(tmp_path):
     path = tmp_path / "later.db"
     with StoreReader(SqliteStore(path)) as reader:
         assert reader.find() == []
@@ -158,7 +158,7 @@ def test_a_store_that_was_replaced_resets_a_follower_and_the_index(store, reader
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "a.b", "a.1", "1.-2.x", "1.½.x"])
-def test_what_is_no_cursor_is_an_error(reader, cursor):
+def test_an_invalid_cursor_is_an_error(reader, cursor):
     with pytest.raises(StoreError, match="cursor"):
         reader.follow(cursor)
 

@@ -62,7 +62,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_file_of_others_is_neither_written_nor_renamed(kind, tmp_path):
+def test_a_foreign_file_is_neither_written_nor_renamed(kind, tmp_path):
     path = tmp_path / "given.db"
     MAKERS[kind](path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -77,8 +77,8 @@ def test_a_file_of_others_is_neither_written_nor_renamed(kind, tmp_path):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_write_ahead_log_of_others_is_not_moved_into_their_file(tmp_path):
-    """It lies there after a crash: SQLite's last connection moves it at closing, ours too if it had opened the file."""
+def test_a_foreign_write_ahead_log_is_not_checkpointed(tmp_path):
+    """The log of a crashed process, which the last connection checkpoints at its close, nodespan's too."""
     path = tmp_path / "given.db"
     database_of_somebody(path, mode="WAL")
     subprocess.run([sys.executable, "-c", CRASH, str(path)], check=True)
@@ -90,7 +90,7 @@ def test_a_write_ahead_log_of_others_is_not_moved_into_their_file(tmp_path):
     assert (path.read_bytes(), log.read_bytes()) == before
 
 
-def test_another_database_at_the_default_path_is_left_alone_too(tmp_path, monkeypatch):
+def test_a_foreign_database_at_the_default_path_is_not_modified(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     default_path().parent.mkdir()
     database_of_somebody(default_path())
@@ -99,7 +99,7 @@ def test_another_database_at_the_default_path_is_left_alone_too(tmp_path, monkey
     assert [file.name for file in default_path().parent.iterdir()] == [default_path().name]
 
 
-def test_a_store_of_an_older_schema_in_the_default_folder_is_found(tmp_path, monkeypatch):
+def test_a_store_of_an_older_schema_in_the_default_folder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert old_stores() == []
     default_path().parent.mkdir()
@@ -127,7 +127,7 @@ def test_the_application_id_is_in_the_header_while_the_log_is_not_yet_in_the_fil
         assert path.read_bytes()[68:72] == OUTBOX.application_id.to_bytes(4, "big")
 
 
-def test_looking_at_the_header_keeps_the_locks_of_the_process(tmp_path):
+def test_reading_the_header_does_not_release_the_locks_of_the_process(tmp_path):
     """POSIX locks are released when any handle of the file is closed in the process, unless SQLite closes it."""
     path = tmp_path / "store.db"
     with closing(SqliteStore(path)) as store:

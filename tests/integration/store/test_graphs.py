@@ -31,7 +31,7 @@ def stored(store):
     )
 
 
-def test_a_graph_outlives_the_batch_that_carried_it(tmp_path):
+def test_a_graph_is_kept_after_its_batch_was_deleted(tmp_path):
     store = SqliteStore(tmp_path / "s.db", StoreLimits(max_bytes=4096))
     store.append(batch("aa", json.dumps({"name": "g"})), None)
     for _ in range(50):
@@ -43,14 +43,14 @@ def test_a_graph_outlives_the_batch_that_carried_it(tmp_path):
         assert reader.get_graph("a")["topology"] == {"name": "g"}
 
 
-def test_what_is_no_topology_is_not_kept(tmp_path):
+def test_an_invalid_topology_is_not_stored(tmp_path):
     store = SqliteStore(tmp_path / "s.db")
     for graph_hash, text in (("cut", '{"name": "g'), ("list", "[1]"), ("long", json.dumps({"name": "x" * 40_000}))):
         store.append(batch(graph_hash, text), None)
     assert stored(store) == []
 
 
-def test_graphs_go_a_day_after_the_last_run_that_may_refer_to_them(tmp_path):
+def test_graphs_are_deleted_a_day_after_the_last_run_that_refers_to_them(tmp_path):
     store = SqliteStore(tmp_path / "s.db")
     store.append(batch("aa", "{}"), None)
     now = time.time_ns()

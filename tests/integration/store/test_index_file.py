@@ -79,7 +79,7 @@ def test_a_copy_in_a_folder_without_write_permission_is_read(store, closed_folde
     assert codes_of(caplog) == []
 
 
-def test_a_copy_beside_its_log_is_read_without_it_and_that_is_logged(store, closed_folder, caplog):
+def test_a_copy_beside_a_log_is_read_without_it_and_a_warning_is_logged(store, closed_folder, caplog):
     write(store, span(1, 0, 1, 2))
     store.close()
     write(store, span(2, 0, 2, 3))  # is in the log
@@ -92,7 +92,7 @@ def test_a_copy_beside_its_log_is_read_without_it_and_that_is_logged(store, clos
     assert set(codes_of(caplog)) == {"store.copy_with_log"}
 
 
-def test_where_the_index_cannot_be_written_it_is_temporary(store, caplog):
+def test_an_index_that_cannot_be_written_is_temporary(store, caplog):
     write(store, span(1, 0, 1, 2))
     index_path(store.path).write_bytes(b"This is another program's file.")
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_where_the_index_cannot_be_written_it_is_temporary(store, caplog):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "overwritten", "another version", "deleted"])
-def test_a_damaged_index_is_made_anew(store, damage):
+def test_a_damaged_index_is_rebuilt(store, damage):
     for number in range(1, 101):
         write(store, span(number, 0, number, number + 1))
     with StoreReader(store) as reader:
@@ -127,7 +127,7 @@ def test_a_damaged_index_is_made_anew(store, damage):
     assert [file.name for file in store.path.parent.glob("*damaged*")] == []
 
 
-def test_the_index_is_only_for_its_owner(store, reader):
+def test_the_index_is_readable_only_by_its_owner(store, reader):
     before = os.umask(0)
     try:
         write(store, span(1, 0, 1, 2))
@@ -158,7 +158,7 @@ class LateDatabase(Database):
         return result
 
 
-def test_two_readers_that_begin_an_index_at_once_do_not_empty_it_for_each_other(store):
+def test_two_readers_that_create_an_index_at_once_share_it(store):
     write(store, span(1, 0, 1, 2), span(2, 0, 1, 2))
     outbox = DatabaseReader(store.path, OUTBOX)
     first = Database(index_path(store.path), INDEX)

@@ -44,7 +44,7 @@ def kept(path: Path) -> list[int]:
     return found
 
 
-def test_batches_are_kept_in_order_and_each_destination_sees_its_own(store):
+def test_batches_are_read_in_order_by_their_destination(store):
     first, second, third = (store.append(batch(), to) for to in (HERE, THERE, HERE))
     store.append(batch(), None)
     assert ids(store) == [first, third]
@@ -71,7 +71,12 @@ def test_the_oldest_batches_are_evicted_and_those_without_a_destination_first(pa
     local = [store.append(batch(), None) for _ in range(8)]
     assert kept(path) == unsent + settled + local
     last = store.append(batch(), HERE, "me")
-    assert kept(path) == [*unsent, *settled[2:], *local, last]  # a sixteenth more, so that not each write has to look
+    assert kept(path) == [
+        *unsent,
+        *settled[2:],
+        *local,
+        last,
+    ]  # a sixteenth more, so that not every write checks the limit
     for _ in range(16):
         last = store.append(batch(), HERE, "me")
     assert unsent[0] not in kept(path)
@@ -84,13 +89,13 @@ def test_the_oldest_batches_are_evicted_and_those_without_a_destination_first(pa
     store.close()
 
 
-def test_what_is_too_old_goes_and_is_counted_if_it_was_not_sent(path, monkeypatch):
+def test_old_batches_are_deleted_and_unsent_ones_counted(path, monkeypatch):
     store = SqliteStore(path, StoreLimits(max_age_s=3600))
     store.append(batch(spans=3), HERE, "me")
     store.append(batch(spans=5), None, "me")
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + 3601 * 10**9)
-    later = SqliteStore(path, StoreLimits(max_age_s=3600))  # each process looks when it begins, and every minute
+    later = SqliteStore(path, StoreLimits(max_age_s=3600))  # each process checks at its start and every minute
     last = later.append(batch(), HERE, "me")
     assert kept(path) == [last]
     assert later.take_outcomes("me") == {"store_age": 3}
@@ -121,7 +126,7 @@ def test_memory_is_bounded_too(monkeypatch):
     store.close()
 
 
-def test_a_batch_larger_than_the_store_is_counted_and_leaves_the_store_usable(path):
+def test_a_batch_larger_than_the_store_is_counted_and_the_store_stays_usable(path):
     store = SqliteStore(path, StoreLimits(max_bytes=1000))
     store.append(batch(5000, spans=7), HERE, "me")
     assert store.take_outcomes("me") == {"store_full": 7}
@@ -154,7 +159,7 @@ def test_settling_twice_counts_once(store):
     assert store.take_outcomes("me") == {EXPORTED: 2}
 
 
-def test_what_was_sent_and_then_made_room_counts_as_sent(path):
+def test_an_evicted_batch_that_was_sent_counts_as_sent(path):
     store = SqliteStore(path, StoreLimits(max_bytes=1000))
     store.append(batch(), HERE, "me")
     store.settle(store.unsent(HERE)[0], {EXPORTED: 1})
@@ -165,7 +170,7 @@ def test_what_was_sent_and_then_made_room_counts_as_sent(path):
     store.close()
 
 
-def test_what_waits_for_one_destination_can_be_readdressed_and_nothing_else_is(store):
+def test_only_the_batches_of_one_destination_are_readdressed(store):
     for destination in (HERE, THERE, None):
         store.append(batch(), destination, label=f"label {destination}")
     assert store.readdress(THERE, HERE, "here") == 1
@@ -189,14 +194,14 @@ def test_a_locked_store_is_an_error_and_the_operation_can_be_repeated(store, pat
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusyError):
         store.append(batch(), HERE)
-    assert store.stats().spans == 1  # reading waits for no lock
+    assert store.stats().spans == 1  # reading does not wait for a lock
     blocker.execute("ROLLBACK")
     store.append(batch(), HERE)
     assert store.stats().spans == 2
     blocker.close()
 
 
-def test_the_sums_are_those_of_the_batches(store):
+def test_the_sums_equal_those_of_the_batches(store):
     for number in range(20):
         store.append(batch(50 + number, spans=number), [HERE, THERE, None][number % 3])
     store.settle(store.unsent(HERE)[0][:2], {EXPORTED: 3})
@@ -211,7 +216,7 @@ def test_the_sums_are_those_of_the_batches(store):
     assert [each.identity for each in outbox.destinations] == [THERE]
 
 
-def test_a_write_does_not_take_longer_with_what_is_kept(path):
+def test_the_time_of_a_write_does_not_depend_on_the_size_of_the_store(path):
     """Counted in the steps of SQLite's machine, which no other program disturbs."""
 
     def steps(store: SqliteStore) -> int:

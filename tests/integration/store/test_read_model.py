@@ -38,7 +38,7 @@ def ids(found) -> list[int]:
     return [int(trace["trace_id"], 16) for trace in found]
 
 
-def test_records_are_json_as_they_are(store, reader):
+def test_records_can_be_dumped_as_json(store, reader):
     odd = span(1, 0, 10, 12, node="a", workflow="w")
     for key, value in {"nan": float("nan"), "inf": float("inf")}.items():
         odd.attributes.add(key=key).value.double_value = value
@@ -92,7 +92,7 @@ def test_a_filter_by_the_beginning_of_an_id(store, reader):
     assert len(reader.find(TraceFilter(trace_id="1A", node="a"))) == 1
 
 
-def test_a_reader_answers_while_the_write_lock_is_held_and_never_acquires_it(store):
+def test_a_reader_works_while_the_write_lock_is_held_and_never_acquires_it(store):
     """Also when it has the whole index to fill."""
     for number in range(1, 101):
         write(store, span(number, 0, number, number + 1))
@@ -133,7 +133,7 @@ def test_the_newest_are_indexed_first_and_a_budget_ends_the_filling(store):
         assert ids(reader.find(limit=1000)) == list(range(201, 0, -1))
 
 
-def test_a_batch_that_is_deleted_while_it_is_indexed_is_not_found(store, reader, monkeypatch):
+def test_a_batch_deleted_during_its_indexing_is_not_found(store, reader, monkeypatch):
     from nodespan.store import index
 
     write(store, span(1, 0, 1, 2))
@@ -152,7 +152,7 @@ def test_a_batch_that_is_deleted_while_it_is_indexed_is_not_found(store, reader,
         reader.get(trace_id(1))
 
 
-def test_a_span_that_was_stored_twice_is_given_once(store, reader):
+def test_a_span_that_was_stored_twice_is_returned_once(store, reader):
     batch = encoded(span(1, 0, 1, 2))
     store.append(batch, None)
     store.append(batch, None)

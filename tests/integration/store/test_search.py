@@ -25,7 +25,7 @@ def numbers(store: SqliteStore, limit: int = 100, **wanted) -> list[int]:
     return [int(found["trace_id"], 16) for found in StoreReader(store).find(TraceFilter(**wanted), limit)]
 
 
-def test_a_root_that_ends_last_gives_its_trace_name_start_and_place(store):
+def test_a_trace_has_name_and_start_of_its_root_that_ends_last(store):
     write(store, span(1, 1, 12, 13, node="first"))
     write(store, span(2, 0, 11, 20, node="only"))
     assert numbers(store) == [1, 2]
@@ -38,7 +38,7 @@ def test_a_root_that_ends_last_gives_its_trace_name_start_and_place(store):
     assert (found["spans"], found["errors"]) == (3, 0)
 
 
-def test_the_name_is_of_the_span_that_began_first_and_of_the_root_where_two_did(store):
+def test_a_trace_has_the_name_of_its_first_span_or_of_the_root_if_two_started_at_once(store):
     write(store, span(1, 1, 10, 12), span(1, 0, 10, 15))
     write(store, span(2, 1, 10, 12))
     write(store, span(2, 0, 10, 15))
@@ -52,7 +52,7 @@ def test_a_trace_of_two_services_is_found_by_both(store):
     assert StoreReader(store).find(TraceFilter(), 1)[0]["service"] == "front"
 
 
-def test_the_newest_come_first_and_the_limit_leaves_out_the_oldest(store):
+def test_the_newest_traces_are_first_and_the_limit_excludes_the_oldest(store):
     for number in range(50):
         write(store, span(number, 0, 100 + number, 200, node="a" if number % 2 else "b"))
     assert numbers(store, limit=3) == [49, 48, 47]
@@ -61,7 +61,7 @@ def test_the_newest_come_first_and_the_limit_leaves_out_the_oldest(store):
     assert numbers(store, min_duration_s=98) == [2, 1, 0]
 
 
-def test_what_had_to_make_room_is_no_longer_found_and_what_is_left_of_a_trace_is(tmp_path):
+def test_evicted_spans_are_not_found_and_the_rest_of_a_trace_is(tmp_path):
     store = SqliteStore(tmp_path / "spans.db", StoreLimits(max_bytes=2_000))
     write(store, span(1, 1, 10, 11, node="early", failed=True))
     write(store, span(2, 0, 11, 12, node="gone"))
@@ -84,7 +84,7 @@ def test_what_had_to_make_room_is_no_longer_found_and_what_is_left_of_a_trace_is
     store.close()
 
 
-def test_an_index_that_was_deleted_is_built_anew(store):
+def test_a_deleted_index_is_rebuilt(store):
     for number in range(100):
         write(store, span(number, 0, number, number + 1, node="a"))
     before = StoreReader(store).find(TraceFilter(node="a"), 1000)
@@ -114,7 +114,7 @@ def test_readers_that_fill_at_once_count_each_span_once(store):
     assert found == [1500] * 4
 
 
-def test_a_batch_that_cannot_be_read_is_left_out_and_counted(store, monkeypatch):
+def test_an_unreadable_batch_is_skipped_and_counted(store, monkeypatch):
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
     store.append(Encoded(b"\xff" * 50, 3), None)
     assert numbers(store) == []
@@ -138,7 +138,7 @@ def test_a_writer_waits_for_no_reader(store):
     reader.close()
 
 
-def test_a_search_does_not_take_longer_with_what_is_kept(store):
+def test_the_time_of_a_search_does_not_depend_on_the_size_of_the_store(store):
     """Counted in the steps of SQLite's machine, which no other program disturbs; the index is filled."""
 
     def steps(**wanted) -> int:

@@ -43,7 +43,7 @@ def test_tokens_of_model_calls_are_summed_over_batches_and_those_of_agents_are_n
     assert sums(store) == (111, 7, 0.75, False, None)
 
 
-def test_values_that_are_no_measurements_do_not_break_the_index() -> None:
+def test_invalid_measurements_do_not_break_the_index() -> None:
     store = open_store()
     strange = call(1, -5, 2**63 - 1, decode_s=float("nan"))
     write(store, strange, call(2, 3, 4, decode_s=float("inf")), call(3, 1, 1, decode_s=-1.0))
@@ -87,7 +87,7 @@ def test_sums_shrink_with_the_batches_that_are_removed(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("batches", [1, 3])
-def test_the_sums_of_a_trace_are_those_of_its_spans(batches: int) -> None:
+def test_the_sums_of_a_trace_equal_those_of_its_spans(batches: int) -> None:
     store = open_store()
     made = [call(number, number, 2 * number, decode_s=number / 8) for number in range(1, 31)]
     for i in range(batches):

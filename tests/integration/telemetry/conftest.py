@@ -36,7 +36,7 @@ def make_spans() -> Callable[..., list[str]]:
 
 @pytest.fixture
 def figures(record_property: Callable[[str, object], None], request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Counts what arrived of what was sent, and leaves the figures in the test's report."""
+    """Counts the received and the sent spans, and adds the numbers to the test's report."""
 
     def count(sent: Iterable[str], received: Iterable[SpanRecord], **others: object) -> dict[str, Any]:
         names = list(sent)

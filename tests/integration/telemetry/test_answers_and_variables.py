@@ -43,7 +43,7 @@ def test_a_web_page_is_not_an_acceptance(headers):
         assert len(receiver.spans) == 5
 
 
-def test_a_grpc_port_under_http_is_named_for_each_signal_without_its_bytes(monkeypatch, caplog):
+def test_a_grpc_port_used_over_http_is_reported_for_each_signal(monkeypatch, caplog):
     with OtlpReceiver("grpc") as receiver:
         with configure(endpoint=receiver.endpoint) as telemetry:
             make(1)
@@ -101,7 +101,7 @@ def test_an_empty_or_unknown_success_is_an_acceptance(answer):
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, ("otlp",), 1),
     ],
 )
-def test_a_value_of_the_specification_works_or_costs_its_own_setting_alone(monkeypatch, variables, exporters, problems):
+def test_an_invalid_variable_affects_its_setting_only(monkeypatch, variables, exporters, problems):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -113,7 +113,7 @@ def test_a_value_of_the_specification_works_or_costs_its_own_setting_alone(monke
     assert len(found) == problems, found
 
 
-def test_an_unsupported_exporter_of_metrics_leaves_traces_alone(monkeypatch, caplog):
+def test_an_unsupported_exporter_of_metrics_does_not_affect_traces(monkeypatch, caplog):
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
@@ -124,7 +124,7 @@ def test_an_unsupported_exporter_of_metrics_leaves_traces_alone(monkeypatch, cap
 
 
 @pytest.mark.parametrize("insecure", ["true", ""])
-def test_for_grpc_without_a_scheme_the_insecure_variable_counts(monkeypatch, insecure):
+def test_the_insecure_variable_applies_to_grpc_without_a_scheme(monkeypatch, insecure):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_INSECURE", insecure)
@@ -148,7 +148,7 @@ def test_a_header_that_no_protocol_accepts_is_refused_without_its_value(headers)
     assert "grün" not in str(caught.value)
 
 
-def test_such_a_header_of_a_variable_is_reported_and_ignored(monkeypatch):
+def test_an_invalid_header_of_a_variable_is_reported_and_ignored(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-a=a%0Ab,x-b=c")
     with collecting_problems() as problems:
         assert Settings().headers_of("traces") == {"x-b": "c"}
@@ -159,7 +159,7 @@ def test_a_header_of_another_type_is_sent_as_text():
     assert Settings(headers={"X-Project": 7}).headers_of("traces") == {"x-project": "7"}  # type: ignore[dict-item]
 
 
-def test_an_exported_record_carries_its_code_and_its_exception():
+def test_an_exported_record_has_its_code_and_its_exception():
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint):
         try:
             raise ValueError("the reason")
@@ -178,8 +178,8 @@ def test_every_code_of_the_table_is_used():
     assert {code for code in CODES if f'"{code}"' not in source} == set()
 
 
-def test_a_span_that_the_garbage_collector_ends_inside_the_ledger_or_the_start_blocks_nothing():
-    """In a process of its own: on failure this thread would wait for itself for ever."""
+def test_a_span_ended_by_the_garbage_collector_inside_the_ledger_or_a_start_does_not_block():
+    """In a separate process: on failure this thread deadlocks."""
     code = """
 import gc
 from opentelemetry.sdk.trace import TracerProvider
@@ -228,7 +228,7 @@ def test_seams_that_are_installed_by_many_threads_wrap_once(monkeypatch):
 
     def wrap(original):
         wraps.append(1)
-        time.sleep(0.02)  # long enough for the other threads to look whether the seam is installed
+        time.sleep(0.02)  # long enough for the other threads to check whether the seam is installed
         return lambda self: original(self)
 
     seams = Seams("library", [Seam("library_of_this_test", "Library", "call", wrap, "calls")])
@@ -250,7 +250,7 @@ def test_seams_that_are_installed_by_many_threads_wrap_once(monkeypatch):
     assert Library().call() == "original"
 
 
-def test_counts_of_the_ledger_are_exact_under_threads():
+def test_counts_of_the_ledger_are_exact_with_many_threads():
     ledger = Ledger()
     threads = [threading.Thread(target=lambda: [ledger.ended() for _ in range(5000)]) for _ in range(8)]
     for thread in threads:

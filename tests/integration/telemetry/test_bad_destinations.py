@@ -1,4 +1,4 @@
-"""A destination that is down, slow, rude or wrong: nothing that it may still take is lost, and the rest is counted."""
+"""A destination that is down, slow, rude or wrong: no acceptable span is lost, and the others are counted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def warnings_of(caplog):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_down_for_long_under_load_loses_nothing_and_holds_nothing_in_memory(
+def test_a_long_outage_under_load_loses_no_span_and_does_not_grow_memory(
     protocol, make_spans, figures, monkeypatch, caplog
 ):
     monkeypatch.delenv("OTEL_BSP_SCHEDULE_DELAY")
@@ -98,7 +98,7 @@ def garble(handler):
 
 
 @pytest.mark.parametrize("misbehaviour", [reset, hang_up, garble])
-def test_connections_that_break_half_way_lose_nothing(misbehaviour, make_spans, figures):
+def test_interrupted_connections_lose_no_span(misbehaviour, make_spans, figures):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.extend([misbehaviour] * 2)
         names = make_spans(200)
@@ -130,7 +130,7 @@ def test_a_destination_is_not_contacted_during_its_retry_after(status, make_span
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 500, 502, 504])
-def test_an_answer_about_the_address_the_key_or_the_moment_loses_nothing(status, make_spans, figures, caplog):
+def test_status_codes_about_address_credentials_or_load_lose_no_span(status, make_spans, figures, caplog):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.append((status, {}, b"not now"))
         names = make_spans(10)
@@ -156,7 +156,7 @@ def test_a_permanently_rejected_batch_is_dropped_counted_and_logged_once(status,
     assert f"{status} bad words" in caplog.text
 
 
-def test_of_batches_that_go_together_only_the_bad_one_is_dropped(make_spans, figures):
+def test_of_joined_batches_only_the_rejected_one_is_dropped(make_spans, figures):
     """They gather while the destination is busy with the first; the request with all of them is refused as a whole."""
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.delay_s = 1.0
@@ -174,7 +174,7 @@ def test_of_batches_that_go_together_only_the_bad_one_is_dropped(make_spans, fig
         assert figures(names, receiver.spans)["lost"] == 1
 
 
-def test_a_batch_at_which_the_destination_breaks_each_time_holds_nothing_up(make_spans, figures, caplog):
+def test_a_batch_that_breaks_the_destination_does_not_block_others(make_spans, figures, caplog):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.poison = b"poison"
         names = make_spans(3, "poison")
@@ -187,7 +187,7 @@ def test_a_batch_at_which_the_destination_breaks_each_time_holds_nothing_up(make
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_what_is_too_large_is_split_and_only_a_single_span_that_is_too_large_is_dropped(protocol, make_spans, figures):
+def test_a_batch_that_is_too_large_is_split_and_only_a_single_large_span_is_dropped(protocol, make_spans, figures):
     receiver = OtlpReceiver(protocol)
     receiver.max_bytes = 20_000
     with receiver, configure(endpoint=receiver.endpoint, protocol=protocol) as telemetry:
@@ -200,7 +200,7 @@ def test_what_is_too_large_is_split_and_only_a_single_span_that_is_too_large_is_
         assert (found["lost"], found["duplicates"]) == (1, 0)
 
 
-def test_a_huge_span_is_a_batch_of_its_own(make_spans):
+def test_a_large_span_is_a_separate_batch(make_spans):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         make_spans(20, "small")
         make_spans(2, "huge", text="x" * 3_000_000)
@@ -217,7 +217,7 @@ PARTIAL = ExportTraceServiceResponse(
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_partial_success_is_counted_as_what_it_is(protocol, make_spans, caplog):
+def test_accepted_and_rejected_spans_of_a_partial_success_are_counted(protocol, make_spans, caplog):
     with OtlpReceiver(protocol) as receiver, configure(endpoint=receiver.endpoint, protocol=protocol) as telemetry:
         receiver.answers.append(PARTIAL if protocol == "grpc" else (200, {}, PARTIAL.SerializeToString()))
         make_spans(10)

@@ -56,7 +56,7 @@ def test_without_an_endpoint_spans_are_in_the_local_store():
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("form", ["http://localhost:{port}", "http://localhost:{port}/", "http://[::1]:{port}"])
-def test_an_endpoint_is_a_name_or_an_address_of_either_family(protocol, form):
+def test_an_endpoint_can_be_a_name_an_ipv4_or_an_ipv6_address(protocol, form):
     if "::1" in form and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     with OtlpReceiver(protocol, host="::1" if "::1" in form else "127.0.0.1") as receiver:
@@ -69,7 +69,7 @@ def test_an_endpoint_is_a_name_or_an_address_of_either_family(protocol, form):
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("by", ["argument", "variable"])
-def test_with_an_endpoint_spans_metrics_and_logs_arrive(protocol, by, monkeypatch):
+def test_with_an_endpoint_spans_metrics_and_logs_are_exported(protocol, by, monkeypatch):
     with OtlpReceiver(protocol) as receiver:
         if by == "variable":
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
@@ -135,7 +135,7 @@ def test_a_receiver_that_requests_a_pause_receives_everything_later(status):
         assert len(receiver.spans) == 10
 
 
-def test_what_a_receiver_refuses_for_good_is_counted_and_does_not_block_the_rest(caplog):
+def test_permanently_rejected_spans_are_counted_and_do_not_block_others(caplog):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.append((400, {}, b"no"))
         make_spans(10)
@@ -148,7 +148,7 @@ def test_what_a_receiver_refuses_for_good_is_counted_and_does_not_block_the_rest
     assert "permanently rejected 10 spans" in caplog.text
 
 
-def test_a_new_endpoint_starts_from_now():
+def test_spans_stored_before_are_not_sent_to_a_new_endpoint():
     with configure():
         make_spans(10)
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
@@ -158,7 +158,7 @@ def test_a_new_endpoint_starts_from_now():
     assert len(stored()) == 13
 
 
-def test_the_same_arguments_give_the_same_object_and_others_an_error():
+def test_the_same_arguments_return_the_same_object_and_others_raise():
     with configure(service_name="app") as telemetry:
         assert configure(service_name="app") is telemetry
         with pytest.raises(ConfigurationError, match="service_name='app', now 'other'"):
@@ -261,7 +261,7 @@ def test_memory_can_be_chosen(monkeypatch, tmp_path):
     assert list(Path().iterdir()) == []
 
 
-def test_redaction_given_to_configure_reaches_exceptions():
+def test_redaction_of_configure_is_applied_to_exceptions():
     with configure(redact=lambda text: text.replace("secret", "***")) as telemetry:
         from nodespan.spans.scope import SpanScope, get_tracer
 
@@ -275,6 +275,6 @@ def test_redaction_given_to_configure_reaches_exceptions():
     assert spans[0]["status_message"] == "the ***"
 
 
-def test_the_names_are_on_the_package():
+def test_the_package_exports_the_names():
     assert nodespan.configure is configure
     json.dumps(nodespan.DeliveryReport(1, 1, 0, 0).dropped)

@@ -54,7 +54,7 @@ def flush(endpoint: str, key: str = "", **options):
     return flush_store(destination, timeout_s=20, progress=lambda *_: None, **options)
 
 
-def test_spans_that_wait_under_one_key_do_not_leave_under_another():
+def test_spans_stored_with_one_key_are_not_sent_with_another():
     with OtlpReceiver() as receiver:
         pass  # there is no listener now
     assert run("a", receiver.endpoint, "KEY-OF-A", timeout_s=0.3)[0][:2] == [0, 5]
@@ -70,7 +70,7 @@ def test_spans_that_wait_under_one_key_do_not_leave_under_another():
         assert {request["authorization"] for request in again.requests} == {"KEY-OF-A"}
 
 
-def test_two_programs_that_run_at_once_send_under_their_own_keys():
+def test_two_concurrent_programs_send_with_their_own_keys():
     with OtlpReceiver() as receiver:
         receiver.delay_s = 0.05
         programs = [
@@ -106,7 +106,7 @@ while True:
         assert len(other.spans) == 5
 
 
-def test_a_rotated_key_leaves_the_old_spans_until_they_are_readdressed():
+def test_spans_of_a_rotated_key_wait_until_they_are_readdressed():
     with OtlpReceiver() as receiver:
         receiver.answers.extend([(401, {}, b"key expired")] * 20)
         assert run("app", receiver.endpoint, "OLD", timeout_s=1)[0][1] == 5
@@ -133,7 +133,7 @@ def test_a_path_that_was_wrong_is_corrected_by_readdressing():
         assert flush(receiver.endpoint, source=waiting.identity).sent == 5
 
 
-def test_everything_means_what_was_stored_without_an_endpoint_and_no_more():
+def test_all_includes_only_spans_stored_without_an_endpoint():
     with OtlpReceiver() as receiver:
         pass
     run("local", "", spans=2)
@@ -155,7 +155,7 @@ def test_spellings_of_one_address_are_one_destination(one, other):
     assert normalised(one) == normalised(other)
 
 
-def test_what_belongs_to_an_identity():
+def test_parts_of_a_destination_s_identity():
     secret = b"s" * 32
     base = Destination("http://h/v1/traces", headers={"authorization": "a", "x-other": "1"})
     same = Destination("http://h/v1/traces", headers={"authorization": "a", "x-other": "2"}, timeout_s=3)
@@ -205,7 +205,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("how", ["none", "fork", "ctypes"])
-def test_the_lock_is_free_as_soon_as_its_holder_dies(tmp_path, how):
+def test_the_lock_is_released_when_its_holder_is_killed(tmp_path, how):
     """A forked child does not keep it, for every kind of fork."""
     program = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "s.db"), how], stdout=subprocess.PIPE)
     child = int(program.stdout.readline())
@@ -248,7 +248,7 @@ def test_a_holder_that_makes_no_progress_is_reported():
         store.close()
 
 
-def test_two_objects_of_one_process_do_not_both_hold_the_lock(tmp_path):
+def test_two_objects_of_one_process_exclude_each_other(tmp_path):
     first, second = SenderLock(tmp_path / "s.db", "i"), SenderLock(tmp_path / "s.db", "i")
     assert first.acquire()
     assert first.acquire()
@@ -277,7 +277,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert time.monotonic() - started < 10
 
 
-def test_what_an_earlier_process_left_is_sent_before_a_span_ends():
+def test_spans_of_an_earlier_process_are_sent_before_a_span_ends():
     with OtlpReceiver() as receiver:
         pass
     run("left", receiver.endpoint, timeout_s=0.2)
@@ -294,7 +294,7 @@ def hold(path) -> sqlite3.Connection:
     return connection
 
 
-def test_a_store_that_is_locked_at_exit_delays_nothing_and_the_loss_is_reported():
+def test_a_store_locked_at_exit_does_not_delay_it_and_the_loss_is_reported():
     open_store().stats()
     held = hold(store_path())
     started = time.monotonic()
@@ -307,7 +307,7 @@ def test_a_store_that_is_locked_at_exit_delays_nothing_and_the_loss_is_reported(
     assert took_s < 6  # the exit itself is bounded by 1.5 s
 
 
-def test_a_flush_keeps_its_time_while_the_store_is_locked():
+def test_a_flush_returns_in_time_while_the_store_is_locked():
     with configure() as telemetry:
         store = telemetry.store
         store.stats()

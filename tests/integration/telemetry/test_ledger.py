@@ -56,7 +56,7 @@ def test_the_last_metrics_equal_the_last_report(make_spans, monkeypatch):
         assert telemetry.force_flush(0).ended == 180  # nothing is recorded after shutdown()
 
 
-def test_the_outbox_shows_in_the_metrics_how_much_waits_and_for_how_long(make_spans, monkeypatch):
+def test_the_metrics_of_the_outbox_have_number_and_age_of_waiting_spans(make_spans, monkeypatch):
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
     with OtlpReceiver() as metrics_only, OtlpReceiver() as down:
@@ -75,7 +75,7 @@ def test_the_outbox_shows_in_the_metrics_how_much_waits_and_for_how_long(make_sp
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_attached_to_a_foreign_provider_it_counts_on_the_existing_meter_provider(make_spans):
+def test_with_attach_the_existing_meter_provider_is_used(make_spans):
     reader = InMemoryMetricReader()
     meter_provider = MeterProvider([reader], shutdown_on_exit=False)
     metrics.set_meter_provider(meter_provider)
@@ -88,7 +88,7 @@ def test_attached_to_a_foreign_provider_it_counts_on_the_existing_meter_provider
     found = [m for r in data["resource_metrics"] for s in r["scope_metrics"] for m in s["metrics"]]
     (processed,) = [m for m in found if m["name"] == semconv.SPANS_PROCESSED]
     assert [point["value"] for point in processed["data"]["data_points"]] == [7]
-    make_spans(1)  # the provider goes on without nodespan, which counts no more
+    make_spans(1)  # the provider continues without nodespan, which counts no further spans
     assert telemetry.force_flush(0).ended == 7
     existing.shutdown()
     meter_provider.shutdown()
@@ -107,7 +107,7 @@ def test_an_incomplete_report_has_the_missing_number(make_spans):
         assert report.ended == report.exported + report.waiting + sum(report.dropped.values())
 
 
-def test_a_span_that_the_encoder_cannot_take_does_not_take_others_along(make_spans):
+def test_a_span_that_cannot_be_encoded_does_not_affect_others(make_spans):
     with configure() as telemetry:
         make_spans(5)
         trace.get_tracer("test").start_span("half a character: \ud800").end()
@@ -150,7 +150,7 @@ def test_headers_of_the_variable_take_precedence_over_those_of_the_argument(prot
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_everything_arrives_over_grpc_compressed_or_not(compression, make_spans, monkeypatch):
+def test_all_signals_are_exported_over_grpc_compressed_or_not(compression, make_spans, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
     with OtlpReceiver("grpc") as receiver, configure(endpoint=receiver.endpoint, protocol="grpc") as telemetry:
         make_spans(100, text="x" * 1000)
@@ -159,7 +159,7 @@ def test_everything_arrives_over_grpc_compressed_or_not(compression, make_spans,
 
 
 def test_a_span_is_stored_soon_after_its_end(make_spans, figures, record_property):
-    """The goal, a p99 of twice the write interval, is the benchmark's; here that no span waits for the next one."""
+    """No span waits for the next one. The benchmark measures the goal, a p99 of twice the write interval."""
     with configure():
         for _ in range(200):
             make_spans(5)

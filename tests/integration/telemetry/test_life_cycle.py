@@ -49,7 +49,7 @@ for name, endpoint in (("one", sys.argv[1]), ("two", sys.argv[2])):
 """
 
 
-def test_all_three_signals_of_objects_made_before_go_where_the_new_configuration_sends_them(run_python):
+def test_objects_created_before_use_the_new_configuration_for_all_signals(run_python):
     with OtlpReceiver() as first, OtlpReceiver() as second:
         done = run_python(THREE_SIGNALS, first.endpoint, second.endpoint)
         assert (done.stderr, done.returncode) == ("warning one\nwarning two\n", 0)
@@ -81,7 +81,7 @@ def test_between_shutdown_and_configure_nothing_records():
     assert [span.name for span in exporter.get_finished_spans()] == ["after"]
 
 
-def test_the_provider_stays_one_and_is_the_sdk_s():
+def test_there_is_one_provider_an_instance_of_the_sdk_s():
     with configure():
         first = trace.get_tracer_provider()
     with configure(service_name="other"):
@@ -104,7 +104,7 @@ def test_an_open_span_ends_under_the_configuration_that_it_started_with():
     assert first.force_flush().dropped == {"already_shutdown": 2}
 
 
-def test_a_processor_of_the_program_s_survives_and_receives_spans_of_each_configuration():
+def test_a_processor_of_the_program_receives_spans_of_each_configuration():
     exporter = InMemorySpanExporter()
     with configure():
         trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
@@ -134,7 +134,7 @@ def test_a_sampler_limits_and_the_switch_are_read_by_each_configuration(monkeypa
     assert ended == [(0, None), (1, 1), (0, None), (1, 2)]
 
 
-def test_threads_that_record_while_the_configuration_is_exchanged_lose_no_count():
+def test_values_recorded_during_a_new_configuration_are_counted():
     stop = threading.Event()
     made = [0] * 4
 
@@ -209,8 +209,8 @@ def test_a_process_can_exit_in_every_phase(run_python, phase):
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
-def test_generations_that_run_at_exit_end_before_telemetry_and_are_kept(run_python):
-    """The factory's module is imported before configure(): by the order of atexit alone it would end too late."""
+def test_generations_running_at_exit_end_before_telemetry_and_are_stored(run_python):
+    """The factory's module is imported before configure(): by the order of atexit it would end too late."""
     done = run_python(
         """
         import time, nodespan

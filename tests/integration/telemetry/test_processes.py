@@ -64,7 +64,7 @@ print(time.time(), flush=True)
 
 
 @pytest.mark.parametrize("is_mute", [False, True])
-def test_leaving_while_offline_takes_two_seconds_and_everything_goes_out_later(
+def test_an_exit_while_offline_takes_two_seconds_and_spans_are_sent_later(
     is_mute, closed_port, run_python, figures, tmp_path
 ):
     """No listener; or one that accepts the connection and never answers. Metrics and logs wait for it too.
@@ -94,7 +94,7 @@ def test_leaving_while_offline_takes_two_seconds_and_everything_goes_out_later(
         assert figures(names, receiver.spans, took_s=round(took_s, 2))["lost"] == 0
 
 
-def test_what_a_process_left_behind_goes_out_with_the_next_one(closed_port, run_python, figures):
+def test_spans_left_by_a_process_are_sent_by_the_next(closed_port, run_python, figures):
     assert run_python(WORKING, closed_port.endpoint, "40", "before").returncode == 0
     with OtlpReceiver(port=closed_port._port) as receiver:
         assert run_python(WORKING, receiver.endpoint, "1", "after").returncode == 0
@@ -102,7 +102,7 @@ def test_what_a_process_left_behind_goes_out_with_the_next_one(closed_port, run_
         assert figures(names, receiver.spans)["lost"] == 0
 
 
-def test_spans_of_a_process_that_sends_nothing_survive_its_end(run_python):
+def test_spans_of_a_process_without_an_endpoint_are_stored_at_its_end(run_python):
     assert run_python(WORKING, "", "1000", "kept").returncode == 0
     assert len(stored()) == 1000
 
@@ -114,7 +114,7 @@ import nodespan.delivery.senders.otlp_http, requests  # so that a child has them
 from opentelemetry import trace
 
 rounds, seed, endpoint = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-nodespan.configure  # loads what is loaded when it is first used
+nodespan.configure  # imports the modules of its first use
 chance = random.Random(seed)
 for number in range(rounds):
     out, into = os.pipe()
@@ -254,7 +254,7 @@ for process in processes:
 
 
 @pytest.mark.parametrize("package", ["multiprocessing", "billiard"])  # Celery's processes are billiard's
-def test_a_child_of_multiprocessing_stores_its_spans_before_it_leaves(package, run_python):
+def test_a_child_of_multiprocessing_stores_its_spans_before_it_exits(package, run_python):
     """It leaves at once after its work, and without atexit."""
     done = run_python(POOL, package)
     assert done.returncode == 0, done.stderr
@@ -319,7 +319,7 @@ def sending_process(endpoint: str) -> int:
     return holder.pid if holder is not None else 0
 
 
-def test_of_eight_processes_on_one_store_one_sends_and_another_when_it_is_killed(figures):
+def test_one_of_eight_processes_sends_and_another_takes_over_when_it_is_killed(figures):
     with OtlpReceiver() as receiver:
         receiver.delay_s = 0.3
         processes = [

@@ -48,7 +48,7 @@ def program(name: str, then: str = WAIT):
             process.kill()
 
 
-def test_what_a_killed_process_did_is_reported_as_lost_with_time_and_phase(reader):
+def test_open_spans_of_a_killed_process_are_lost_with_time_and_phase(reader):
     with program("one") as process:
         until(lambda: states(reader), {"chat of one": "running"})
         before_ns = time.time_ns()
@@ -67,7 +67,7 @@ def test_what_a_killed_process_did_is_reported_as_lost_with_time_and_phase(reade
     assert states(reader) == {"chat of one": "lost", "next": "ended"}
 
 
-def test_a_stopped_process_is_silent_and_runs_again_when_it_goes_on(reader, monkeypatch):
+def test_a_stopped_process_is_silent_until_it_continues(reader, monkeypatch):
     monkeypatch.setattr("nodespan.store.running.SILENT_AFTER_S", 2.0)
     with program("one") as process:
         until(lambda: states(reader), {"chat of one": "running"})
@@ -83,7 +83,7 @@ def test_a_stopped_process_is_silent_and_runs_again_when_it_goes_on(reader, monk
         until(lambda: states(reader), {"chat of one": "ended"})
 
 
-def test_a_follower_detects_a_dead_process_though_nothing_is_written(reader):
+def test_a_follower_detects_a_dead_process_without_a_write(reader):
     with program("one") as process:
         until(lambda: states(reader), {"chat of one": "running"})
         cursor = reader.cursor()
@@ -114,7 +114,7 @@ time.sleep(600)
 """
 
 
-def test_a_forked_child_does_not_keep_its_dead_parent_alive(reader):
+def test_a_dead_process_with_a_forked_child_is_detected(reader):
     with program("one", FORK) as process:
         child = int(process.stdout.readline())
         try:
@@ -127,7 +127,7 @@ def test_a_forked_child_does_not_keep_its_dead_parent_alive(reader):
         until(lambda: states(reader), {"chat of one": "lost", "of the child": "lost"})
 
 
-def test_a_changed_clock_makes_no_process_silent_or_lost(reader, monkeypatch):
+def test_a_changed_clock_does_not_make_a_process_silent_or_lost(reader, monkeypatch):
     with program("one"):
         until(lambda: states(reader), {"chat of one": "running"})
         real = time.time_ns
@@ -158,7 +158,7 @@ def test_rows_of_long_dead_processes_are_removed_by_the_next_start(reader, monke
         span.end()
 
 
-def test_a_copy_has_what_was_lost_and_not_what_runs(reader, tmp_path):
+def test_a_copy_has_lost_spans_and_no_running_ones(reader, tmp_path):
     with program("one") as one, program("two"):
         until(lambda: states(reader), {"chat of one": "running", "chat of two": "running"})
         one.kill()

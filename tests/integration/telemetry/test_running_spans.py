@@ -1,4 +1,4 @@
-"""Spans that are open: seen by others while they last, and what is left of them when their process dies."""
+"""Open spans: read by other processes while they are open, and lost when their process ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from otlp_receiver import OtlpReceiver
 from running import PATIENCE_S, Work, rows, states, until
 
 
-def test_an_open_span_is_seen_while_it_lasts_and_once_when_it_has_ended(reader):
+def test_an_open_span_is_running_until_its_end_and_stored_once(reader):
     with configure(service_name="app"):
         tracer = trace.get_tracer("scope")
         cursor = reader.cursor()
@@ -51,7 +51,7 @@ def test_an_open_span_is_seen_while_it_lasts_and_once_when_it_has_ended(reader):
         assert changes["running"] == []
 
 
-def test_short_spans_never_touch_the_table(reader):
+def test_short_spans_have_no_row(reader):
     with configure() as telemetry:
         written: list[str] = []
         store = telemetry.store
@@ -90,7 +90,7 @@ def test_a_phase_is_rewritten_when_it_changes_and_at_most_once_a_second(reader):
         span.end()
 
 
-def test_tools_are_a_phase_of_their_own_span(reader):
+def test_the_span_of_a_tool_has_the_phase_tool(reader):
     with configure():
         attributes = {semconv.OPERATION_NAME: semconv.EXECUTE_TOOL, semconv.TOOL_NAME: "search"}
         span = trace.get_tracer("test").start_span("execute_tool search", attributes=attributes)
@@ -121,7 +121,7 @@ def test_a_span_whose_end_is_not_stored_leaves_no_row(reader):
         assert telemetry.force_flush(PATIENCE_S).dropped == {"not_encodable": 1}
 
 
-def test_what_is_open_at_shutdown_leaves_no_row_and_no_lock(reader):
+def test_spans_open_at_shutdown_leave_no_row_and_no_lock(reader):
     with configure():
         span = trace.get_tracer("test").start_span("left open")
         until(lambda: states(reader), {"left open": "running"})
@@ -142,7 +142,7 @@ def test_a_store_in_memory_shows_its_own_process(monkeypatch):
             until(lambda: states(reader), {"open": "ended"})
 
 
-def test_at_most_so_many_have_a_row_and_the_rest_is_counted(reader, monkeypatch):
+def test_the_number_of_rows_is_bounded_and_other_spans_are_counted(reader, monkeypatch):
     monkeypatch.setattr(running_spans, "MAX_TRACKED", 50)
     with configure() as telemetry:
         spans = [trace.get_tracer("test").start_span(f"span {number}") for number in range(70)]
@@ -154,7 +154,7 @@ def test_at_most_so_many_have_a_row_and_the_rest_is_counted(reader, monkeypatch)
         assert telemetry.force_flush(PATIENCE_S).stored == 70
 
 
-def test_a_long_attribute_is_in_the_ended_span_alone(reader):
+def test_a_long_attribute_is_only_in_the_ended_span(reader):
     with configure():
         span = trace.get_tracer("test").start_span("span", attributes={"long": "x" * 5_000, "short": "y"})
         until(lambda: states(reader), {"span": "running"})
@@ -212,7 +212,7 @@ def test_the_gauges_count_executions_and_their_age_by_phase():
         until(lambda: list(running.executions()), [])
 
 
-def test_a_row_comes_within_twice_the_interval_when_nothing_ran_before(reader):
+def test_a_first_row_is_written_within_twice_the_interval(reader):
     """As the writer sleeps while nothing is open: a start wakes it."""
     with configure() as telemetry:
         trace.get_tracer("test").start_span("first").end()
@@ -229,7 +229,7 @@ def test_a_row_comes_within_twice_the_interval_when_nothing_ran_before(reader):
         assert min(found) < 0.3, found
 
 
-def test_the_folder_is_only_for_its_owner():
+def test_the_folder_is_readable_only_by_its_owner():
     with configure():
         span = trace.get_tracer("test").start_span("open")
         until(rows, 1)

@@ -48,7 +48,7 @@ print(json.dumps([asdict(report), str(telemetry.store.path)]))
 
 
 @pytest.mark.parametrize("has_endpoint", [False, True])
-def test_a_disk_that_is_full_loses_nothing_while_the_process_lives(has_endpoint, run_python, figures):
+def test_a_full_disk_loses_no_span_while_the_process_runs(has_endpoint, run_python, figures):
     with OtlpReceiver() as receiver:
         done = run_python(FULL, receiver.endpoint if has_endpoint else "", OTEL_LOGS_EXPORTER="none")
         assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_an_unusable_store_is_logged_once_and_memory_is_used(has_endpoint, monke
     assert "kept in memory until this process ends" in warnings_of(caplog)[-1]
 
 
-def test_a_store_of_another_version_is_left_alone_and_memory_serves(make_spans, caplog):
+def test_a_store_of_another_version_is_not_modified_and_memory_is_used(make_spans, caplog):
     SqliteStore(store_path()).stats()
     connection = sqlite3.connect(store_path())
     connection.execute("PRAGMA user_version = 99")
@@ -120,7 +120,7 @@ def test_a_store_of_another_version_is_left_alone_and_memory_serves(make_spans, 
     assert "kept in memory" in warning
 
 
-def test_a_file_that_breaks_under_a_running_program_costs_only_what_was_in_it(make_spans, figures, caplog):
+def test_of_a_file_damaged_while_a_program_runs_only_its_spans_are_lost(make_spans, figures, caplog):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         first = make_spans(100, "first")
         assert telemetry.force_flush(PATIENCE_S)
@@ -159,7 +159,7 @@ def test_a_locked_store_blocks_no_span_and_overflow_is_counted(make_spans, monke
         assert report.stored == 1_021 - report.dropped["queue_full"]
 
 
-def test_a_clock_that_is_set_back_or_forth_loses_nothing(make_spans, monkeypatch, figures):
+def test_a_clock_set_backward_or_forward_loses_no_span(make_spans, monkeypatch, figures):
     real, real_ns = time.time, time.time_ns
     shift = 0.0
     monkeypatch.setattr(time, "time", lambda: real() + shift)
@@ -172,8 +172,8 @@ def test_a_clock_that_is_set_back_or_forth_loses_nothing(make_spans, monkeypatch
         assert figures(names, receiver.spans)["lost"] == 0
 
 
-def test_a_store_that_is_dropped_leaves_nothing_behind_that_forks_would_run(tmp_path):
-    """A handler of a fork cannot be taken back, and would keep what it is bound to."""
+def test_a_dropped_store_is_not_referenced_by_fork_handlers(tmp_path):
+    """A fork handler cannot be removed, and would keep its object alive."""
     store = SqliteStore(tmp_path / "spans.db")
     store.stats()
     processor = delivery_module.StoreSpanProcessor(store)

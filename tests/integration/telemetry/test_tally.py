@@ -80,7 +80,7 @@ def points(data: Any) -> list[Any]:
 
 
 class Sum(float):
-    """A sum of floats; equal to that of another order of adding, which is rounded otherwise."""
+    """A sum of floats, equal to one in another order with other rounding."""
 
     def __eq__(self, other: object) -> bool:
         return self is other or pytest.approx(float(self), rel=1e-12, nan_ok=True) == other
@@ -109,7 +109,7 @@ RECORDS = st.lists(st.tuples(st.sampled_from(LABELS), VALUES, st.booleans()), mi
 
 @settings(deadline=None)
 @given(RECORDS, RECORDS)
-def test_points_and_exemplars_are_those_of_the_sdk(before, after):
+def test_points_and_exemplars_equal_those_of_the_sdk(before, after):
     sampled = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     span = trace.set_span_in_context(NonRecordingSpan(sampled), Context())
     plain, tallied = Recorder(is_tallied=False), Recorder(is_tallied=True)
@@ -122,7 +122,7 @@ def test_points_and_exemplars_are_those_of_the_sdk(before, after):
 
 
 @pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
-def test_unusual_values_are_as_the_sdk_has_them(value):
+def test_unusual_values_equal_those_of_the_sdk(value):
     plain, tallied = Recorder(is_tallied=False), Recorder(is_tallied=True)
     for recorder in (plain, tallied):
         for each in (1.0, value, 1.0):
@@ -130,7 +130,7 @@ def test_unusual_values_are_as_the_sdk_has_them(value):
     assert tallied.points() == plain.points()
 
 
-def test_more_sets_of_labels_than_the_limit_are_all_counted():
+def test_values_beyond_the_cardinality_limit_are_counted():
     plain, tallied = Recorder(is_tallied=False), Recorder(is_tallied=True)
     for recorder in (plain, tallied):
         for _ in range(2):
@@ -140,13 +140,13 @@ def test_more_sets_of_labels_than_the_limit_are_all_counted():
     assert tallied.points() == plain.points()
 
 
-def test_histograms_of_others_are_the_sdks_own():
+def test_other_histograms_use_the_sdk():
     tallied = Recorder(is_tallied=True)
     assert type(tallied.others._behind).__module__.startswith("opentelemetry.sdk")
     assert not type(tallied.histogram._behind).__module__.startswith("opentelemetry.sdk")
 
 
-def test_a_reader_that_is_added_late_reads_what_follows_and_the_exporter_has_all():
+def test_a_reader_added_late_has_later_values_and_the_exporter_all():
     tallied = Recorder(is_tallied=True)
     for _ in range(5):
         tallied.histogram.record(1.0, {"a": 1})
@@ -158,12 +158,12 @@ def test_a_reader_that_is_added_late_reads_what_follows_and_the_exporter_has_all
     assert [(point[1], point[2]) for point in tallied.points()] == [(8, 11.0)]
 
 
-def test_a_reader_cannot_be_added_where_nothing_is_recorded():
+def test_a_reader_cannot_be_added_without_a_recording_provider():
     with pytest.raises(ConfigurationError, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
         NodespanMeterProvider().add_metric_reader(InMemoryMetricReader())
 
 
-def test_a_forked_child_counts_what_it_records_itself():
+def test_a_forked_child_counts_only_its_own_values():
     tallied = Recorder(is_tallied=True)
     for _ in range(5):
         tallied.histogram.record(1.0, {"a": 1})

@@ -145,7 +145,7 @@ def prefixed(number: int, **values: object) -> Span:
     return set_attributes(made, **{f"nodespan__prefix__{key}": value for key, value in values.items()})
 
 
-def test_what_prompts_share_is_by_row(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_shared_prefixes_are_by_row(viewer: ViewerThread, store: SqliteStore) -> None:
     cursor = cursor_of(viewer)
     write(
         store,
@@ -215,7 +215,7 @@ def test_an_open_span_has_its_phase_and_process(viewer: ViewerThread) -> None:
     assert abs(spans["duration"][0] - document["now_us"]) < 5e6
 
 
-def test_a_span_has_all_that_is_recorded_of_it(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_the_document_of_a_span_has_all_recorded_data(viewer: ViewerThread, store: SqliteStore) -> None:
     one = set_attributes(span(7, 0, 1, 2), nodespan__status="ok", nodespan__queue_s=0.5, x="y")
     write(store, one, span(7, 1, 1, 2))
     answer = get(viewer, f"/trace/{trace_id(7)}/span/{one.span_id.hex()}.json")
@@ -224,7 +224,7 @@ def test_a_span_has_all_that_is_recorded_of_it(viewer: ViewerThread, store: Sqli
     assert answer == {**expected, "node_metadata": {"status": "ok", "queue_s": 0.5}, "jaeger_url": None}
 
 
-def test_a_span_is_linked_to_jaeger_where_a_template_is_given(store: SqliteStore) -> None:
+def test_a_span_links_to_jaeger_if_a_template_is_set(store: SqliteStore) -> None:
     write(store, span(7, 0, 1, 2))
     template = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}"
     with ViewerThread(store, jaeger_url=template) as viewer:
@@ -321,7 +321,7 @@ ATTRIBUTES = st.dictionaries(st.sampled_from(KEYS), VALUES)
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), ATTRIBUTES), min_size=1, max_size=8))
-def test_columns_have_what_the_records_of_the_read_model_have(tmp_path_factory: Any, spans: list[Any]) -> None:
+def test_columns_equal_the_records_of_the_read_model(tmp_path_factory: Any, spans: list[Any]) -> None:
     store = SqliteStore(tmp_path_factory.mktemp("columns") / "store.db")
     for number, (start, attributes) in enumerate(spans):
         write(store, with_attributes(span(7, number, start, start + 1), attributes))

@@ -53,7 +53,7 @@ def test_a_file_of_lines_or_of_one_document_is_read(tmp_path: Path, indent: int 
     assert loaded(path, tmp_path) == ["span 0 of 1", "span 0 of 2", "span 1 of 1"]
 
 
-def test_a_span_that_is_in_a_file_twice_is_shown_once_and_other_signals_are_left_out(tmp_path: Path) -> None:
+def test_a_span_twice_in_a_file_is_shown_once_and_other_signals_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
     other = json.dumps({"resourceLogs": [{"scopeLogs": []}]}) + "\n\n"
     path.write_text(lines(encoded(span(1, 0, 1, 2))) + other + lines(encoded(span(1, 0, 1, 2), span(1, 1, 1, 2))))
@@ -65,7 +65,7 @@ def test_a_span_that_is_in_a_file_twice_is_shown_once_and_other_signals_are_left
     [b"no json\n", b"\xff\xfe", b"[1]\n", b'{"resourceSpans": 7}\n', gzip.compress(b"{}", mtime=0)[:-5]],
     ids=["text", "bytes", "list", "number", "cut gzip"],
 )
-def test_another_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+def test_the_error_for_another_file_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.txt"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"other\.txt"):
@@ -79,7 +79,7 @@ def test_the_command_rejects_a_file_without_spans(tmp_path: Path, cli: Any) -> N
     assert (done.code, "other.txt" in done.err) == (1, True)
 
 
-def test_the_viewer_opens_what_export_wrote_and_takes_no_spans(tmp_path: Path, store: SqliteStore, cli: Any) -> None:
+def test_the_viewer_opens_an_exported_file_and_rejects_spans(tmp_path: Path, store: SqliteStore, cli: Any) -> None:
     write(store, span(1, 0, 1, 2), span(1, 1, 1, 2))
     path = tmp_path / "export.jsonl"
     assert cli("export", "-o", str(path)).code == 0
@@ -146,7 +146,7 @@ def test_the_page_holds_documents_and_spans_without_content(store: SqliteStore) 
     assert "alert(1)" not in html
 
 
-def test_content_is_included_when_asked_for(store: SqliteStore) -> None:
+def test_content_is_included_on_request(store: SqliteStore) -> None:
     write(store, content_span())
     html = page_of(store, Redaction(keeps_content=True))
     attributes = held(html, "attributes")
@@ -172,7 +172,7 @@ def test_patterns_are_applied_to_every_text_and_counted(store: SqliteStore, keep
     assert int(re.search(r"changed (\d+)", data["redaction"])[1]) >= 10  # type: ignore[index]
 
 
-def test_without_attributes_nothing_of_them_is_in_the_file(store: SqliteStore) -> None:
+def test_the_file_has_no_attributes_without_the_option(store: SqliteStore) -> None:
     write(store, content_span())
     html = page_of(store, Redaction(keeps_attributes=False))
     assert held(html, "attributes") is None

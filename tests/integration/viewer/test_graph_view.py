@@ -74,7 +74,7 @@ def test_the_declared_graph_is_drawn_while_its_first_run_lasts(watched: Watched)
     assert {node["id"] for node in found["graphs"][run["graph"]]["layout"]["nodes"]} >= {"plan", "left", "detail"}
 
 
-def test_an_open_page_gets_graph_and_edges_with_the_changes(watched: Watched) -> None:
+def test_an_open_page_receives_graph_and_edges_with_the_changes(watched: Watched) -> None:
     assert "trip" in set().union(*map(graph_names, (watched.first, *watched.deltas)))
     edges = [edge for delta in watched.deltas for several in delta["edges"].values() for edge in several]
     assert {"target": "review", "kind": "join", "is_declared": True, "count": 1} in edges

@@ -39,7 +39,7 @@ def program(name: str, seconds: float, *options: str) -> Iterator[tuple[subproce
         started.stdout.close()
 
 
-def test_two_programs_are_seen_from_their_start_to_their_end(viewer: ViewerThread) -> None:
+def test_two_programs_are_listed_from_their_start_to_their_end(viewer: ViewerThread) -> None:
     with Events(viewer, cursor=cursor_of(viewer)) as events, program("one", 1) as one, program("two", 1) as two:
         until(events.states, {"run one": "ended", "run two": "ended"})
         seen = {(found["name"], found["state"]) for _, data in events.found for found in data["traces"]}
@@ -90,7 +90,7 @@ def test_a_killed_program_is_shown_as_lost(viewer: ViewerThread) -> None:
     assert viewer.client.get(f"/trace/{trace}.json").json()["trace"]["state"] == "lost"
 
 
-def test_a_page_that_returns_gets_what_it_has_missed(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_a_page_that_reconnects_receives_missed_changes(viewer: ViewerThread, store: SqliteStore) -> None:
     write(store, span(1, 0, 1, 2))
     with Events(viewer, cursor=cursor_of(viewer)) as events:
         write(store, span(2, 0, 2, 3))
@@ -111,7 +111,7 @@ def test_a_trace_that_no_longer_matches_the_filter_is_gone(viewer: ViewerThread)
         assert events.found[-1][1]["gone"]
 
 
-def test_a_list_with_a_filter_gets_no_other_runs(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_a_filtered_list_receives_only_matching_runs(viewer: ViewerThread, store: SqliteStore) -> None:
     with Events(viewer, cursor=cursor_of(viewer), service="shop") as events:
         write(store, span(1, 0, 1, 2), service="desk")
         write(store, span(2, 0, 2, 3), service="shop")
@@ -138,7 +138,7 @@ def test_a_wrong_cursor_or_filter_is_refused(viewer: ViewerThread, query: dict[s
     assert (answer.status_code, answer.json().keys()) == (400, {"error"})
 
 
-def test_many_pages_that_come_and_go_leave_nothing(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_closed_pages_leave_no_thread(viewer: ViewerThread, store: SqliteStore) -> None:
     for number in range(1, 4):
         with contextlib.ExitStack() as stack:
             pages = [stack.enter_context(Events(viewer, cursor=cursor_of(viewer))) for _ in range(5)]

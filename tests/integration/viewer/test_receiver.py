@@ -109,7 +109,7 @@ def test_a_span_that_is_sent_again_is_kept_once(viewer: ViewerThread) -> None:
     assert viewer.client.get("/runs.json").json()["traces"][0]["spans"] == 4
 
 
-def test_a_span_that_its_program_has_stored_is_kept_once(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_a_received_span_that_its_program_stored_is_kept_once(viewer: ViewerThread, store: SqliteStore) -> None:
     write(store, span(7, 0, 100, 101))
     viewer.client.post("/v1/traces", content=body(0, 1), headers=PROTOBUF).raise_for_status()
     write(store, span(7, 2, 102, 103))
@@ -117,7 +117,7 @@ def test_a_span_that_its_program_has_stored_is_kept_once(viewer: ViewerThread, s
     assert viewer.client.get("/runs.json").json()["traces"][0]["spans"] == 4
 
 
-def test_received_spans_wait_for_no_destination(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_received_spans_have_no_destination(viewer: ViewerThread, store: SqliteStore) -> None:
     viewer.client.post("/v1/traces", content=body(0), headers=PROTOBUF).raise_for_status()
     assert (store.stats().spans, store.stats().waiting, store.stats().destinations) == (1, 0, [])
 
@@ -192,7 +192,7 @@ def nested(levels: int) -> bytes:
         "gzip bomb",
     ],
 )
-def test_what_is_no_message_is_refused_with_a_reason(
+def test_an_invalid_message_is_refused_with_a_reason(
     viewer: ViewerThread, content: bytes, headers: dict[str, str], status: int
 ) -> None:
     answer = viewer.client.post("/v1/traces", content=content, headers=headers)

@@ -25,7 +25,7 @@ PAGES = ("/", "/trace/07", "/?node=plan")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteStore]:
-    """One for all: these tests leave nothing that another one sees."""
+    """Shared: these tests change no state of the viewer."""
     opened = SqliteStore(tmp_path_factory.mktemp("store") / "store.db")
     yield opened
     opened.close()
@@ -84,7 +84,7 @@ def test_a_document_needs_the_cookie(viewer: ViewerThread, path: str) -> None:
         assert stranger.get(path, headers={"cookie": f"{name}={value}"}).status_code == 401
 
 
-def test_the_token_is_exchanged_for_a_cookie_that_scripts_and_other_sites_do_not_get(viewer: ViewerThread) -> None:
+def test_the_token_is_exchanged_for_an_http_only_same_site_cookie(viewer: ViewerThread) -> None:
     client = viewer.new_client()
     answer = client.post("/session", json={"token": viewer.token})
     assert answer.status_code == 204
@@ -131,7 +131,7 @@ def test_a_request_of_another_site_is_refused(viewer: ViewerThread, path: str, h
     assert viewer.client.request(method, path, headers=headers).status_code == 403
 
 
-def test_a_link_on_another_site_opens_the_page_alone(viewer: ViewerThread) -> None:
+def test_a_link_on_another_site_opens_the_page_only(viewer: ViewerThread) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert viewer.new_client().get("/trace/07", headers=headers).status_code == 200
     assert viewer.new_client().get("/runs.json", headers=headers).status_code == 401
@@ -160,7 +160,7 @@ def test_the_own_origin_is_allowed(viewer: ViewerThread) -> None:
         "/static/types.d.ts",
     ],
 )
-def test_nothing_outside_of_the_table_of_files_is_served(viewer: ViewerThread, target: str) -> None:
+def test_only_files_of_the_table_are_served(viewer: ViewerThread, target: str) -> None:
     status, content = raw(viewer, target, {})
     assert status == 404
     assert b"create_app" not in content
@@ -180,7 +180,7 @@ def test_every_answer_has_the_headers(viewer: ViewerThread) -> None:
     assert "default-src 'self'" in refused["content-security-policy"]
 
 
-def test_the_page_has_one_inline_script_the_map_whose_hash_is_in_the_policy(tmp_path: Path) -> None:
+def test_the_only_inline_script_is_the_import_map_whose_hash_is_in_the_policy(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(
         '<script type="importmap">{"imports": {}}</script><script type="module" src="/static/main.js"></script>'
     )
@@ -199,7 +199,7 @@ def test_the_page_has_one_inline_script_the_map_whose_hash_is_in_the_policy(tmp_
     assert f"script-src 'self' 'sha256-{digest}'" in page.policy
 
 
-def test_what_spans_are_called_is_never_html(viewer: ViewerThread, store: SqliteStore) -> None:
+def test_names_of_spans_are_never_html(viewer: ViewerThread, store: SqliteStore) -> None:
     canary = "<script>alert(1)</script>\u202e\x1b[31m](javascript:alert(1))"
     one = span(7, 0, 1, 2)
     one.name = canary
@@ -214,7 +214,7 @@ def test_what_spans_are_called_is_never_html(viewer: ViewerThread, store: Sqlite
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "POST"])
-def test_other_methods_change_nothing(viewer: ViewerThread, method: str) -> None:
+def test_other_methods_are_refused(viewer: ViewerThread, method: str) -> None:
     for path in ("/", "/runs.json", "/trace/07.json"):
         assert viewer.client.request(method, path).status_code == 405
     assert viewer.client.get("/v1/traces").status_code == 405
@@ -234,13 +234,13 @@ def test_without_a_token_documents_are_open_on_loopback(store: SqliteStore) -> N
         ({"host": "::"}, "--allow-host NAME"),
     ],
 )
-def test_what_others_can_reach_needs_a_token_and_a_name(options: dict[str, object], message: str) -> None:
+def test_beyond_loopback_a_token_and_a_host_name_are_required(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         ViewerSettings(**options)  # type: ignore[arg-type]
 
 
 def test_spans_from_other_machines_need_the_token(store: SqliteStore) -> None:
-    # 127.0.0.1 is reached either way; the settings alone decide.
+    # 127.0.0.1 is reachable in both cases; only the settings differ.
     with ViewerThread(store) as viewer:
         pass
     with ViewerThread(store, host="0.0.0.0", allowed_hosts=frozenset({"box.example"})) as viewer:
@@ -252,7 +252,7 @@ def test_spans_from_other_machines_need_the_token(store: SqliteStore) -> None:
         assert client.get("/runs.json", headers=bearer).status_code == 401
 
 
-def test_nothing_of_requests_is_printed_and_the_token_is_in_the_address_alone() -> None:
+def test_requests_are_not_printed_and_the_token_is_only_in_the_address() -> None:
     with ViewerProcess("--port", "0") as viewer:
         assert viewer.address == f"{viewer.base}/#token={viewer.token}"
         for path in ("/runs.json?user=secret-user", f"/?token={viewer.token}", "/none"):

@@ -1,4 +1,4 @@
-"""ComposerService: LangGraph's own events, in their order, each with the ids that lead back to its span."""
+"""ComposerService: LangGraph's own events, in their order, each with the ids of its span."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def masked(event: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["plain nodes", "a pipeline node"])
 async def test_order_and_content_of_langgraphs_events_are_unchanged(composer, tracer_provider, kind):
     def graph() -> Any:
-        """With a model of its own, that has been asked nothing yet."""
+        """With a newly loaded model."""
         if kind == "plain nodes":
             return diamond()
         return one_node(PipelineNode(pipeline_factory=echo_factory(), tracer_provider=tracer_provider))
@@ -127,7 +127,7 @@ async def test_order_and_content_of_langgraphs_events_are_unchanged(composer, tr
         assert [masked(event) for event in with_ids] == [masked(event) for event in without]
 
 
-async def test_langgraphs_own_dicts_are_not_written_to(composer, monkeypatch):
+async def test_dicts_of_langgraph_are_not_modified(composer, monkeypatch):
     graph = diamond()
     handed_out: list[tuple[dict[str, Any], dict[str, Any]]] = []
     original = type(graph).astream_events
@@ -143,7 +143,7 @@ async def test_langgraphs_own_dicts_are_not_written_to(composer, monkeypatch):
     assert all(event == before for event, before in handed_out)
 
 
-async def test_a_users_metadata_of_our_names_moves_aside(composer):
+async def test_metadata_of_the_user_with_reserved_names_is_renamed(composer):
     config = {"metadata": {"span_id": "mine", "sequence": "my own", "other": 1}}
     events = await collect(composer, diamond(), WorkflowState(), config=config)
     for event in events:
@@ -152,7 +152,7 @@ async def test_a_users_metadata_of_our_names_moves_aside(composer):
         assert HEX.fullmatch(event["metadata"]["span_id"])
 
 
-async def test_a_failing_enrichment_hands_out_the_original_and_is_counted(composer, monkeypatch, caplog):
+async def test_a_failing_enrichment_yields_the_original_event_and_is_counted(composer, monkeypatch, caplog):
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
     monkeypatch.setattr(_enrich, "_node_metadata_of", lambda _data: 1 / 0)
     events = await collect(composer, diamond(), WorkflowState())
@@ -188,7 +188,7 @@ async def test_a_failing_run_yields_one_last_event_and_raises_the_original_excep
 
 
 @pytest.mark.parametrize("leave", ["aclose", "cancel", "drop"])
-async def test_leaving_early_ends_the_workflow_span_once_as_cancelled(composer, exporter, leave):
+async def test_closing_early_ends_the_workflow_span_once_as_cancelled(composer, exporter, leave):
     started, stopped = asyncio.Event(), asyncio.Event()
 
     async def slow(_state: WorkflowState) -> None:
@@ -236,7 +236,7 @@ async def test_an_iterator_that_is_never_started_leaves_no_span(composer, export
     assert exporter.get_finished_spans() == ()
 
 
-async def test_the_callers_context_at_the_call_is_the_parent_and_stays_the_consumers(
+async def test_the_context_at_the_call_is_the_parent_and_the_consumers_context_does_not_change(
     composer, tracer_provider, exporter
 ):
     tracer = tracer_provider.get_tracer("app")
@@ -252,7 +252,7 @@ async def test_the_callers_context_at_the_call_is_the_parent_and_stays_the_consu
     assert root.parent.span_id == request.get_span_context().span_id
 
 
-async def test_a_hundred_concurrent_runs_do_not_mix(composer, tracer_provider, exporter):
+async def test_a_hundred_concurrent_runs_have_separate_spans(composer, tracer_provider, exporter):
     tracer = tracer_provider.get_tracer("app")
     graph = diamond()
 
@@ -294,7 +294,7 @@ async def test_an_interrupt_is_no_error_and_the_resumed_run_links_to_it(composer
 
 
 @pytest.mark.parametrize("config", [None, {"configurable": {"thread_id": "t1"}}], ids=["no config", "no checkpointer"])
-async def test_resuming_without_a_checkpoint_has_no_link_and_no_error_of_ours(composer, exporter, config):
+async def test_resuming_without_a_checkpoint_has_no_link_and_no_internal_error(composer, exporter, config):
     graph = one_node(lambda _state: {"user_id": "x"})
     await collect(composer, graph, Command(update={"user_id": "y"}, goto="analyse"), config=config)
     assert all(not span.links for span in exporter.get_finished_spans())

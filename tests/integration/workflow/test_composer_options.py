@@ -50,7 +50,7 @@ def state() -> WorkflowState:
     return WorkflowState.from_prompt("one two")
 
 
-async def test_a_context_reaches_the_nodes_and_gives_the_user(composer, tracer_provider, exporter):
+async def test_the_context_is_passed_to_the_nodes_and_sets_the_user(composer, tracer_provider, exporter):
     context = Context(user_id="u-1", prefix="given")
     events = await collect(composer, two_nodes(tracer_provider), state(), context=context)
     assert events[-1]["data"]["output"]["messages"][-1].content == "given"
@@ -60,7 +60,7 @@ async def test_a_context_reaches_the_nodes_and_gives_the_user(composer, tracer_p
 
 
 @pytest.mark.parametrize(("durability", "kept"), [("exit", 1), ("sync", 4)])
-async def test_a_durability_reaches_the_checkpointer(composer, tracer_provider, durability, kept):
+async def test_the_durability_is_passed_to_the_checkpointer(composer, tracer_provider, durability, kept):
     graph = two_nodes(tracer_provider, checkpointer=InMemorySaver())
     await collect(composer, graph, state(), config=THREAD, durability=durability)
     assert len([snapshot async for snapshot in graph.aget_state_history(THREAD)]) == kept
@@ -88,7 +88,7 @@ async def test_a_run_stops_at_the_given_nodes(composer, tracer_provider, exporte
         ({"exclude_tags": ["mine"]}, set()),
     ],
 )
-async def test_filters_reach_the_event_stream(composer, tracer_provider, option, names):
+async def test_filters_are_passed_to_the_event_stream(composer, tracer_provider, option, names):
     graph = two_nodes(tracer_provider)
     config = {"tags": ["mine"]}
     plain = [event async for event in graph.astream_events(state(), config, version="v2", **option)]
@@ -98,7 +98,7 @@ async def test_filters_reach_the_event_stream(composer, tracer_provider, option,
     assert [event["metadata"]["sequence"] for event in events] == list(range(len(events)))
 
 
-async def test_chunks_of_several_stream_modes_carry_their_entries(composer, tracer_provider):
+async def test_chunks_of_several_stream_modes_have_their_entries(composer, tracer_provider):
     events = await collect(composer, two_nodes(tracer_provider), state(), stream_mode=["updates", "values"])
     chunks = [event for event in events if event["event"] == "on_chain_stream" and event["name"] == "LangGraph"]
     modes = {event["data"]["chunk"][0] for event in chunks}
@@ -107,14 +107,14 @@ async def test_chunks_of_several_stream_modes_carry_their_entries(composer, trac
     assert set(with_entries) == modes
 
 
-async def test_one_stream_mode_carries_its_entries(composer, tracer_provider):
+async def test_chunks_of_one_stream_mode_have_their_entries(composer, tracer_provider):
     events = await collect(composer, two_nodes(tracer_provider), state(), stream_mode="values")
     chunks = [event for event in events if event["event"] == "on_chain_stream" and event["name"] == "LangGraph"]
     assert isinstance(chunks[-1]["data"]["chunk"], dict)
     assert len(chunks[-1]["data"]["node_metadata"]) == 1
 
 
-async def test_the_error_event_has_the_id_of_the_run_whatever_is_left_out(composer):
+async def test_the_error_event_has_the_id_of_the_run_with_any_filter(composer):
     def fails(_state: WorkflowState) -> None:
         raise ValueError("broken")
 

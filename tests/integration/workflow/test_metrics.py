@@ -33,7 +33,7 @@ NOT_HERE = {
     semconv.OUTBOX_SPANS, semconv.OUTBOX_AGE, semconv.SPANS_PROCESSED, semconv.SPANS_EXPORTED,
     semconv.TELEMETRY_ERRORS, semconv.NODE_RUNNING, semconv.NODE_RUNNING_AGE,
 }  # fmt: skip
-"""They come from the store of ``configure()``, and from errors of nodespan's own, which these tests do without."""
+"""Emitted by the store of ``configure()`` and for internal errors, neither of which these tests have."""
 IDS = {"user_id": "user-4711", "conversation_id": "conversation-4712"}
 THREAD = "thread-4713"
 
@@ -146,7 +146,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(smollm2: Path) -> Seen:
-    """What can happen to a run and to a generation has happened; this was seen of it."""
+    """The metrics after runs and generations with every outcome."""
     measured, exporter = Measured(), InMemorySpanExporter()
     tracer_provider = TracerProvider(shutdown_on_exit=False)
     tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -219,7 +219,7 @@ def test_metrics_are_the_sums_of_the_facts_on_the_spans(seen: Seen) -> None:
     assert total(semconv.TOOL_DURATION)[1] == len(tools) == 2
 
 
-def test_exemplars_of_every_histogram_lead_to_a_span_that_has_the_fact(seen: Seen) -> None:
+def test_exemplars_of_every_histogram_refer_to_a_span_with_the_value(seen: Seen) -> None:
     spans = {(span.context.trace_id, span.context.span_id): span for span in seen.spans}
     begins = {
         semconv.NODE_DURATION: "invoke_node ",

@@ -75,7 +75,7 @@ async def test_state_and_span_agree_key_by_key(node, composer, exporter, request
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])
-async def test_the_generation_hangs_under_the_node_with_measured_children(node, composer, exporter, how):
+async def test_the_generation_is_below_the_node_with_measured_children(node, composer, exporter, how):
     await run(one_node(node()), WorkflowState.from_prompt(ANSWER), how, composer)
     tree = span_tree(exporter)
     found = tree[0]["children"][0] if how == "composer" else tree[0]
@@ -116,7 +116,7 @@ async def test_stream_mode_custom_shows_the_same_data(node, composer, face):
     assert custom[-1]["metadata"]["finish_reason"] == "stop"
 
 
-async def test_stream_false_leaves_token_events_out_and_says_so_in_the_metadata(node, composer):
+async def test_stream_false_emits_no_token_events_and_is_in_the_metadata(node, composer):
     graph = one_node(node())
     events = [e async for e in composer.execute_workflow(graph, WorkflowState.from_prompt(ANSWER), stream=False)]
     assert not [event for event in events if event["event"] == "on_custom_event"]
@@ -185,7 +185,7 @@ async def test_retries_share_one_span_and_one_node_id_under_the_seam(node, compo
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])
-async def test_a_failing_model_is_on_the_span_and_passes_through_unchanged(node, composer, exporter, how):
+async def test_an_error_of_the_model_is_on_the_span_and_raised_unchanged(node, composer, exporter, how):
     factory = echo_factory(error_at=1, error=OSError("model broke"))
     with pytest.raises(OSError, match="model broke"):
         await run(one_node(node(factory=factory)), WorkflowState.from_prompt(ANSWER), how, composer)
@@ -200,7 +200,7 @@ async def test_a_failing_model_is_on_the_span_and_passes_through_unchanged(node,
     assert recorded == ["chat echo"]
 
 
-async def test_a_cancelled_execution_has_the_facts_on_its_span(node, composer, exporter):
+async def test_the_span_of_a_cancelled_execution_has_its_attributes(node, composer, exporter):
     graph = one_node(node(factory=echo_factory(delay_s=0.05)))
     events = composer.execute_workflow(graph, WorkflowState.from_prompt("word " * 200))
     async for event in events:
@@ -221,7 +221,7 @@ class OwnState(TypedDict):
     node_metadata: Annotated[dict[str, Any], operator.or_]
 
 
-async def test_a_users_own_state_and_output_key_serve_as_well(node, composer, exporter):
+async def test_a_custom_state_and_output_key_are_supported(node, composer, exporter):
     graph = one_node(node(prompt=lambda s: s["question"], output_key="answer"), state=OwnState)
     events = await collect(composer, graph, {"question": ANSWER})
     output = events[-1]["data"]["output"]
@@ -235,7 +235,7 @@ class PoorState(TypedDict):
 
 
 @pytest.mark.parametrize("how", ["invoke", "composer"])
-async def test_a_state_without_our_field_is_said_once(node, composer, caplog, how):
+async def test_a_state_without_node_metadata_is_logged_once(node, composer, caplog, how):
     graph = one_node(node(prompt=lambda s: s["question"], output_key="answer"), state=PoorState)
     for _ in range(2):
         result = await run(graph, {"question": ANSWER}, how, composer)
@@ -244,12 +244,12 @@ async def test_a_state_without_our_field_is_said_once(node, composer, caplog, ho
     assert len(said) == 1
 
 
-async def test_a_system_prompt_goes_before_the_conversation(node, composer):
+async def test_a_system_prompt_precedes_the_conversation(node, composer):
     result = one_node(node(prompt="Be brief.")).invoke(WorkflowState.from_prompt("say this"))
     assert result["messages"][-1].content == "say this"
 
 
-async def test_nothing_to_ask_is_a_clear_error(node, composer):
+async def test_a_state_without_a_question_is_an_error(node, composer):
     with pytest.raises(ConfigurationError, match="found no messages"):
         one_node(node()).invoke(WorkflowState())
 
@@ -267,7 +267,7 @@ def test_bad_arguments_are_refused_at_once(node):
         node(sampling=Sampling(temperature=-1))
 
 
-async def test_log_records_carry_the_nodes_ids(node, composer, caplog, exporter):
+async def test_log_records_have_the_ids_of_the_node(node, composer, caplog, exporter):
     caplog.set_level(logging.DEBUG, "nodespan.node")
     await collect(composer, one_node(node()), WorkflowState.from_prompt(ANSWER))
     span = next(span for span in exporter.get_finished_spans() if span.name == "invoke_node analyse")
@@ -315,7 +315,7 @@ async def test_create_node_metadata_describes_the_execution_it_is_called_in(node
     ["x" * 10_000_000, "half \ud83d", {"a": 1}, b"bytes", float("nan")],
     ids=["10 MB", "lone surrogate", "nested", "bytes", "NaN"],
 )
-async def test_hard_metadata_values_never_raise_and_agree_on_both_sides(node, composer, exporter, value):
+async def test_unusual_metadata_values_do_not_raise_and_are_equal_in_state_and_span(node, composer, exporter, value):
     class Loose(TypedDict):
         messages: list[Any]
         user_id: Any
@@ -338,7 +338,7 @@ async def test_the_state_survives_a_checkpointer(node, composer, exporter):
     assert_state_and_spans_agree(kept, exporter)
 
 
-async def test_the_current_span_in_the_body_is_the_nodes(node, composer):
+async def test_the_span_of_the_node_is_current_in_its_body(node, composer):
     seen: list[Any] = []
 
     def asks(_state: Any) -> str:
@@ -351,7 +351,7 @@ async def test_the_current_span_in_the_body_is_the_nodes(node, composer):
     assert f"{seen[0].get_span_context().span_id:016x}" == entry["span_id"]
 
 
-async def test_many_nodes_wait_for_one_model_and_say_how_long(node, composer, exporter):
+async def test_the_time_of_waiting_for_a_shared_model_is_in_the_metadata(node, composer, exporter):
     factory = echo_factory(delay_s=0.01)
     graph = StateGraph(WorkflowState)
     for number in range(4):
@@ -364,7 +364,7 @@ async def test_many_nodes_wait_for_one_model_and_say_how_long(node, composer, ex
 
 
 @pytest.mark.usefixtures("instrumented")
-async def test_a_node_in_a_task_that_outlives_its_node_has_a_span_of_its_own(node, exporter):
+async def test_a_pipeline_node_in_a_task_that_outlives_its_node_has_its_own_span(node, exporter):
     late: list[asyncio.Task[Any]] = []
     ended = asyncio.Event()
     inner = node(node_name="late")

@@ -35,7 +35,7 @@ async def test_a_resumed_run_and_its_send_branches_keep_user_and_conversation(no
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_state_that_cannot_be_read_costs_its_ids_alone(node, is_async):
+async def test_for_an_unreadable_state_only_the_ids_are_missing(node, is_async):
     class Detached:
         messages = "hi"
 

@@ -65,7 +65,7 @@ def test_messages_mode_has_each_token_once_with_the_final_messages_id(node, is_a
 @pytest.mark.parametrize(
     ("emit", "messages", "custom"), [("both", True, True), ("messages", True, False), ("custom", False, True)]
 )
-def test_emit_says_in_which_form_tokens_are_sent(node, is_async, emit, messages, custom):
+def test_emit_selects_the_form_of_sent_tokens(node, is_async, emit, messages, custom):
     graph = one_node(node(emit=emit), checkpointer=InMemorySaver())
     items = stream(graph, is_async, ["messages", "custom"])
     tokens = [data[0].content for mode, data in items if mode == "messages" and isinstance(data[0], AIMessageChunk)]
@@ -76,7 +76,7 @@ def test_emit_says_in_which_form_tokens_are_sent(node, is_async, emit, messages,
 
 
 @both
-def test_a_node_that_does_not_stream_sends_the_whole_message_alone(node, is_async):
+def test_a_node_that_does_not_stream_sends_only_the_whole_message(node, is_async):
     items = stream(one_node(node(stream=False), checkpointer=InMemorySaver()), is_async, ["messages", "custom"])
     assert [(mode, data[0].content) for mode, data in items] == [("messages", ANSWER)]
 
@@ -129,7 +129,7 @@ def test_event_streams_of_version_v3_have_one_message_with_its_text_in_pieces(no
     assert texts == [WORDS]
 
 
-async def test_composed_runs_give_the_events_the_chat_spans_id(node, tracer_provider, exporter):
+async def test_events_of_composed_runs_have_the_id_of_the_chat_span(node, tracer_provider, exporter):
     composer = ComposerService(tracer_provider=tracer_provider)
     events = await collect(composer, one_node(node()), state())
     [chat] = [span for span in exporter.get_finished_spans() if span.name == "chat echo"]
@@ -141,7 +141,7 @@ async def test_composed_runs_give_the_events_the_chat_spans_id(node, tracer_prov
 
 
 class Watches(BaseCallbackHandler):
-    """A tracer of somebody else's."""
+    """A tracer of another library."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -157,7 +157,7 @@ class Watches(BaseCallbackHandler):
 
 
 @both
-def test_tracers_and_counters_of_usage_see_no_second_model(node, tracer_provider, measured, exporter, is_async):
+def test_tracers_and_usage_counters_receive_no_second_model_call(node, tracer_provider, measured, exporter, is_async):
     instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
     watches, usage = Watches(), UsageMetadataCallbackHandler()
     config = {"callbacks": [watches, usage]}
@@ -178,7 +178,7 @@ def test_tracers_and_counters_of_usage_see_no_second_model(node, tracer_provider
 
 
 @both
-def test_where_nobody_reads_the_message_has_no_id_of_ours(node, is_async):
+def test_without_a_reader_the_message_has_no_id_of_nodespan(node, is_async):
     update = asyncio.run(node().ainvoke(state())) if is_async else node().invoke(state())
     assert update["messages"][0].id is None
 
@@ -205,7 +205,7 @@ def test_a_failing_generation_ends_its_message(node, is_async, caplog):
 
 
 @both
-def test_parallel_branches_and_subgraphs_have_messages_of_their_own(node, is_async):
+def test_parallel_branches_and_subgraphs_have_their_own_messages(node, is_async):
     inner = StateGraph(WorkflowState)
     inner.add_node("inside", node())
     inner.add_edge(START, "inside")
@@ -245,7 +245,7 @@ def test_a_text_as_output_is_sent_as_messages_too(node, is_async):
     assert graph.get_state(THREAD).values["answer"] == ANSWER
 
 
-async def test_a_consumer_that_leaves_ends_the_message(node):
+async def test_abandoning_the_stream_ends_the_message(node):
     graph = one_node(node(factory=echo_factory(delay_s=0.05)))
     steps = graph.astream(state(), stream_mode="messages")
     message, _ = await anext(steps)

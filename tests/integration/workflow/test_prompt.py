@@ -77,7 +77,7 @@ def test_an_image_is_sent(form):
     }
 
 
-def test_ollama_gets_an_image_in_its_own_form():
+def test_an_image_is_sent_to_ollama_in_its_form():
     content = [{"type": "text", "text": "What is it?"}, IMAGES["openai"]]
     assert sent([HumanMessage(content)], "ollama") == [{"role": "user", "content": "What is it?", "images": ["AAAA"]}]
 
@@ -87,7 +87,7 @@ def test_an_image_at_an_address_is_an_error_for_ollama():
         sent([HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}])], "ollama")
 
 
-def test_texts_in_blocks_are_one_text_and_the_thoughts_of_an_answer_are_left_out():
+def test_text_blocks_are_joined_and_reasoning_blocks_omitted():
     blocks = [{"type": "reasoning", "reasoning": "hm"}, "good", {"type": "text", "text": " day"}]
     assert sent([AIMessage(blocks), HumanMessage("hi")])[0] == {"role": "assistant", "content": "good day"}
 
@@ -97,7 +97,7 @@ def test_content_that_cannot_be_sent_is_an_error():
         sent([HumanMessage([{"type": "image_url"}])])
 
 
-def test_a_type_of_content_that_only_the_server_knows_is_sent_as_it_is():
+def test_an_unknown_type_of_content_is_sent_unchanged():
     [message] = sent([HumanMessage([{"type": "hologram", "data": 3}])])
     assert message["content"] == [{"type": "hologram", "data": 3}]
 

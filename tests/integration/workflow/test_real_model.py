@@ -53,7 +53,7 @@ def plain_answer(smollm2):
     return answer
 
 
-async def test_the_figures_of_the_designs_origin(factory, composer, tracer_provider, exporter):
+async def test_the_metadata_of_a_streamed_run(factory, composer, tracer_provider, exporter):
     node = PipelineNode(
         pipeline_factory=factory,
         profile_type=ModelProfileType.Primary,
@@ -82,7 +82,7 @@ async def test_the_figures_of_the_designs_origin(factory, composer, tracer_provi
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])
-async def test_text_and_counts_are_those_of_llama_cpp_itself(node, composer, exporter, plain_answer, how):
+async def test_text_and_counts_equal_those_of_llama_cpp(node, composer, exporter, plain_answer, how):
     graph = one_node(node)
     state = WorkflowState.from_prompt(PROMPT)
     if how == "invoke":
@@ -106,7 +106,7 @@ async def test_text_and_counts_are_those_of_llama_cpp_itself(node, composer, exp
     assert not [key for key in owner.attributes if key.startswith("gen_ai.usage")]
 
 
-async def test_the_spans_of_a_first_run_are_those_of_the_design(smollm2, tracer_provider, composer, exporter):
+async def test_the_spans_of_a_first_run(smollm2, tracer_provider, composer, exporter):
     profile = ModelProfile(model_path=smollm2, n_ctx=512, sampling=SAMPLING)
     with PipelineFactory({ModelProfileType.Primary: profile}) as fresh:
         graph = one_node(PipelineNode(pipeline_factory=fresh, tracer_provider=tracer_provider))
@@ -139,7 +139,7 @@ async def test_the_spans_of_a_first_run_are_those_of_the_design(smollm2, tracer_
             assert parent.start_time <= span.start_time <= span.end_time
 
 
-async def test_leaving_the_event_stream_stops_the_model_and_leaves_it_usable(
+async def test_closing_the_event_stream_stops_the_model_which_stays_usable(
     node, factory, composer, exporter, plain_answer
 ):
     long = PipelineNode(
@@ -161,7 +161,7 @@ async def test_leaving_the_event_stream_stops_the_model_and_leaves_it_usable(
     assert answer == plain_answer["choices"][0]["message"]["content"]
 
 
-async def test_a_prompt_longer_than_the_context_is_llama_cpps_own_error(node, composer, exporter):
+async def test_a_prompt_longer_than_the_context_raises_the_error_of_llama_cpp(node, composer, exporter):
     events: list[Any] = []
     with pytest.raises(ValueError, match="exceed context window"):
         async for event in composer.execute_workflow(one_node(node), WorkflowState.from_prompt("word " * 600)):
@@ -171,9 +171,7 @@ async def test_a_prompt_longer_than_the_context_is_llama_cpps_own_error(node, co
     assert recorded == ["chat SmolLM2-135M-Instruct.Q4_1"]
 
 
-async def test_parallel_nodes_share_the_model_and_each_tells_its_own_counts(
-    factory, tracer_provider, composer, exporter
-):
+async def test_parallel_nodes_share_the_model_and_have_their_own_counts(factory, tracer_provider, composer, exporter):
     graph = StateGraph(WorkflowState)
     for number in range(3):
         asks = PipelineNode(

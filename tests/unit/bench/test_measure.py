@@ -9,7 +9,7 @@ import pytest
 from bench.measure import Figure, added, figure, interleaved, median, percentile
 
 
-def test_what_slows_all_variants_down_is_not_counted_as_anyones() -> None:
+def test_a_slowdown_of_all_variants_is_not_attributed_to_one() -> None:
     noise = [0.0, 50.0, 3.0, 90.0, 7.0] * 10
     columns = {"bare": [100 + more for more in noise], "ours": [110 + more for more in noise]}
     found = figure("added", "µs", columns, added("ours", "bare"), "<= 8")
@@ -45,7 +45,7 @@ def test_a_percentile_is_one_of_the_values(percent: float, expected: int) -> Non
     assert percentile(range(100, 0, -1), percent) == expected
 
 
-def test_every_variant_is_measured_once_a_round_and_not_always_in_one_order() -> None:
+def test_every_variant_is_measured_once_a_round_in_a_changing_order() -> None:
     order: list[str] = []
 
     def measure(name: str) -> Callable[[], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench import report
 
 
-def test_the_page_shows_the_figures_that_were_kept() -> None:
+def test_the_page_has_the_stored_figures() -> None:
     assert report.PAGE.read_text() == report.page()
 
 

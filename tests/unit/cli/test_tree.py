@@ -49,7 +49,7 @@ def shown(width):
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_facts_stand_beside_the_name_where_they_fit():
+def test_facts_are_beside_the_name_if_they_fit():
     assert shown(120) == [
         "invoke_workflow demo  2.5 s",
         "├── invoke_node [odd]  1.2 s",
@@ -60,7 +60,7 @@ def test_facts_stand_beside_the_name_where_they_fit():
     ]
 
 
-def test_and_below_it_where_they_do_not():
+def test_facts_are_below_the_name_if_they_do_not_fit():
     assert shown(90)[2:4] == [
         "│   └── chat SmolLM2  1.1 s",
         "│       in 44  cached 24  out 20  12.3 tokens/s  first token 940 ms  queue 0.7 ms",
@@ -71,7 +71,7 @@ def test_and_below_it_where_they_do_not():
     ("ns", "words"),
     [(0, "0.0 ms"), (9_940_000, "9.9 ms"), (812e6, "812 ms"), (2.44e9, "2.4 s"), (200e9, "3 min 20 s")],
 )
-def test_durations_are_for_people(ns, words):
+def test_durations_have_readable_units(ns, words):
     assert duration(ns) == words
 
 
@@ -85,7 +85,7 @@ def test_a_chain_of_many_spans_is_shown():
     assert depth == 2_999
 
 
-def test_an_attribute_of_another_program_with_another_type_is_left_out():
+def test_an_attribute_of_an_unexpected_type_is_omitted():
     attributes = {**USAGE, semconv.MIRROR_KEYS["tokens_per_s"]: "fast", semconv.MIRROR_KEYS["queue_s"]: None}
     (tree,) = render_tree([record("a", "", "chat", 0, 1, attributes=attributes)], 200)
     assert tree.label.plain == "chat  1.0 ms  in 44  cached 24  out 20  first token 940 ms"

@@ -1,4 +1,4 @@
-"""The committed boards are what `make dashboards` writes, and ask only for what is emitted."""
+"""The committed boards equal the output of `make dashboards`, and query only emitted metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def each(items: list[Any]) -> pytest.MarkDecorator:
 
 
 def emitted() -> dict[str, set[str]]:
-    """The labels of each name that a metric of ours has in Prometheus."""
+    """The labels of each metric of nodespan, by its name in Prometheus."""
     found: dict[str, set[str]] = {}
     for name in NAMES.values():
         if name.kind == "metric":
@@ -85,7 +85,7 @@ def links(board: dict[str, Any]) -> Iterator[str]:
         yield from (link["url"] for link in panel["fieldConfig"]["defaults"]["links"])
 
 
-def test_the_committed_boards_are_what_the_generator_writes() -> None:
+def test_the_committed_boards_equal_the_generated_ones() -> None:
     committed = {path.name: path.read_text() for path in (FOLDER / "json").iterdir()}
     assert committed == files(), "Type: make dashboards"
 
@@ -118,7 +118,7 @@ def test_panels_fill_the_grid_and_none_lies_on_another(uid: str) -> None:
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=lambda item: item["title"] if isinstance(item, dict) else None)
-def test_a_panel_has_its_question(uid: str, panel: dict[str, Any]) -> None:
+def test_a_panel_has_a_question_description_unit_and_links(uid: str, panel: dict[str, Any]) -> None:
     assert panel["title"].endswith("?")
     assert panel["description"].endswith(".")
     assert len(panel["description"]) > 60
@@ -129,7 +129,7 @@ def test_a_panel_has_its_question(uid: str, panel: dict[str, Any]) -> None:
     assert len(set(refs)) == len(refs)
 
 
-def test_a_panel_with_a_good_and_a_bad_has_a_threshold() -> None:
+def test_a_panel_with_good_and_bad_values_has_a_threshold() -> None:
     limits = {panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for _, panel in PANELS}
     judged = {title: [step["color"] for step in steps] for title, steps in limits.items() if len(steps) > 1}
     assert judged == snapshot(
@@ -151,7 +151,7 @@ def test_a_panel_with_a_good_and_a_bad_has_a_threshold() -> None:
     )
 
 
-def test_no_two_panels_ask_the_same() -> None:
+def test_no_two_panels_have_the_same_question() -> None:
     titles = [panel["title"] for _, panel in PANELS]
     assert len(set(titles)) == len(titles)
 
@@ -175,13 +175,13 @@ def test_a_query_uses_only_emitted_metrics_and_labels(item: Asked) -> None:
 
 
 @each(asked())
-def test_a_query_invents_no_zero_and_hides_none(item: Asked) -> None:
+def test_a_query_adds_no_zero_and_hides_none(item: Asked) -> None:
     assert not re.search(r"vector\(|absent|default", item.target["expr"])
     assert not item.target.get("hide")
 
 
 @each(asked())
-def test_what_a_board_filters_by_is_filtered_in_every_query(item: Asked) -> None:
+def test_every_query_uses_the_filters_of_its_board(item: Asked) -> None:
     """A query over a metric with a label that a variable of the board chooses from has to obey the choice."""
     shown = {variable["name"] for variable in BOARDS[item.board]["templating"]["list"] if variable["hide"] == 0}
     label_of = {"workflow": "gen_ai_workflow_name", "node": "gen_ai_node_name", "model": "gen_ai_request_model"}
@@ -198,12 +198,12 @@ def test_what_a_board_filters_by_is_filtered_in_every_query(item: Asked) -> None
 
 
 @each([item for item in asked() if LATENCY.search(item.target["expr"]) and item.panel["type"] != "table"])
-def test_a_latency_leads_to_traces(item: Asked) -> None:
+def test_latency_panels_have_exemplars(item: Asked) -> None:
     assert item.target["exemplar"] is True
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_a_link_leads_to_a_board_or_to_jaegers_search(uid: str) -> None:
+def test_a_link_opens_a_board_or_jaegers_search(uid: str) -> None:
     variables = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}
     found = list(links(BOARDS[uid]))
     assert len(found) >= 3
@@ -224,7 +224,7 @@ def test_a_link_leads_to_a_board_or_to_jaegers_search(uid: str) -> None:
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_the_other_boards_are_a_click_away_with_time_and_choices(uid: str) -> None:
+def test_each_board_links_to_the_others_with_time_and_filters(uid: str) -> None:
     ways = {link["url"].removeprefix("/d/"): link for link in BOARDS[uid]["links"] if link["url"].startswith("/d/")}
     assert ways.keys() == BOARDS.keys() - {uid}
     assert all(link["includeVars"] and link["keepTime"] and "placement" not in link for link in ways.values())

@@ -22,7 +22,7 @@ def test_a_dollar_is_written_twice() -> None:
         assert "$" not in path.read_text().replace("$$", "")
 
 
-def test_the_boards_name_a_data_source_that_is_there() -> None:
+def test_the_data_source_of_the_boards_exists() -> None:
     named = {
         (panel["datasource"]["type"], panel["datasource"]["uid"]) for b in BOARDS.values() for panel in b["panels"]
     }
@@ -39,14 +39,14 @@ def test_an_exemplar_opens_its_trace_in_jaeger() -> None:
     assert [each["url"] for each in destinations if "url" in each] == [f"{jaeger}/trace/$${{__value.raw}}"]
 
 
-def test_a_trace_leads_to_metrics_that_the_collector_makes() -> None:
+def test_a_trace_links_to_metrics_of_the_collector() -> None:
     settings = sources()["jaeger"]["jsonData"]["tracesToMetrics"]
     assert settings["datasourceUid"] in sources()
     for query in settings["queries"]:
         promql_parser.parse(query["query"].replace("$$__tags", 'service_name="assistant"'))
 
 
-def test_nothing_of_grafanas_can_be_changed_there_and_be_lost() -> None:
+def test_provisioned_objects_cannot_be_edited_in_grafana() -> None:
     provider = yaml.safe_load((PROVISIONING / "dashboards" / "provider.yaml").read_text())["providers"][0]
     assert provider["allowUiUpdates"] is False
     assert provider["folder"] == "nodespan"

@@ -1,4 +1,4 @@
-"""A lean span is, to everyone who reads it, the span that the SDK would have made."""
+"""A lean span equals the span of the SDK for every reader."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def facts(span: Any) -> str:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(LIMITS, PARENTS, SAMPLERS, ATTRIBUTES, STEPS, st.booleans())
-def test_other_processors_receive_what_they_receive_of_the_sdk(limits, parent, sampler, attributes, steps, is_plain):
+def test_other_processors_receive_the_same_spans_as_with_the_sdk(limits, parent, sampler, attributes, steps, is_plain):
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     seen = []
     for is_lean in (False, True):
@@ -176,7 +176,7 @@ def test_other_processors_receive_what_they_receive_of_the_sdk(limits, parent, s
     assert repr(seen[1]) == repr(seen[0])
 
 
-def test_the_comparison_finds_no_difference_on_this_sdk() -> None:
+def test_the_comparison_finds_no_difference_with_this_sdk() -> None:
     assert find_difference() is None
 
 
@@ -200,7 +200,7 @@ def test_our_processor_receives_the_span_itself_and_others_a_copy() -> None:
     assert type(kept.spans[0]) is sdk.ReadableSpan
 
 
-def test_a_processor_that_is_added_later_receives_the_spans_that_end_from_then_on() -> None:
+def test_a_processor_added_later_receives_spans_that_end_afterwards() -> None:
     ours, exporter = Ours(), InMemorySpanExporter()
     tracer = make(True, ours)
     first, second = tracer.start_span("first"), tracer.start_span("second")
@@ -260,7 +260,7 @@ def test_eight_threads_that_end_one_span_end_it_once() -> None:
     assert len(ours.spans) == len({id(span) for span in ours.spans}) == 50
 
 
-def test_what_other_threads_set_before_the_end_is_there_and_nothing_after_it() -> None:
+def test_attributes_set_by_other_threads_are_recorded_before_the_end_only() -> None:
     ours = Ours()
     tracer = make(True, ours)
     span = tracer.start_span("a")
@@ -282,7 +282,7 @@ def test_what_other_threads_set_before_the_end_is_there_and_nothing_after_it() -
     assert len(ours.spans[0].wire_fields().attributes) == 100
 
 
-def test_a_forked_child_makes_other_ids() -> None:
+def test_a_forked_child_generates_other_ids() -> None:
     tracer = make(True, Ours())
     tracer.id_generator = sdk.RandomIdGenerator()
     tracer.refresh()

@@ -13,7 +13,7 @@ opens = pytest.mark.parametrize("open_work", [lambda: None, Suppressed], ids=["n
 
 
 @opens
-async def test_an_async_generator_that_is_closed_early_has_closed_the_enclosed_one(open_work: Open) -> None:
+async def test_closing_an_async_generator_early_closes_the_enclosed_one(open_work: Open) -> None:
     ended: list[bool] = []
 
     async def counts() -> AsyncGenerator[int]:
@@ -31,7 +31,7 @@ async def test_an_async_generator_that_is_closed_early_has_closed_the_enclosed_o
 
 
 @opens
-def test_a_generator_that_is_closed_early_has_closed_the_enclosed_one(open_work: Open) -> None:
+def test_closing_a_generator_early_closes_the_enclosed_one(open_work: Open) -> None:
     ended: list[bool] = []
 
     def counts() -> Generator[int]:

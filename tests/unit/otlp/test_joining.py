@@ -35,7 +35,7 @@ def test_joined_slices_hold_the_same_spans_in_order(
         ([1, 5 * MAX_BATCH_BYTES, 1], [1, 5 * MAX_BATCH_BYTES, 1]),
     ],
 )
-def test_what_would_be_too_large_together_stays_apart(sizes: list[int], joined: list[int]) -> None:
+def test_slices_that_are_too_large_together_are_not_joined(sizes: list[int], joined: list[int]) -> None:
     made = join_batches([Encoded(bytes(size), 1) for size in sizes])
     assert [len(batch.data) for batch in made] == joined
     assert sum(batch.spans for batch in made) == len(sizes)

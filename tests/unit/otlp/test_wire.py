@@ -134,7 +134,7 @@ def exact(span: Any) -> bytes:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(SPANS, LIMITS)
-def test_it_is_the_same_message_as_the_sdk_s_encoder_writes(programs, limits):
+def test_the_message_equals_that_of_the_sdk_s_encoder(programs, limits):
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     reference = ended(False, Copies(), limits, programs)
     expected = message(trace_encoder.encode_spans(reference).SerializeToString())
@@ -167,7 +167,7 @@ def test_not_a_number_keeps_its_bits() -> None:
     assert struct.pack("<d", float("nan")) in batch.data
 
 
-def test_the_tables_stay_bounded_and_what_is_beyond_them_is_still_right() -> None:
+def test_the_tables_are_bounded_and_further_values_are_encoded() -> None:
     wire._keys.clear()
     spans = spans_with(*({"many": f"task {n}", "n": n, f"key.{n % 2000}": f"value {n}"} for n in range(5000)))
     data = b"".join(batch.data for start in range(0, 5000, 500) for batch in encode_spans(spans[start : start + 500]))
@@ -178,7 +178,7 @@ def test_the_tables_stay_bounded_and_what_is_beyond_them_is_still_right() -> Non
     assert len(wire._frames) <= wire._FRAMES_MAX
 
 
-def test_providers_that_come_and_go_do_not_stay_in_the_tables() -> None:
+def test_dropped_providers_are_removed_from_the_tables() -> None:
     for n in range(3 * wire._FRAMES_MAX):
         kept = Kept()
         make(True, kept, {}, Resource({"service.name": f"s{n}"})).get_tracer("nodespan").start_span("a").end()
@@ -188,7 +188,7 @@ def test_providers_that_come_and_go_do_not_stay_in_the_tables() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_value_that_no_encoder_holds_costs_that_value_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_value_that_cannot_be_encoded_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.CRITICAL, "opentelemetry"):
         batches = encode_spans(spans_with({"good": 1}, {"bad": 2**64, "good": 2}, {"bad": "\ud800", "good": 3}))
     spans = [span for batch in batches for span in decode_batch(batch.data)]

@@ -24,7 +24,7 @@ def test_the_page_lists_the_rooms_in_the_order_of_the_layers() -> None:
     assert [room for room in layers if not room.startswith("_")] == ROOMS
 
 
-def test_the_page_lists_what_the_linter_forbids() -> None:
+def test_the_page_lists_the_imports_that_the_linter_forbids() -> None:
     forbidden = {
         (source.removeprefix("nodespan."), target.removeprefix("nodespan."))
         for contract in CONTRACTS

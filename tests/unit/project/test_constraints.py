@@ -28,7 +28,7 @@ def named_in_pyproject() -> set[str]:
 
 
 def needed(names: Iterable[str]) -> set[str]:
-    """All that is installed because of these names. What is installed only for builds is not here to be asked."""
+    """All packages installed because of these names, without those that only builds require."""
     found: set[str] = set()
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -52,7 +52,7 @@ def test_each_line_is_an_exact_version_and_nothing_else() -> None:
     assert sorted(LINES, key=lambda line: line.partition("==")[0]) == LINES
 
 
-def test_everything_that_pyproject_names_is_pinned_and_all_that_it_needs() -> None:
+def test_every_dependency_and_its_dependencies_are_pinned() -> None:
     pinned = {line.partition("==")[0] for line in LINES}
     groups = PYPROJECT["dependency-groups"]
     without_dependencies = {normal(Requirement(text).name) for text in [*groups["model"], *groups["scale"]]}

@@ -69,7 +69,7 @@ async def test_good_context_that_goes_with_its_cancelled_task():
 """
 
 
-def test_a_test_that_leaves_a_span_behind_fails(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_that_leaves_a_span_open_fails(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makeconftest((TESTS / "conftest.py").read_text() + "\nimport leaks as _\n_.GRACE_S = 0.05\n")
     pytester.makepyfile(INNER)
     pytester.makeini("[pytest]\nasyncio_mode = auto")

@@ -16,7 +16,7 @@ def tool() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "tools" / "llama_cpp.py"))
 
 
-def test_version_processor_and_compiler_flags_each_make_another_key(tool: dict[str, Any]) -> None:
+def test_the_key_depends_on_version_processor_and_compiler_flags(tool: dict[str, Any]) -> None:
     key = tool["cache_key"]
     same = key("1.0", {"CMAKE_ARGS": "-DX=1"}, "cpu")
     others = [
@@ -29,7 +29,7 @@ def test_version_processor_and_compiler_flags_each_make_another_key(tool: dict[s
     assert len({same, *others}) == 5
 
 
-def test_a_processor_with_amx_gets_a_build_without_it_by_default(tool: dict[str, Any]) -> None:
+def test_on_a_processor_with_amx_the_default_build_excludes_it(tool: dict[str, Any]) -> None:
     build_environment = tool["build_environment"]
     has_amx = "flags\t: avx512f amx_tile amx_int8"
     assert "-DGGML_NATIVE=OFF" in build_environment({}, has_amx)["CMAKE_ARGS"]
@@ -54,7 +54,7 @@ def test_an_absent_or_damaged_wheel_is_not_used(tool: dict[str, Any], tmp_path: 
     assert not tool["install_from_cache"](tmp_path)
 
 
-def test_a_wheel_is_kept_whole_and_over_an_older_one(tool: dict[str, Any], tmp_path: Path) -> None:
+def test_a_wheel_is_stored_atomically_and_replaces_an_older_one(tool: dict[str, Any], tmp_path: Path) -> None:
     wheel = tmp_path / "a.whl"
     wheel.write_bytes(b"new")
     kept = tmp_path / "cache" / "a.whl"

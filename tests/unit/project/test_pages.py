@@ -49,7 +49,7 @@ def test_every_variable_that_the_code_names_is_documented() -> None:
     page = (DOCS / "configuration.md").read_text().replace("_SIGNAL_", "_TRACES_")
     code = "\n".join(file.read_text() for file in sorted((ROOT / "src").rglob("*.py")))
     named = set(re.findall(r"\b(?:OTEL|NODESPAN)_[A-Z0-9_]*[A-Z0-9]\b", code))
-    # Those whose name is put together: f"OTEL_{signal.upper()}_EXPORTER" and the like.
+    # Names that the code builds: f"OTEL_{signal.upper()}_EXPORTER" and the like.
     named |= {f"OTEL_{signal}_EXPORTER" for signal in ("TRACES", "METRICS", "LOGS")}
     named |= {f"OTEL_EXPORTER_OTLP_TRACES_{what}" for what in ("ENDPOINT", "PROTOCOL", "HEADERS")}
     assert len(named) > 15

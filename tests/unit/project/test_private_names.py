@@ -33,7 +33,7 @@ def is_private(name: str) -> bool:
 
 
 def defined(tree: ast.AST) -> Iterator[str]:
-    """Names that a module gives to its own variables, functions, classes, arguments, attributes and slots."""
+    """Names of a module's own variables, functions, classes, arguments, attributes and slots."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -67,15 +67,15 @@ OURS = {name for tree in TREES.values() for name in defined(tree)}
 FOREIGN = {name for tree in TREES.values() for name in used(tree)} - OURS - PUBLIC - set(OWN_TEXTS)
 
 
-def test_some_are_found() -> None:
+def test_private_names_are_found_in_the_source() -> None:
     assert {"_RUNTIME_CONTEXT", "_should_retry_on", "__pregel_push", "_convert_input"} <= FOREIGN | {"_RUNTIME_CONTEXT"}
 
 
-def test_the_page_lists_every_private_name_of_others() -> None:
+def test_the_page_lists_every_private_name_of_other_libraries() -> None:
     assert sorted(name for name in FOREIGN if name not in PAGE) == []
 
 
-def test_the_page_lists_no_name_that_is_gone() -> None:
+def test_the_page_lists_no_unused_name() -> None:
     source = "\n".join(path.read_text() for path in SOURCE.rglob("*.py"))
     listed = {
         name

@@ -55,7 +55,7 @@ def test_import_nodespan_loads_nothing_but_the_standard_library() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"nodespan"}
 
 
-def test_import_nodespan_costs_at_most_20_ms() -> None:
+def test_import_nodespan_takes_at_most_20_ms() -> None:
     def cost_us() -> int:
         report = python("-X", "importtime", "-c", "import nodespan").stderr
         found = re.search(r"\|\s*(\d+) \| nodespan$", report, re.MULTILINE)

@@ -27,7 +27,7 @@ def a_part(script: str, name: str = "collector") -> Part:
     return Part(name, {"program": "--version"}, build)
 
 
-def test_manifest_and_compiler_each_make_another_key(tmp_path: Path) -> None:
+def test_the_key_depends_on_manifest_and_compiler(tmp_path: Path) -> None:
     part = PARTS[0]
     shutil.copytree(stack_binaries.MANIFESTS / part.name, tmp_path / part.name)
     same = stack_binaries.cache_key(part, tmp_path, "go1.26")
@@ -62,7 +62,7 @@ def test_a_program_that_does_not_run_is_not_kept(tmp_path: Path, script: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kept_part_that_has_been_damaged_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_part_of_the_cache_is_rebuilt(tmp_path: Path) -> None:
     part = a_part("echo 1")
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "program").write_bytes(b"\x7fELF cut off")
@@ -86,7 +86,7 @@ def test_a_go_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         stack_binaries.installed_go()
 
 
-def test_a_failed_build_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_a_failed_build_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("go") is None:
         pytest.skip("go is not installed")
     (tmp_path / "go.mod").write_text("module example.test/broken\n\ngo 1.26\n")
@@ -95,7 +95,7 @@ def test_a_failed_build_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFix
     assert "directory not found" in capsys.readouterr().out
 
 
-def test_the_versions_stand_in_the_manifests() -> None:
+def test_the_versions_are_in_the_manifests() -> None:
     folder = stack_binaries.MANIFESTS
     assert stack_binaries.find(r"^  version: (\S+)$", folder / "collector" / "builder.yaml")
     with pytest.raises(BuildError, match=r"go.mod has no line like"):
@@ -115,7 +115,9 @@ esac
 """
 
 
-def test_without_go_the_programs_come_out_of_the_pinned_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_go_the_programs_are_taken_from_the_pinned_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(DOCKER)
@@ -166,7 +168,7 @@ def test_ports_are_all_different() -> None:
         assert len(set(numbers)) == len(numbers)
 
 
-def test_a_program_that_ends_at_once_is_shown_with_its_log(stack: stack_local.LocalStack, tmp_path: Path) -> None:
+def test_the_log_of_a_program_that_ends_at_once_is_printed(stack: stack_local.LocalStack, tmp_path: Path) -> None:
     (tmp_path / "jaeger").write_text("#!/bin/sh\necho cannot open the data base\nexit 3\n")
     (tmp_path / "jaeger").chmod(0o755)
     with pytest.raises(RuntimeError, match=r"(?s)jaeger is not ready.*cannot open the data base"):
@@ -174,7 +176,7 @@ def test_a_program_that_ends_at_once_is_shown_with_its_log(stack: stack_local.Lo
     assert not stack.is_running("jaeger")
 
 
-def test_an_unknown_overlay_is_named_with_those_that_exist() -> None:
+def test_the_error_for_an_unknown_overlay_lists_existing_ones() -> None:
     ran = subprocess.run(
         [sys.executable, str(stack_binaries.MANIFESTS / "stack_local.py"), "no-such"],
         check=False, capture_output=True, text=True,

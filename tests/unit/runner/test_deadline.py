@@ -19,7 +19,7 @@ Ask = Callable[..., PipelineStream]
 DEADLINE_S = 1.0  # time enough to begin, on a busy machine too
 
 
-def test_in_the_middle_it_stops_the_model_and_raises_after_the_chunks_before(stage: Stage, ask: Ask) -> None:
+def test_a_deadline_stops_the_model_and_is_raised_after_earlier_chunks(stage: Stage, ask: Ask) -> None:
     stage.free = False
     stream = ask("a b", deadline_s=DEADLINE_S)
     stage.let(1)
@@ -32,7 +32,7 @@ def test_in_the_middle_it_stops_the_model_and_raises_after_the_chunks_before(sta
     assert stream.metadata.error_type == "nodespan.errors.DeadlineExceededError"
 
 
-def test_unread_chunks_come_first(stage: Stage, ask: Ask) -> None:
+def test_unread_chunks_are_read_before_the_deadline_is_raised(stage: Stage, ask: Ask) -> None:
     stage.free = False
     stream = ask("a b c", deadline_s=DEADLINE_S)
     stage.let(2)
@@ -42,7 +42,7 @@ def test_unread_chunks_come_first(stage: Stage, ask: Ask) -> None:
         next(stream)
 
 
-def test_it_covers_the_queue(stage: Stage, ask: Ask) -> None:
+def test_a_deadline_covers_the_queue(stage: Stage, ask: Ask) -> None:
     stage.free = False
     running, waiter = ask("running"), ask("waiter", deadline_s=0.05)
     with pytest.raises(DeadlineExceededError):
@@ -52,7 +52,7 @@ def test_it_covers_the_queue(stage: Stage, ask: Ask) -> None:
     assert "begin waiter" not in stage.log
 
 
-def test_it_covers_the_loading_and_leaves_the_model_loaded(stage: Stage, ask: Ask) -> None:
+def test_a_deadline_covers_the_loading_and_the_model_stays_loaded(stage: Stage, ask: Ask) -> None:
     stage.may_load.clear()
     stream = ask("a", deadline_s=0.05)
     with pytest.raises(DeadlineExceededError):
@@ -62,14 +62,14 @@ def test_it_covers_the_loading_and_leaves_the_model_loaded(stage: Stage, ask: As
     assert stage.log == ["load m", "begin b", "end b"]
 
 
-def test_it_may_pass_before_anything_else_happens(stage: Stage, ask: Ask) -> None:
+def test_a_deadline_can_pass_before_the_generation_starts(stage: Stage, ask: Ask) -> None:
     stage.free = False
     for _ in range(200):
         with pytest.raises(DeadlineExceededError):
             next(ask("a", deadline_s=1e-9))
 
 
-def test_one_that_is_kept_changes_nothing_and_keeps_nothing(ask: Ask) -> None:
+def test_a_deadline_that_does_not_pass_has_no_effect_and_is_removed(ask: Ask) -> None:
     stream = ask("a", deadline_s=3600)
     assert [chunk.content for chunk in stream] == ["a"]
     generation = weakref.ref(stream._generation)
@@ -77,7 +77,7 @@ def test_one_that_is_kept_changes_nothing_and_keeps_nothing(ask: Ask) -> None:
     wait_for(lambda: gc.collect() is not None and generation() is None)
 
 
-def test_deadlines_need_no_thread_each(stage: Stage, ask: Ask) -> None:
+def test_deadlines_share_a_thread(stage: Stage, ask: Ask) -> None:
     stage.free = False
     streams = [ask("a", deadline_s=3600) for _ in range(100)]
     assert threading.active_count() < 50
@@ -85,7 +85,7 @@ def test_deadlines_need_no_thread_each(stage: Stage, ask: Ask) -> None:
         stream.close()
 
 
-async def test_it_reaches_the_async_reader(stage: Stage, ask: Ask) -> None:
+async def test_a_deadline_is_raised_in_the_async_reader(stage: Stage, ask: Ask) -> None:
     stage.free = False
     async with ask("a", deadline_s=0.05) as stream:
         with pytest.raises(DeadlineExceededError):
@@ -93,6 +93,6 @@ async def test_it_reaches_the_async_reader(stage: Stage, ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("deadline_s", [0, -1.0, float("nan")])
-def test_one_that_leaves_no_time_is_refused(ask: Ask, deadline_s: float) -> None:
+def test_a_deadline_of_zero_or_less_is_refused(ask: Ask, deadline_s: float) -> None:
     with pytest.raises(ConfigurationError, match="leaves no time"):
         ask("a", deadline_s=deadline_s)

@@ -129,7 +129,9 @@ def test_waiting_is_measured(stage: Stage, ask: Ask) -> None:
     assert second.metadata.queue_s > 0.05
 
 
-def test_a_cancelled_waiter_leaves_at_once_and_is_never_run(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
+def test_a_cancelled_request_leaves_the_queue_and_is_never_run(
+    stage: Stage, ask: Ask, factory: PipelineFactory
+) -> None:
     stage.free = False
     running, waiter = ask("running"), ask("waiter")
     wait_for(lambda: "begin running" in stage.log)
@@ -143,7 +145,7 @@ def test_a_cancelled_waiter_leaves_at_once_and_is_never_run(stage: Stage, ask: A
     assert "begin waiter" not in stage.log
 
 
-def test_the_model_not_used_for_longest_makes_room(stage: Stage) -> None:
+def test_the_least_recently_used_model_is_evicted(stage: Stage) -> None:
     with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
         runner = Runner(factory)
         for size in (Size.SMALL, Size.MIDDLE, Size.SMALL, Size.LARGE):
@@ -175,7 +177,7 @@ def test_a_model_in_use_is_not_evicted(stage: Stage, ask: Ask) -> None:
     assert stage.most_loaded == 1
 
 
-def test_a_busy_model_does_not_keep_another_waiting_for_ever(stage: Stage, ask: Ask) -> None:
+def test_a_request_for_another_model_is_served_before_later_requests(stage: Stage, ask: Ask) -> None:
     stage.free = False
     streams = [ask("first", Size.SMALL)]
     wait_for(lambda: "begin first" in stage.log)
@@ -189,12 +191,12 @@ def test_a_busy_model_does_not_keep_another_waiting_for_ever(stage: Stage, ask: 
 
 
 def test_two_models_that_fit_run_side_by_side(stage: Stage) -> None:
-    """Also when the lane of lower rank looks first, and so waits for the other to take its place."""
+    """Also if the lane of lower rank checks first and waits for the other."""
     for _ in range(20):
         stage.free = False
         with PipelineFactory(PROFILES, max_loaded=2, create=stage.create) as factory:
             runner = Runner(factory)
-            with factory._scheduler.changed:  # no lane looks before both are there; most likely the elder looks first
+            with factory._scheduler.changed:  # no lane checks before both exist; the older one probably checks first
                 low = runner.stream_pipeline(raw("low"), profile_type=Size.LARGE, priority=1)
                 high = runner.stream_pipeline(raw("high"), profile_type=Size.SMALL, priority=2)
             wait_for(lambda: stage.busy == 2)
@@ -208,7 +210,7 @@ def test_the_model_is_idle_once_a_stream_is_read_to_its_end(stage: Stage, ask: A
         assert factory.running(Size.SMALL) is None
 
 
-def test_many_callers_on_three_models_with_room_for_one_all_get_their_answer(stage: Stage, ask: Ask) -> None:
+def test_many_callers_of_three_models_with_room_for_one_receive_their_answer(stage: Stage, ask: Ask) -> None:
     prompts = [f"p{number}" for number in range(60)]
     streams = [ask(prompt, Size(number % 3), priority=number % 5) for number, prompt in enumerate(prompts)]
     assert [read(stream) for stream in streams] == prompts
@@ -216,7 +218,7 @@ def test_many_callers_on_three_models_with_room_for_one_all_get_their_answer(sta
     assert stage.overlaps == 0
 
 
-def test_a_load_error_is_raised_where_the_stream_is_read_and_the_next_call_tries_again(stage: Stage, ask: Ask) -> None:
+def test_a_load_error_is_raised_in_the_reader_and_the_next_call_loads_again(stage: Stage, ask: Ask) -> None:
     stage.load_error = ModelLoadError("no memory")
     stream = ask("a")
     with pytest.raises(ModelLoadError, match="no memory"):
@@ -227,7 +229,7 @@ def test_a_load_error_is_raised_where_the_stream_is_read_and_the_next_call_tries
     assert read(ask("b")) == "b"
 
 
-def test_close_stops_all_and_frees_the_model(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
+def test_close_stops_all_generations_and_frees_the_model(stage: Stage, ask: Ask, factory: PipelineFactory) -> None:
     stage.free = False
     running, waiting = ask("a b"), ask("c")
     stage.let(1)
@@ -253,13 +255,13 @@ def test_a_factory_that_is_dropped_frees_its_models(stage: Stage) -> None:
     wait_for(lambda: stage.loaded == 0)
 
 
-def test_a_stream_keeps_the_factory_it_came_from(stage: Stage) -> None:
+def test_a_stream_references_its_factory(stage: Stage) -> None:
     stream = Runner(PipelineFactory(PROFILES, create=stage.create)).stream_pipeline(raw("a b"), profile_type=Size.SMALL)
     gc.collect()
     assert read(stream) == "a b"
 
 
-def test_an_idle_model_keeps_nothing_of_its_requests(stage: Stage, ask: Ask) -> None:
+def test_an_idle_model_does_not_reference_its_requests(stage: Stage, ask: Ask) -> None:
     stream = ask("a")
     read(stream)
     generation = weakref.ref(stream._generation)
@@ -289,7 +291,7 @@ def test_another_enum_with_the_same_number_is_refused(factory: PipelineFactory) 
             Runner(factory).stream_pipeline(raw("a"), profile_type=mine)
 
 
-def test_a_profile_that_has_replaced_another_in_a_dict_is_found_out_when_both_are_used() -> None:
+def test_a_profile_type_with_the_number_of_another_is_unknown() -> None:
     replaced = {ModelProfileType.Primary: ModelProfile(name="a"), Other.NULL: ModelProfile(name="b")}
     assert len(replaced) == 1
     with PipelineFactory(replaced, create=EchoPipeline) as factory, pytest.raises(UnknownProfileError):
@@ -341,6 +343,6 @@ def test_a_profile_without_a_file_is_refused_at_set_up() -> None:
         ({Size.SMALL: ModelProfile(options={"dely_s": 1})}, {}, "dely_s.*delay_s"),
     ],
 )
-def test_bad_arguments_are_refused_with_what_is_allowed(profiles: Any, options: Any, message: str) -> None:
+def test_invalid_arguments_are_refused_with_the_allowed_values(profiles: Any, options: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         PipelineFactory(profiles, create=EchoPipeline, **options)

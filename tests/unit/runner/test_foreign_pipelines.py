@@ -44,7 +44,7 @@ class SyncPipeline:
 
 
 class AsyncPipeline:
-    """The same in the asynchronous form: each piece comes after a turn of the event loop."""
+    """The same in the asynchronous form: each chunk is yielded after an iteration of the event loop."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -195,7 +195,7 @@ def test_an_impossible_measurement_is_ignored_and_counted(
 
 
 @pytest.mark.parametrize("value", [42, b"stop", ["stop"], "", Odd(), "x" * 10_000], ids=lambda v: repr(v)[:20])
-def test_a_finish_reason_that_is_no_short_text_is_left_out(stand: Stand, value: object) -> None:
+def test_a_finish_reason_that_is_no_short_text_is_ignored(stand: Stand, value: object) -> None:
     stand.behaviour = answers(finish_reason=value)
     stream = stand.ask()
     assert read(stream) == (["a"], None)
@@ -220,7 +220,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", ["load", "call", "first", "later", "cleanup"])
-def test_every_exception_at_every_place_reaches_the_reader(stand: Stand, where: str, error: Any) -> None:
+def test_every_exception_of_a_pipeline_is_raised_in_the_reader(stand: Stand, where: str, error: Any) -> None:
     def raise_it(*_: Any) -> Any:
         raise error
 
@@ -250,7 +250,7 @@ def test_every_exception_at_every_place_reaches_the_reader(stand: Stand, where: 
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_reaches_an_asynchronous_reader_as_one_that_ends_no_task(stand: Stand, error: Any) -> None:
+def test_an_exception_that_would_end_the_task_is_wrapped_for_an_async_reader(stand: Stand, error: Any) -> None:
     def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
         yield "a"
         raise error
@@ -271,7 +271,7 @@ def test_an_error_reaches_an_asynchronous_reader_as_one_that_ends_no_task(stand:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_while_a_model_is_freed_frees_its_room(stand: Stand, error: Any) -> None:
+def test_an_error_while_a_model_is_closed_does_not_occupy_its_place(stand: Stand, error: Any) -> None:
     assert read(stand.ask("well"))[0] == ["well"]
 
     def raise_it() -> None:
@@ -282,7 +282,7 @@ def test_an_error_while_a_model_is_freed_frees_its_room(stand: Stand, error: Any
 
 
 @pytest.mark.parametrize("pieces", [[1], [None], [b"a"], ["a", 2.0], [Odd()]], ids=repr)
-def test_a_piece_that_is_no_text_is_an_error(stand: Stand, pieces: list[Any]) -> None:
+def test_a_chunk_that_is_no_text_is_an_error(stand: Stand, pieces: list[Any]) -> None:
     def generate(_: Cancellation, _result: GenerationResult) -> Generator[Any]:
         yield from pieces
 
@@ -293,7 +293,7 @@ def test_a_piece_that_is_no_text_is_an_error(stand: Stand, pieces: list[Any]) ->
     assert stand.serves_on()
 
 
-def test_an_empty_piece_is_left_out(stand: Stand) -> None:
+def test_an_empty_chunk_is_skipped(stand: Stand) -> None:
     def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
         yield from ("", "a", "", "b", "")
 
@@ -302,17 +302,17 @@ def test_an_empty_piece_is_left_out(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, "a text", Odd()], ids=repr)
-def test_a_result_that_gives_no_pieces_is_an_error(stand: Stand, value: object) -> None:
+def test_a_result_that_is_not_iterable_is_an_error(stand: Stand, value: object) -> None:
     stand.behaviour = lambda _cancellation, _result: value
     _, raised = read(stand.ask())
     if isinstance(value, str) and stand.form is SyncPipeline:
-        assert raised is None  # a text gives its letters, as any iterable gives its items
+        assert raised is None  # a text yields its characters, as any iterable yields its items
     else:
         assert isinstance(raised, TypeError)
     assert stand.serves_on()
 
 
-def test_an_answer_without_an_end_ends_when_its_reader_leaves(stand: Stand) -> None:
+def test_an_endless_answer_ends_when_its_stream_is_closed(stand: Stand) -> None:
     def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
         while True:
             yield "again "
@@ -323,7 +323,7 @@ def test_an_answer_without_an_end_ends_when_its_reader_leaves(stand: Stand) -> N
     assert stand.serves_on()
 
 
-def test_an_answer_without_an_end_ends_at_its_deadline(stand: Stand) -> None:
+def test_an_endless_answer_ends_at_its_deadline(stand: Stand) -> None:
     def generate(_: Cancellation, _result: GenerationResult) -> Generator[str]:
         while True:
             yield ""
@@ -350,7 +350,7 @@ def test_a_generator_that_ignores_its_closing_is_an_error_of_the_pipeline(stand:
 
 
 @pytest.mark.parametrize("made", [None, 3, Odd()], ids=repr)
-def test_what_is_no_pipeline_is_refused_when_it_is_made(made: object) -> None:
+def test_an_object_without_generate_is_refused_at_its_creation(made: object) -> None:
     with PipelineFactory({Model.FOREIGN: ModelProfile(name="foreign")}, create=lambda _: made) as factory:  # type: ignore[arg-type, return-value]
         _, raised = read(Runner(factory).stream_pipeline(raw("a"), profile_type=Model.FOREIGN))
     assert isinstance(raised, ConfigurationError)
@@ -380,7 +380,7 @@ def test_a_foreign_model_has_no_phases_and_no_metrics_of_llama_cpp(
     assert not [name for name in measured.points() if "llama_cpp" in name]
 
 
-def test_phases_have_the_names_that_the_pipeline_gives(stand: Stand, exporter: InMemorySpanExporter) -> None:
+def test_phases_have_the_names_set_by_the_pipeline(stand: Stand, exporter: InMemorySpanExporter) -> None:
     def generate(_: Cancellation, result: GenerationResult) -> Generator[str]:
         result.phases = [EnginePhase("mine.think", time.perf_counter(), 0.001, 7), "no phase"]  # type: ignore[list-item]
         yield "a"

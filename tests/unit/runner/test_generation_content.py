@@ -36,7 +36,7 @@ def text(value: str) -> dict[str, str]:
     return {"type": "text", "content": value}
 
 
-def test_by_default_there_is_none(runner: Runner, exporter: InMemorySpanExporter) -> None:
+def test_by_default_no_content_is_captured(runner: Runner, exporter: InMemorySpanExporter) -> None:
     list(runner.stream_pipeline(CHAT))
     assert content(exporter) == {}
 
@@ -55,7 +55,7 @@ def test_a_chat_has_its_messages_and_the_whole_answer(
     }
 
 
-def test_a_raw_prompt_is_a_user_message_and_an_abandoned_answer_is_kept(
+def test_a_raw_prompt_is_a_user_message_and_an_abandoned_answer_is_captured(
     tracer_provider: TracerProvider, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")

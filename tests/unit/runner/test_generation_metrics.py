@@ -1,4 +1,4 @@
-"""The metrics of a generation: each equals the fact of its span, and its exemplar leads there."""
+"""The metrics of a generation: each equals the attribute of its span, and its exemplar refers to the span."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_metric_equals_the_fact_of_the_span(ask: Ask, measured: Measured, 
         assert measured.of(name, semconv.REQUEST_MODEL) == {"echo": value}, name
 
 
-def test_the_second_generation_reuses_a_prefix_and_loads_nothing(ask: Ask, measured: Measured) -> None:
+def test_the_second_generation_reuses_a_prefix_and_does_not_load(ask: Ask, measured: Measured) -> None:
     list(ask(chat("say it again")))
     list(ask(raw("say it twice now")))
     assert measured.of(semconv.CACHED_TOKENS, semconv.REQUEST_MODEL) == {"echo": 2}
@@ -92,7 +92,9 @@ def test_a_single_token_has_neither_a_decode_nor_a_time_per_token(ask: Ask, meas
     assert not {semconv.DECODE_DURATION, semconv.DECODE_TOKENS, semconv.TIME_PER_OUTPUT_TOKEN} & points.keys()
 
 
-def test_exemplars_lead_to_the_generations_span(ask: Ask, measured: Measured, exporter: InMemorySpanExporter) -> None:
+def test_exemplars_refer_to_the_span_of_the_generation(
+    ask: Ask, measured: Measured, exporter: InMemorySpanExporter
+) -> None:
     list(ask(raw("a b")))
     (span,) = generations(exporter)
     histograms = {name: points for name, points in measured.points().items() if hasattr(points[0], "sum")}
@@ -104,14 +106,14 @@ def test_exemplars_lead_to_the_generations_span(ask: Ask, measured: Measured, ex
             assert ids == {(span.context.trace_id, span.context.span_id)}, name
 
 
-def test_the_buckets_are_those_of_the_table(ask: Ask, measured: Measured) -> None:
+def test_the_buckets_equal_those_of_the_table(ask: Ask, measured: Measured) -> None:
     list(ask(raw("a b")))
     for name, points in measured.points().items():
         bounds = getattr(points[0], "explicit_bounds", ())
         assert tuple(bounds) == semconv.NAMES[name].buckets, name
 
 
-def test_an_engine_that_measures_nothing_has_no_engine_metrics(play: Ask, measured: Measured) -> None:
+def test_an_engine_without_measurements_has_no_engine_metrics(play: Ask, measured: Measured) -> None:
     list(play(raw("a b")))
     assert measured.points().keys() == {
         semconv.OPERATION_DURATION,
@@ -145,7 +147,9 @@ def test_a_failed_load_is_counted_as_such(play: Ask, stage: Stage, measured: Mea
     assert (error, count) == ("RuntimeError", 1)
 
 
-def test_leaving_early_is_counted_and_what_was_generated_as_well(play: Ask, stage: Stage, measured: Measured) -> None:
+def test_a_stream_closed_early_is_counted_with_its_generated_tokens(
+    play: Ask, stage: Stage, measured: Measured
+) -> None:
     stage.free = False
     with play(raw("a a")) as stream:
         stage.let(1)
@@ -162,7 +166,9 @@ def test_a_deadline_is_counted_with_its_error(play: Ask, stage: Stage, measured:
     assert ended(measured) == {("error", "nodespan.errors.DeadlineExceededError"): 1}
 
 
-def test_a_cancelled_waiter_is_counted_with_the_time_it_waited(play: Ask, stage: Stage, measured: Measured) -> None:
+def test_a_request_cancelled_in_the_queue_is_counted_with_its_waiting_time(
+    play: Ask, stage: Stage, measured: Measured
+) -> None:
     stage.free = False
     with play(raw("running")):
         waiter = play(raw("waiter"), priority=1)
@@ -197,7 +203,7 @@ def test_a_closed_factory_counts_each_generation_once(
 
 
 @pytest.mark.parametrize("provider", [None, TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)])
-def test_a_span_that_is_not_recorded_counts_all_the_same(provider: TracerProvider | None, measured: Measured) -> None:
+def test_a_generation_without_a_recorded_span_is_counted(provider: TracerProvider | None, measured: Measured) -> None:
     with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=EchoPipeline) as factory:
         list(Runner(factory, tracer_provider=provider, meter_provider=measured.provider).stream_pipeline(raw("a b")))
     assert ended(measured) == {("stop", None): 1}
@@ -205,7 +211,7 @@ def test_a_span_that_is_not_recorded_counts_all_the_same(provider: TracerProvide
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_a_provider_that_is_set_after_the_runner_was_made_counts_from_then_on(measured: Measured) -> None:
+def test_a_provider_set_after_the_runner_was_made_counts_later_generations(measured: Measured) -> None:
     with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=EchoPipeline) as factory:
         runner = Runner(factory)
         list(runner.stream_pipeline(raw("before")))

@@ -177,7 +177,7 @@ def test_the_parent_is_the_span_that_is_current_at_the_call(
     assert span_tree(exporter)[0]["children"][0]["name"] == "text_completion echo"
 
 
-async def test_between_chunks_the_current_span_is_the_consumers_own(ask: Ask, tracer_provider: TracerProvider) -> None:
+async def test_between_chunks_the_consumers_span_is_current(ask: Ask, tracer_provider: TracerProvider) -> None:
     with tracer_provider.get_tracer("test").start_as_current_span("consumer") as consumer:
         async with ask(raw("a b c")) as stream:
             async for _ in stream:
@@ -186,14 +186,14 @@ async def test_between_chunks_the_current_span_is_the_consumers_own(ask: Ask, tr
         assert trace.get_current_span() is consumer
 
 
-def test_the_streams_span_id_is_that_of_the_generation(ask: Ask, exporter: InMemorySpanExporter) -> None:
+def test_the_stream_has_the_span_id_of_the_generation(ask: Ask, exporter: InMemorySpanExporter) -> None:
     stream = ask(raw("a"))
     list(stream)
     assert stream.span_id == f"{spans_by_name(exporter)['text_completion echo'].context.span_id:016x}"
 
 
 class _Looking:
-    """A pipeline that looks around while it is loaded and while it generates."""
+    """A pipeline that records the current span while it is loaded and while it generates."""
 
     seen: list[Any]
 
@@ -276,7 +276,7 @@ def test_a_failed_load_is_an_error_of_the_generation(play: Ask, stage: Stage, ex
     )
 
 
-def test_leaving_early_is_no_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
+def test_closing_early_is_no_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
     stage.free = False
     with play(raw("a a")) as stream:
         stage.let(1)
@@ -292,7 +292,7 @@ def test_leaving_early_is_no_error(play: Ask, stage: Stage, exporter: InMemorySp
     )
 
 
-def test_a_deadline_is_an_error_as_its_reader_gets_one(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
+def test_a_passed_deadline_is_an_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
     stage.free = False
     with pytest.raises(DeadlineExceededError):
         list(play(raw("a"), deadline_s=0.03))
@@ -314,7 +314,7 @@ def test_a_deadline_is_an_error_as_its_reader_gets_one(play: Ask, stage: Stage, 
     )
 
 
-def test_a_cancelled_waiter_has_a_span_with_its_queue_alone(
+def test_a_request_cancelled_in_the_queue_has_only_a_queue_span(
     play: Ask, stage: Stage, exporter: InMemorySpanExporter
 ) -> None:
     stage.free = False
@@ -352,7 +352,7 @@ def test_a_closed_factory_leaves_no_open_span(
     assert all(stream.metadata is not None for stream in streams)
 
 
-def test_a_thousand_cancelled_generations_leave_nothing_behind(play: Ask, exporter: InMemorySpanExporter) -> None:
+def test_a_thousand_cancelled_generations_leave_no_open_span(play: Ask, exporter: InMemorySpanExporter) -> None:
     for _ in range(1000):
         with play(raw("a " * 200)) as stream:
             next(stream)
@@ -363,7 +363,7 @@ def test_a_thousand_cancelled_generations_leave_nothing_behind(play: Ask, export
 
 
 @pytest.mark.parametrize("provider", [None, TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)])
-def test_without_a_recording_provider_all_is_measured_just_the_same(provider: TracerProvider | None) -> None:
+def test_without_a_recording_provider_measurements_do_not_change(provider: TracerProvider | None) -> None:
     with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=EchoPipeline) as factory:
         stream = Runner(factory, tracer_provider=provider).stream_pipeline(raw("a b"))
         assert [chunk.content for chunk in stream] == ["a", " b"]

@@ -1,4 +1,4 @@
-"""What a collection sees of queues and models: right at any moment, after errors, cancels, evictions and forks."""
+"""Collected values of queues and models, after errors, cancellations, evictions and forks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_queue_has_its_length_by_priority_and_is_empty_afterwards(stage: Stage
     assert queued(measured) == {("small", 10): 0, ("small", 20): 0, ("large", 1): 0}
 
 
-def test_a_waiter_that_is_dropped_is_not_waiting_any_more(stage: Stage, ask: Ask, measured: Measured) -> None:
+def test_a_dropped_request_leaves_the_queue(stage: Stage, ask: Ask, measured: Measured) -> None:
     stage.free = False
     with ask("running"):
         wait_for(lambda: "begin running" in stage.log)
@@ -80,7 +80,7 @@ def test_a_waiter_that_is_dropped_is_not_waiting_any_more(stage: Stage, ask: Ask
         assert queued(measured) == {("small", 10): 0}
 
 
-def test_priorities_without_end_do_not_fill_the_memory(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
+def test_the_number_of_reported_priorities_is_bounded(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
     for priority in range(3 * MAX_PRIORITIES):
         list(ask("a", priority=priority))
     assert len(queued(measured)) == MAX_PRIORITIES
@@ -99,7 +99,7 @@ def test_a_model_is_loaded_from_its_load_to_its_eviction(stage: Stage, ask: Ask,
     assert loaded(measured) == {"small": 0, "large": 1}
 
 
-def test_evictions_are_counted_and_closing_is_none(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
+def test_evictions_are_counted_and_closing_is_not_one(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
     for size in (Size.SMALL, Size.LARGE, Size.SMALL):
         list(ask("a", size))
     factory.close()
@@ -127,7 +127,7 @@ def test_tokens_are_in_flight_while_they_are_generated(stage: Stage, ask: Ask, m
 
 
 @pytest.mark.parametrize("prompt", ["a b raise", "a b"])
-def test_after_an_error_and_after_a_success_nothing_is_in_flight(prompt: str, ask: Ask, measured: Measured) -> None:
+def test_after_an_error_and_after_a_success_no_tokens_are_in_flight(prompt: str, ask: Ask, measured: Measured) -> None:
     stream = ask(prompt)
     try:
         list(stream)
@@ -150,7 +150,7 @@ def test_a_closed_factory_has_no_loaded_models_and_no_waiting_requests(
     assert all(stream.metadata is not None for stream in streams)
 
 
-def test_a_factory_that_is_dropped_leaves_nothing(stage: Stage, measured: Measured) -> None:
+def test_a_dropped_factory_has_no_metrics(stage: Stage, measured: Measured) -> None:
     factory = PipelineFactory(PROFILES, create=stage.create, meter_provider=measured.provider)
     list(Runner(factory).stream_pipeline(raw("a"), profile_type=Size.SMALL))
     assert loaded(measured) == {"small": 1, "large": 0}
@@ -159,14 +159,14 @@ def test_a_factory_that_is_dropped_leaves_nothing(stage: Stage, measured: Measur
     assert stage.loaded == 0
 
 
-def test_factories_with_one_model_are_added_up(stage: Stage, ask: Ask, measured: Measured) -> None:
+def test_values_of_factories_with_one_model_are_summed(stage: Stage, ask: Ask, measured: Measured) -> None:
     list(ask("a"))
     with PipelineFactory(PROFILES, create=stage.create, meter_provider=measured.provider) as other:
         list(Runner(other).stream_pipeline(raw("a"), profile_type=Size.SMALL))
         assert loaded(measured) == {"small": 2, "large": 0}
 
 
-def test_a_collection_waits_for_no_lock(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
+def test_a_collection_does_not_wait_for_a_lock(ask: Ask, factory: PipelineFactory, measured: Measured) -> None:
     list(ask("a"))
     held, release = threading.Event(), threading.Event()
 
@@ -188,9 +188,7 @@ def test_a_collection_waits_for_no_lock(ask: Ask, factory: PipelineFactory, meas
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_a_provider_that_is_set_after_the_factory_was_made_counts_from_then_on(
-    stage: Stage, measured: Measured
-) -> None:
+def test_a_provider_set_after_the_factory_was_made_counts_later_requests(stage: Stage, measured: Measured) -> None:
     with PipelineFactory(PROFILES, create=stage.create) as factory:
         metrics.set_meter_provider(measured.provider)
         list(Runner(factory).stream_pipeline(raw("a"), profile_type=Size.SMALL))
@@ -199,7 +197,7 @@ def test_a_provider_that_is_set_after_the_factory_was_made_counts_from_then_on(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_has_nothing_of_its_parents(stage: Stage, ask: Ask, measured: Measured) -> None:
+def test_a_forked_child_does_not_count_its_parents_models(stage: Stage, ask: Ask, measured: Measured) -> None:
     stage.free = False
     running, waiting = ask("a b"), ask("c")
     stage.let(1)

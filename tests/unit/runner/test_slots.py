@@ -76,7 +76,7 @@ async def test_a_stream_is_read_from_a_thread_and_from_a_loop_in_turn(stage: Sta
     assert [chunk.content async for chunk in stream] == ["c"]
 
 
-def test_a_cancelled_request_ends_while_the_others_go_on(stage: Stage, factory: PipelineFactory) -> None:
+def test_a_cancelled_request_does_not_end_the_others(stage: Stage, factory: PipelineFactory) -> None:
     stage.free = False
     runner = Runner(factory)
     streams = [runner.stream_pipeline(raw(f"r{number}")) for number in range(3)]
@@ -93,7 +93,7 @@ class Names(IntEnum):
     REMOTE_B = 2
 
 
-def test_models_of_a_server_take_no_room(measured: Measured) -> None:
+def test_models_of_a_server_do_not_count_towards_max_loaded(measured: Measured) -> None:
     """Two remote models do not evict each other, although one model may be held in this process."""
     profiles = {name: ModelProfile(name=name.name) for name in list(Names)[1:]}
     with PipelineFactory(profiles, max_loaded=1, create=AsyncEchoPipeline, meter_provider=measured.provider) as factory:
@@ -132,7 +132,7 @@ def raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_thread_that_dies_is_replaced_and_nothing_is_lost(is_async: bool) -> None:
+def test_a_dead_thread_is_replaced_and_no_request_is_lost(is_async: bool) -> None:
     stage = Stage(is_async=is_async)
     with PipelineFactory(PROFILES, create=stage.create) as factory:
         runner = Runner(factory)
@@ -186,7 +186,7 @@ def test_a_task_that_ends_the_program_does_not_end_the_loop(
     assert {"pipeline.task_failed", "pipeline.close_failed"} <= codes
 
 
-def test_closing_the_factory_ends_what_runs(stage: Stage, factory: PipelineFactory) -> None:
+def test_closing_the_factory_ends_running_generations(stage: Stage, factory: PipelineFactory) -> None:
     stage.free = False
     streams = [Runner(factory).stream_pipeline(raw("a b")) for _ in range(5)]
     wait_for(lambda: stage.busy == 3)
@@ -198,7 +198,7 @@ def test_closing_the_factory_ends_what_runs(stage: Stage, factory: PipelineFacto
 
 
 class Connected:
-    """Streams what a socket gives."""
+    """Streams data of a socket."""
 
     slots = 2
     address: tuple[str, int]
@@ -220,7 +220,7 @@ class Connected:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_holds_no_connection_and_the_parents_generation_goes_on() -> None:
+def test_a_forked_child_has_no_connection_and_the_parents_generation_continues() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         Connected.address = listening.getsockname()
         with PipelineFactory(PROFILES, create=Connected) as factory:
@@ -253,7 +253,7 @@ def test_a_forked_child_holds_no_connection_and_the_parents_generation_goes_on()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_has_an_event_loop_of_its_own(stage: Stage, factory: PipelineFactory) -> None:
+def test_a_forked_child_has_its_own_event_loop(stage: Stage, factory: PipelineFactory) -> None:
     assert read(Runner(factory).stream_pipeline(raw("a b"))) == ["a", "b"]
     child = os.fork()
     if child == 0:

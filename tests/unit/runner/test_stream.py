@@ -25,7 +25,7 @@ def has_stopped(stage: Stage, prompt: str) -> bool:
     return f"end {prompt}" in stage.log
 
 
-def test_chunks_come_in_order_with_their_index(ask: Ask) -> None:
+def test_chunks_are_in_order_with_their_index(ask: Ask) -> None:
     stream = ask("one two")
     assert list(stream) == [Chunk("one", 0), Chunk("two", 1)]
     assert list(stream) == []
@@ -33,7 +33,7 @@ def test_chunks_come_in_order_with_their_index(ask: Ask) -> None:
     assert (stream.metadata.finish_reason, stream.metadata.output_tokens) == ("stop", 2)
 
 
-async def test_the_async_face_gives_the_same(ask: Ask) -> None:
+async def test_the_async_interface_returns_the_same_chunks(ask: Ask) -> None:
     async with ask("one two") as stream:
         assert [chunk async for chunk in stream] == [Chunk("one", 0), Chunk("two", 1)]
         assert [chunk async for chunk in stream] == []
@@ -41,7 +41,7 @@ async def test_the_async_face_gives_the_same(ask: Ask) -> None:
     assert stream.metadata.finish_reason == "stop"
 
 
-async def test_the_sync_face_works_under_a_running_loop(ask: Ask) -> None:
+async def test_the_sync_interface_works_under_a_running_loop(ask: Ask) -> None:
     with ask("one two") as stream:
         assert [chunk.content for chunk in stream] == ["one", "two"]
 
@@ -56,7 +56,7 @@ def test_there_is_no_metadata_before_the_end(stage: Stage, ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["", "one"])
-def test_an_answer_of_nothing_and_of_one_chunk_end_well(ask: Ask, prompt: str) -> None:
+def test_an_empty_answer_and_one_of_one_chunk_end_normally(ask: Ask, prompt: str) -> None:
     stream = ask(prompt)
     assert [chunk.content for chunk in stream] == prompt.split()
     assert stream.metadata is not None
@@ -73,14 +73,14 @@ def test_the_models_error_is_raised_after_the_chunks_before_it_and_once(ask: Ask
     assert (stream.metadata.finish_reason, stream.metadata.error_type) == ("error", "ValueError")
 
 
-async def test_the_models_error_reaches_the_async_reader(ask: Ask) -> None:
+async def test_the_models_error_is_raised_in_the_async_reader(ask: Ask) -> None:
     async with ask("one raise") as stream:
         assert (await anext(stream)).content == "one"
         with pytest.raises(ValueError, match="the model's own error"):
             await anext(stream)
 
 
-def test_leaving_a_with_block_early_stops_the_model_and_completes_the_metadata(stage: Stage, ask: Ask) -> None:
+def test_closing_a_with_block_early_stops_the_model_and_completes_the_metadata(stage: Stage, ask: Ask) -> None:
     stage.free = False
     with ask("one two three") as stream:
         stage.let(1)
@@ -93,7 +93,7 @@ def test_leaving_a_with_block_early_stops_the_model_and_completes_the_metadata(s
     assert [chunk.content for chunk in ask("next")] == ["next"]
 
 
-async def test_leaving_an_async_with_block_early_stops_the_model(stage: Stage, ask: Ask) -> None:
+async def test_closing_an_async_with_block_early_stops_the_model(stage: Stage, ask: Ask) -> None:
     stage.free = False
     async with ask("one two three") as stream:
         stage.let(1)
@@ -162,7 +162,7 @@ def test_a_stream_that_is_dropped_stops_its_model(stage: Stage, ask: Ask, words:
     assert [chunk.content for chunk in ask("next")] == ["next"]
 
 
-def test_a_waiter_that_is_dropped_is_never_run(stage: Stage, ask: Ask) -> None:
+def test_a_dropped_request_in_the_queue_is_never_run(stage: Stage, ask: Ask) -> None:
     stage.free = False
     running, dropped = ask("running"), ask("dropped")
     wait_for(lambda: "begin running" in stage.log)
@@ -199,7 +199,7 @@ async def test_cancelling_the_reading_task_stops_the_model(stage: Stage, ask: As
     assert stream.metadata.finish_reason == "cancelled"
 
 
-async def test_a_cancelled_waiter_leaves_the_queue_at_once(stage: Stage, ask: Ask) -> None:
+async def test_a_cancelled_request_leaves_the_queue_at_once(stage: Stage, ask: Ask) -> None:
     stage.free = False
     running, waiter = ask("running"), ask("waiter")
     task = asyncio.create_task(anext(waiter))
@@ -234,7 +234,7 @@ def test_a_loop_that_is_closed_in_the_middle_stops_the_model(stage: Stage, ask: 
     assert [chunk.content for chunk in ask("next")] == ["next"]
 
 
-def test_one_stream_may_be_read_by_several_loops_after_each_other(ask: Ask) -> None:
+def test_one_stream_can_be_read_by_several_loops_in_turn(ask: Ask) -> None:
     stream = ask("a b c")
     assert [asyncio.run(_anext(stream)).content for _ in range(3)] == ["a", "b", "c"]
 
@@ -270,7 +270,7 @@ def test_an_interrupt_in_the_middle_of_a_read_stops_the_model(stage: Stage, ask:
             raise KeyboardInterrupt
 
     def interrupt() -> None:
-        """Again and again: a signal that comes just before the read blocks is seen only when it is over."""
+        """Repeatedly: a signal just before the read blocks is handled only after the read."""
         wait_for(lambda: stream._pieces._readers)
         while not interrupted.wait(0.05):
             signal.pthread_kill(main, signal.SIGINT)
@@ -305,7 +305,7 @@ def test_the_model_runs_in_a_copy_of_the_callers_context(stage: Stage, ask: Ask)
     assert seen == ["first", "second"]
 
 
-def test_hundreds_of_threads_and_tasks_at_once_each_get_their_own_answer(stage: Stage, ask: Ask) -> None:
+def test_hundreds_of_threads_and_tasks_receive_their_own_answer(stage: Stage, ask: Ask) -> None:
     texts: dict[str, list[str]] = {}
 
     def in_a_thread(name: str) -> None:
@@ -329,7 +329,7 @@ def test_hundreds_of_threads_and_tasks_at_once_each_get_their_own_answer(stage: 
     assert stage.overlaps == 0
 
 
-def test_reading_stops_where_many_leave_at_random(stage: Stage, ask: Ask) -> None:
+def test_streams_closed_at_random_stop_their_model(stage: Stage, ask: Ask) -> None:
     async def leave(after: int) -> None:
         stream = ask("a " * 100)
         with contextlib.suppress(TimeoutError):

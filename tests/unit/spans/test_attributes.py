@@ -36,7 +36,7 @@ class Level(IntEnum):
 @pytest.mark.parametrize(
     "value", ["text", "ünï", 0, -(2**63), 2**63 - 1, 1.5, True, ("a", "b"), (1, 2)], ids=lambda value: repr(value)[:20]
 )
-def test_a_plain_value_is_held_as_it_is(value, changed):
+def test_a_plain_value_is_kept_unchanged(value, changed):
     held = to_attribute(value)
     assert held == value
     assert type(held) is type(value)
@@ -52,7 +52,7 @@ def test_a_plain_value_is_held_as_it_is(value, changed):
         ([], ()),
     ],
 )
-def test_a_relative_of_a_plain_value_is_held_as_the_plain_one(value, expected, changed):
+def test_a_value_of_a_subclass_is_kept_as_the_plain_one(value, expected, changed):
     assert to_attribute(value) == expected
     assert type(to_attribute(value)) is type(expected)
     assert changed == []
@@ -68,12 +68,12 @@ def test_a_relative_of_a_plain_value_is_held_as_the_plain_one(value, expected, c
         ([1, "a"], '[1, "a"]'),
     ],
 )
-def test_a_hard_value_becomes_one_that_can_be_held_and_is_counted(value, expected, changed):
+def test_an_unencodable_value_is_converted_and_counted(value, expected, changed):
     assert to_attribute(value) == expected
     assert changed
 
 
-def test_nan_is_held_because_otlp_can_hold_it(changed):
+def test_nan_is_kept(changed):
     held = to_attribute(math.nan)
     assert isinstance(held, float)
     assert math.isnan(held)
@@ -88,7 +88,7 @@ def test_ten_megabytes_are_cut_with_size_and_digest(changed):
     assert changed
 
 
-def test_an_object_that_cannot_even_be_shown_is_left_out_and_counted(changed):
+def test_an_object_whose_repr_raises_is_omitted_and_counted(changed):
     class Hostile:
         def __repr__(self) -> str:
             raise RuntimeError("no")
@@ -117,7 +117,7 @@ def _loop():
 
 
 @pytest.mark.parametrize("value", [[Unprintable(), 1], {"a": Unprintable()}, _loop(), [10**5000, "a"]])
-def test_a_value_that_cannot_be_written_is_left_out(value):
+def test_an_unwritable_value_is_omitted(value):
     assert to_attribute(value) is None
 
 

@@ -1,4 +1,4 @@
-"""Where content goes: nowhere, onto spans, into events, or both."""
+"""Content on no telemetry, on spans, in events, or both."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def messages_of(exporter):
         ("SPAN_AND_EVENT", True, True),
     ],
 )
-def test_the_variable_selects_where_content_goes(monkeypatch, call, exporter, logs, given, on_spans, on_events):
+def test_the_variable_selects_spans_and_events(monkeypatch, call, exporter, logs, given, on_spans, on_events):
     if given is not None:
         monkeypatch.setenv(VARIABLE, given)
     assert capture() == (on_spans, on_events)
@@ -78,7 +78,7 @@ def test_the_variable_selects_where_content_goes(monkeypatch, call, exporter, lo
     assert len(logs.get_finished_logs()) == on_events
 
 
-def test_any_other_value_is_logged_once_and_captures_nothing(monkeypatch, caplog):
+def test_any_other_value_is_logged_once_and_disables_capture(monkeypatch, caplog):
     monkeypatch.setenv(VARIABLE, "true")
     content._mode.cache_clear()
     assert [capture(), capture()] == [(False, False)] * 2
@@ -119,7 +119,7 @@ def test_an_event_has_the_facts_of_the_span_and_the_messages_as_values(monkeypat
     assert attributes == {key: value for key, value in span.attributes.items() if key != "nodespan.status"}
 
 
-def test_a_system_message_in_the_midst_of_a_conversation_stays_there(monkeypatch, tracer_provider, exporter):
+def test_a_system_message_inside_a_conversation_is_not_moved(monkeypatch, tracer_provider, exporter):
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
     scope = ModelCallSpan(get_tracer(tracer_provider), "chat", "llama_cpp", "small")
     scope.content.set_input([INPUT[1], INPUT[0]], as_it_is)
@@ -141,7 +141,7 @@ def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter
     assert "5000 bytes in all, sha256" in part["response"]
 
 
-def test_a_limit_that_is_not_a_number_is_logged_and_the_default_holds(monkeypatch, caplog):
+def test_a_limit_that_is_not_a_number_is_logged_and_the_default_is_used(monkeypatch, caplog):
     monkeypatch.setenv("NODESPAN_CONTENT_MAX_BYTES", "much")
     content._limit.cache_clear()
     assert content.max_bytes() == content.DEFAULT_MAX_BYTES
@@ -188,7 +188,7 @@ def test_tool_definitions_have_one_form(monkeypatch, tracer_provider, exporter, 
     assert json.loads(span.attributes["gen_ai.tool.definitions"]) == [function, search]
 
 
-def test_a_text_stays_a_text_and_anything_else_is_json(monkeypatch, exporter, tracer_provider):
+def test_a_text_is_kept_and_other_values_are_json(monkeypatch, exporter, tracer_provider):
     scope = SpanScope(get_tracer(tracer_provider), "execute_tool t")
     set_content(scope.span, {"off": "by default"})
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")

@@ -1,4 +1,4 @@
-"""Content as JSON that fits: it can be parsed, is at most as long as allowed, and states what was cut."""
+"""Content as JSON that fits: valid, within the limit, and with marks where it was cut."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ values = st.recursive(
 
 @settings(max_examples=60, deadline=None)
 @given(values, st.integers(512, 4096))
-def test_any_value_is_made_to_fit_and_to_be_parsed(value, max_bytes):
+def test_any_value_is_shortened_to_valid_json(value, max_bytes):
     made = encode_json(fit_json(UserValue(value), max_bytes))
     assert len(made) <= max_bytes
     json.loads(made, parse_constant=pytest.fail)
@@ -43,7 +43,7 @@ def test_any_value_is_made_to_fit_and_to_be_parsed(value, max_bytes):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=3000), max_size=30), st.integers(512, 4096))
-def test_any_conversation_is_made_to_fit_and_keeps_its_form(texts, max_bytes):
+def test_any_conversation_is_shortened_and_keeps_its_form(texts, max_bytes):
     made = fit_json([message("user", [text_part(text)]) for text in texts], max_bytes)
     assert len(encode_json(made)) <= max_bytes
     for one in made:
@@ -51,12 +51,12 @@ def test_any_conversation_is_made_to_fit_and_keeps_its_form(texts, max_bytes):
         assert [set(part) for part in one["parts"]] == [{"type", "content"}]
 
 
-def test_what_fits_stays_as_it_is():
+def test_content_within_the_limit_is_not_changed():
     value = {"a": [1, 2.5, None, True], "b": "grün", "c": "\ud800"}
     assert fit_json(UserValue(value), 512) == {"a": [1, 2.5, None, True], "b": "grün", "c": "?"}
 
 
-def test_a_long_text_is_cut_and_leaves_size_and_sha256_while_short_ones_stay():
+def test_a_long_text_is_cut_with_size_and_sha256_and_short_ones_are_kept():
     long = "x" * 100_000
     made = fit_json([message("user", [text_part("short")]), message("user", [text_part(long)])], 1024)
     short, cut = (one["parts"][0]["content"] for one in made)
@@ -91,7 +91,7 @@ class Place(BaseModel):
     inner: list[float] = []
 
 
-def test_objects_are_written_as_people_read_them():
+def test_objects_are_written_as_readable_text():
     loop: list[object] = []
     loop.append(loop)
     made = fit_json(
@@ -106,7 +106,7 @@ def test_objects_are_written_as_people_read_them():
     assert len(encode_json(fit_json(UserValue(loop), 512))) <= 512
 
 
-def test_the_hook_sees_every_text_of_the_user_s_and_nothing_of_ours(redact):
+def test_the_hook_receives_every_text_of_the_user_and_none_of_nodespan(redact):
     seen = []
     redact(lambda text: seen.append(text) or text.replace("secret", "***"))
     part = {
@@ -154,7 +154,7 @@ class HostileModel(Hostile):
 
 
 @pytest.mark.parametrize("hostile", [Hostile(), HostileModel()])
-def test_an_object_that_cannot_be_read_costs_itself_alone(hostile):
+def test_only_the_unreadable_object_is_missing(hostile):
     made = fit_json(UserValue({"good": "day", "bad": hostile}), 512)
     assert made == {"good": "day", "bad": f"[{type(hostile).__name__} raised RuntimeError]"}
 
@@ -185,7 +185,7 @@ def test_the_time_is_bounded_for_any_size(name):
     assert took_s < 0.1  # 0.004 to 0.015; without a bound 0.06 to 2.3
 
 
-def test_a_secret_at_the_end_of_what_is_read_is_not_half_shown(redact):
+def test_a_secret_at_the_end_of_the_read_text_is_not_partly_shown(redact):
     secret = "secret-" + "s" * 2000
     redact(lambda text: text.replace("x", "").replace(secret, "***"))
     for before in range(515_000, 530_000, 500):

@@ -26,7 +26,7 @@ def raised(error: BaseException) -> BaseException:
         return caught
 
 
-def test_type_message_and_stack_are_those_of_opentelemetry():
+def test_type_message_and_stack_equal_those_of_opentelemetry():
     attributes = exception_attributes(raised(KeyError("name")))
     assert attributes["exception.type"] == "KeyError"
     assert attributes["exception.message"] == "'name'"
@@ -46,7 +46,7 @@ def test_the_chain_of_causes_is_in_the_stack():
     assert stack.index("ValueError: inner") < stack.index("direct cause") < stack.index("RuntimeError: outer")
 
 
-def test_messages_can_be_left_out_and_are_then_nowhere(monkeypatch):
+def test_without_messages_no_text_of_the_exception_is_recorded(monkeypatch):
     monkeypatch.setenv(CAPTURE_MESSAGES, "false")
     attributes = exception_attributes(raised(ValueError(CANARY)))
     assert CANARY not in repr(attributes)
@@ -54,7 +54,7 @@ def test_messages_can_be_left_out_and_are_then_nowhere(monkeypatch):
     assert "test_exceptions.py" in attributes["exception.stacktrace"]
 
 
-def test_pydantics_error_shows_where_and_why_and_not_what_was_given():
+def test_an_error_of_pydantic_has_location_and_reason_and_no_input():
     class Person(BaseModel):
         age: int
 
@@ -65,7 +65,7 @@ def test_pydantics_error_shows_where_and_why_and_not_what_was_given():
     assert attributes["exception.message"] == "age: int_parsing"
 
 
-def test_redaction_reaches_message_and_stack():
+def test_message_and_stack_are_redacted():
     set_redaction(lambda text: text.replace(CANARY, "***"))
     attributes = exception_attributes(raised(ValueError(f"cannot write to {CANARY}")))
     assert CANARY not in repr(attributes)
@@ -87,7 +87,7 @@ def test_a_long_message_is_cut():
     assert all(len(value.encode()) <= MAX_TEXT_BYTES for value in attributes.values())
 
 
-def test_an_exception_that_cannot_be_shown_still_has_its_type():
+def test_an_exception_whose_str_raises_has_its_type():
     class Hostile(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no")
@@ -95,7 +95,7 @@ def test_an_exception_that_cannot_be_shown_still_has_its_type():
     assert exception_attributes(raised(Hostile()))["exception.type"].endswith("Hostile")
 
 
-def test_a_circle_of_causes_ends():
+def test_a_cycle_of_causes_ends():
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert "second" in exception_attributes(first)["exception.stacktrace"]
@@ -116,7 +116,7 @@ def test_a_group_has_its_members_and_their_notes_in_the_stack():
         assert text in stack
 
 
-def test_of_a_group_only_classes_stay_where_messages_are_left_out(monkeypatch):
+def test_without_messages_a_group_has_only_classes(monkeypatch):
     monkeypatch.setenv(CAPTURE_MESSAGES, "false")
     stack = exception_attributes(grouped())["exception.stacktrace"]
     assert CANARY not in stack
@@ -138,7 +138,7 @@ def test_repeated_frames_are_collapsed_and_the_error_is_the_end_of_the_stack():
     assert stack.rstrip().endswith("RecursionError: maximum recursion depth exceeded")
 
 
-def test_of_a_stack_that_is_too_long_the_middle_is_cut():
+def test_the_middle_of_a_long_stack_is_cut():
     frames = [*(f"def f{n}(): return f{n + 1}()" for n in range(600)), "def f600(): raise ValueError('the cause')"]
     names: dict[str, object] = {}
     exec(compile("\n".join(frames), "a/rather/long/path/of/a/generated/module.py", "exec"), names)
@@ -157,7 +157,7 @@ def test_the_line_of_a_syntax_error_is_shown():
     assert "x = = 1" in exception_attributes(caught.value)["exception.stacktrace"]
 
 
-def test_a_message_that_raises_leaves_the_type():
+def test_an_exception_with_a_failing_message_has_its_type():
     class Broken(Exception):
         def __str__(self):
             raise RuntimeError
@@ -166,7 +166,7 @@ def test_a_message_that_raises_leaves_the_type():
 
 
 @pytest.mark.parametrize("limit", ["60", "200", "1000", "0"])
-def test_a_low_limit_of_the_sdk_leaves_the_error_at_the_end_of_a_stack(monkeypatch, limit):
+def test_with_a_low_limit_of_the_sdk_the_stack_still_ends_with_the_error(monkeypatch, limit):
     """The SDK itself cuts the end."""
     monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", limit)
 

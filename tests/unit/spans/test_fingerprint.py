@@ -101,7 +101,7 @@ def test_different_values_differ(one, other):
         (datetime.date(2026, 1, 1), datetime.date(2026, 1, 1)),
     ],
 )
-def test_order_and_identity_do_not_count(one, other):
+def test_order_and_identity_do_not_change_the_hash(one, other):
     assert fingerprint(one).split()[1:] == fingerprint(other).split()[1:]
 
 
@@ -116,7 +116,7 @@ def test_another_process_has_the_same_hash_under_the_same_key():
     assert found.stdout.strip() == fingerprint(value)
 
 
-def test_another_key_gives_another_hash_and_no_key_none():
+def test_the_hash_depends_on_the_key_and_requires_one():
     first = fingerprint(True)
     set_hash_key(b"another key of some length")
     assert fingerprint(True) != first
@@ -124,7 +124,7 @@ def test_another_key_gives_another_hash_and_no_key_none():
     assert fingerprint(True) == "bool 4 -"
 
 
-def test_large_values_have_a_type_alone_and_cost_nothing():
+def test_large_values_have_only_a_type_and_are_not_hashed():
     holder: list = []
     holder.append(holder)
     large = [
@@ -149,7 +149,7 @@ def test_the_bounds_are_64_kib_and_1000_elements():
     assert fingerprint(Point(1, [0] * 1001)) == "Point large -"
 
 
-def test_a_value_without_a_canonical_form_has_a_type_alone():
+def test_a_value_without_a_canonical_form_has_only_a_type():
     assert fingerprint(object()) == "object - -"
     assert fingerprint([object()]) == "list - -"
     assert fingerprint(lambda: 0) == "function - -"

@@ -38,20 +38,20 @@ def test_two_kinds_of_error_are_both_logged(monkeypatch, caplog, counted):
     assert len(caplog.records) == 2
 
 
-def test_under_test_an_error_of_ours_is_raised(monkeypatch):
+def test_internal_errors_are_raised_in_tests(monkeypatch):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "1")
     with pytest.raises(ValueError, match="knot"), Guard("tie a shoe"):
         raise ValueError("knot")
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_what_is_no_exception_of_ours_passes_through(monkeypatch, kind):
+def test_exits_and_interrupts_are_not_suppressed(monkeypatch, kind):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     with pytest.raises(kind), Guard("tie a shoe"):
         raise kind
 
 
-def test_a_broken_log_handler_does_not_reach_the_application(monkeypatch, counted):
+def test_an_error_of_a_log_handler_is_not_raised_in_the_application(monkeypatch, counted):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
 
     class Broken(logging.Handler):

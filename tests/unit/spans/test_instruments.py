@@ -58,14 +58,14 @@ def test_each_instrument_is_as_in_the_table(name, measured):
 
 
 @pytest.mark.parametrize("name", METRICS, ids=lambda name: name.name)
-def test_names_units_and_buckets_are_such_as_the_sdk_and_prometheus_take(name):
+def test_names_units_and_buckets_are_valid_for_the_sdk_and_prometheus(name):
     assert name.buckets == tuple(sorted(set(name.buckets)))
     assert bool(name.buckets) == (name.type == "histogram")
     assert name.prometheus_name.replace("_", "").isalnum()
     assert not any(label.endswith(("id", ".span", ".trace")) for label in name.labels)
 
 
-def test_names_as_they_arrive_in_prometheus():
+def test_names_in_prometheus():
     arrived = {
         semconv.OPERATION_DURATION: "gen_ai_client_operation_duration_seconds",
         semconv.TOKEN_USAGE: "gen_ai_client_token_usage",
@@ -77,12 +77,12 @@ def test_names_as_they_arrive_in_prometheus():
     assert {name: semconv.NAMES[name].prometheus_name for name in arrived} == arrived
 
 
-def test_there_is_one_for_each_provider(measured):
+def test_there_is_one_set_of_instruments_per_provider(measured):
     assert get_instruments(measured.provider) is get_instruments(measured.provider)
     assert get_instruments(measured.provider) is not get_instruments(NoOpMeterProvider())
 
 
-def test_a_provider_that_has_no_hash_serves_as_well():
+def test_an_unhashable_provider_is_supported():
     @dataclass
     class Equal(NoOpMeterProvider):
         pass
@@ -93,7 +93,7 @@ def test_a_provider_that_has_no_hash_serves_as_well():
     assert get_instruments(one) is not get_instruments(other)
 
 
-def test_the_instruments_of_a_provider_go_with_it():
+def test_instruments_are_dropped_with_an_api_provider():
     provider = NoOpMeterProvider()
     instruments = weakref.ref(get_instruments(provider))
     assert instruments() is not None
@@ -102,7 +102,7 @@ def test_the_instruments_of_a_provider_go_with_it():
     assert instruments() is None
 
 
-def test_threads_that_ask_at_once_get_the_same_one(measured, caplog):
+def test_concurrent_threads_receive_the_same_instruments(measured, caplog):
     together = threading.Barrier(8)
     got: list[Instruments] = []
 
@@ -122,7 +122,7 @@ def test_threads_that_ask_at_once_get_the_same_one(measured, caplog):
     assert measured.of(semconv.LOADED) == {(): 5}
 
 
-def test_they_go_with_their_provider():
+def test_instruments_are_dropped_with_an_sdk_provider():
     provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     instruments = weakref.ref(get_instruments(provider))
     provider.shutdown()
@@ -132,7 +132,7 @@ def test_they_go_with_their_provider():
 
 
 @pytest.mark.parametrize("provider", [None, NoOpMeterProvider()], ids=["none", "no-op"])
-def test_without_a_real_provider_nothing_is_done_and_nothing_is_kept(provider: AnyMeterProvider | None):
+def test_without_an_sdk_provider_no_value_is_recorded_or_referenced(provider: AnyMeterProvider | None):
     instruments = get_instruments(provider)
     source = Source(1)
     instruments.record(semconv.NODE_DURATION, 1, {})
@@ -145,14 +145,14 @@ def test_without_a_real_provider_nothing_is_done_and_nothing_is_kept(provider: A
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_the_global_provider_counts_from_when_it_is_set(measured):
+def test_a_global_provider_set_later_counts_later_values(measured):
     get_instruments().record(semconv.EVICTIONS, 1, MODEL)
     metrics.set_meter_provider(measured.provider)
     get_instruments().record(semconv.EVICTIONS, 1, MODEL)
     assert measured.of(semconv.EVICTIONS) == {(): 1}
 
 
-def test_labels_without_a_value_are_left_out(measured):
+def test_labels_without_a_value_are_omitted(measured):
     labels = {semconv.WORKFLOW_NAME: None, semconv.NODE: "n", semconv.STATUS: "ok", semconv.ERROR_TYPE: None}
     get_instruments(measured.provider).record(semconv.NODE_DURATION, 1, labels)
     (point,) = measured.points()[semconv.NODE_DURATION]
@@ -169,7 +169,7 @@ def test_beyond_the_cardinality_limit_values_overflow_and_none_is_lost(measured)
     assert sum(point.value for point in points) == 2_100
 
 
-def test_a_value_put_off_is_there_at_the_next_collection_or_record(measured):
+def test_a_deferred_value_is_recorded_at_the_next_collection_or_record(measured):
     instruments = get_instruments(measured.provider)
     instruments.record(semconv.EVICTIONS, 1, MODEL, later=True)
     assert measured.of(semconv.EVICTIONS) == {(): 1}
@@ -191,7 +191,7 @@ class _Abandoned(SpanScope):
         return ended
 
 
-def test_work_that_the_garbage_collector_ends_inside_of_the_sdk_does_not_block(measured, tracer_provider):
+def test_a_span_ended_by_the_garbage_collector_inside_the_sdk_does_not_block(measured, tracer_provider):
     instruments = get_instruments(measured.provider)
     instruments.record(semconv.NODE_DURATION, 1, {semconv.STATUS: "cancelled"})
     scope = _Abandoned(tracer_provider.get_tracer("test"), "abandoned", instruments=instruments)
@@ -217,7 +217,7 @@ def test_a_source_is_read_at_each_collection_while_it_exists(measured):
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_a_source_that_fails_is_counted_and_does_not_hide_the_others(measured, monkeypatch, caplog):
+def test_a_failing_source_is_counted_and_the_others_are_read(measured, monkeypatch, caplog):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     monkeypatch.setattr(guard, "_seen", set())
     metrics.set_meter_provider(measured.provider)

@@ -80,7 +80,7 @@ def test_every_provider_s_form_becomes_a_part_of_the_conventions(block, stub):
         {"type": "image"},
     ],
 )
-def test_anything_else_has_no_stub(block):
+def test_other_values_have_no_stub(block):
     assert media_stub(block) is None
 
 
@@ -95,13 +95,13 @@ def test_a_large_image_is_described_in_time():
     started = time.thread_time()
     [image] = fit_json(UserValue([{"type": "image", "base64": data}]), 4096)
     text = fit_json(UserValue(f"data:image/png;base64,{data}"), 4096)
-    assert time.thread_time() - started < 0.5  # 0.001 on a quiet machine; a copy of the data costs more
+    assert time.thread_time() - started < 0.5  # 0.001 on a quiet machine; a copy of the data takes longer
     assert image["size_bytes"] == 15_000_000
     assert "sha256" not in image
     assert text == "[image/png: 15000000 bytes]"
 
 
-def test_what_is_broken_is_described_as_well():
+def test_invalid_media_are_described():
     stub = media_stub({"type": "image", "base64": "=" + DATA[:5], "mime_type": "no type at all"})
     assert stub is not None
     assert (stub["type"], stub["mime_type"]) == ("blob", None)

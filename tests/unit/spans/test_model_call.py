@@ -11,7 +11,7 @@ from nodespan.spans.scope import SpanScope, get_tracer
 from nodespan.testing import span_tree
 
 
-def test_what_runs_inside_a_model_call_finds_it(tracer_provider: TracerProvider) -> None:
+def test_code_inside_a_model_call_finds_it(tracer_provider: TracerProvider) -> None:
     tracer = get_tracer(tracer_provider)
     call = ModelCallSpan(tracer, "chat", "llama_cpp", "small")
     assert current_model_call() is None
@@ -50,7 +50,7 @@ def test_measurements_of_the_engine_take_precedence_over_the_outer_library(
     ]
 
 
-def test_a_model_without_a_name_is_called_by_its_operation(
+def test_the_span_of_a_model_without_a_name_has_its_operation_as_name(
     tracer_provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
     ModelCallSpan(get_tracer(tracer_provider), "embeddings", None, None).finish()

@@ -97,7 +97,7 @@ def test_a_scope_that_is_dropped_ends_its_span_as_cancelled(tracer, exporter):
     assert span_tree(exporter, semconv.STATUS) == [{"name": "abandoned", "attributes": {semconv.STATUS: "cancelled"}}]
 
 
-def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the_log(tracer, caplog):
+def test_a_task_whose_loop_was_closed_leaves_no_context_attached_and_logs_no_error(tracer, caplog):
     scope = SpanScope(tracer, "work")
 
     async def body() -> None:
@@ -117,7 +117,7 @@ def test_a_task_whose_loop_was_closed_leaves_nothing_attached_and_nothing_in_the
 
 
 @pytest.mark.parametrize("provider", [NoOpTracerProvider(), None], ids=["no-op", "none"])
-def test_without_a_real_provider_everything_works_and_nothing_is_made(provider, exporter):
+def test_without_an_sdk_provider_scopes_work_and_no_span_is_created(provider, exporter):
     scope = SpanScope(get_tracer(provider), "nothing", {"a": 1})
     with scope.attached():
         scope.set({"b": 2})
@@ -140,7 +140,7 @@ def test_children_of_a_scope_whose_tracer_fails_still_run(monkeypatch, tracer):
     assert scope.finish()
 
 
-def test_what_an_unsampled_span_is_given_is_not_even_looked_at():
+def test_attributes_of_an_unsampled_span_are_not_read():
     looked_at = []
 
     class Costly:

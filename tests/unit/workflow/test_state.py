@@ -23,13 +23,13 @@ entries = st.dictionaries(
 @given(entries, entries, entries, st.integers(1, 6))
 def test_merging_is_associative_whatever_the_bound(left, middle, right, limit):
     merge = keep_newest(limit)
-    # A side that comes from the state has passed the reducer already.
+    # A side from the state has already passed the reducer.
     left, middle, right = (merge(None, side) for side in (left, middle, right))
     assert merge(merge(left, middle), right) == merge(left, merge(middle, right))
 
 
 @given(st.lists(entries, max_size=6), st.integers(1, 6))
-def test_the_bound_holds_and_the_newest_stay(updates, limit):
+def test_the_number_of_entries_is_bounded_and_the_newest_are_kept(updates, limit):
     merged = reduce(keep_newest(limit), updates, {})
     united = reduce(keep_newest(10_000), updates, {})
     assert len(merged) == min(limit, len(united))
@@ -37,14 +37,14 @@ def test_the_bound_holds_and_the_newest_stay(updates, limit):
     assert {key for _, key in newest} == set(merged)
 
 
-def test_neither_side_is_written_to():
+def test_merging_modifies_neither_side():
     left, right = {"a": {"execution_time": "1"}}, {"b": {"execution_time": "2"}}
     keep_newest(1)(left, right)
     assert list(left) == ["a"]
     assert list(right) == ["b"]
 
 
-def test_a_bound_that_keeps_nothing_is_refused():
+def test_a_bound_of_zero_is_refused():
     with pytest.raises(ConfigurationError, match="Give a number from 1"):
         keep_newest(0)
 
@@ -67,13 +67,13 @@ def test_a_subclass_sets_its_own_bound_and_its_subclasses_keep_it():
     assert result["extra"] == 1
 
 
-def test_from_prompt_begins_a_conversation():
+def test_from_prompt_starts_a_conversation():
     state = WorkflowState.from_prompt("Hello", user_id="u1", conversation_id=12345)
     assert [(message.type, message.content) for message in state.messages] == [("human", "Hello")]
     assert (state.user_id, state.conversation_id) == ("u1", 12345)
 
 
-def test_parallel_branches_may_return_our_scalar_fields():
+def test_parallel_branches_can_return_the_scalar_fields_of_nodespan():
     def branch(_state: WorkflowState) -> dict[str, object]:
         return {"user_id": "u1", "conversation_id": 7}
 
@@ -84,7 +84,7 @@ def test_parallel_branches_may_return_our_scalar_fields():
     assert graph.compile().invoke(WorkflowState())["conversation_id"] == 7
 
 
-def test_the_cache_key_is_that_of_the_question_not_of_random_ids():
+def test_the_cache_key_depends_on_the_question_and_not_on_random_ids():
     def asked(text: str, **metadata: dict[str, str]) -> WorkflowState:
         state = WorkflowState.from_prompt(text, user_id="u1")
         state.messages[0].id = str(id(state))
@@ -127,7 +127,7 @@ def test_the_order_of_a_mapping_and_of_a_set_does_not_change_the_cache_key():
     )
 
 
-def test_messages_that_differ_in_their_ids_alone_have_one_cache_key():
+def test_messages_that_differ_only_in_their_ids_have_one_cache_key():
     assert node_cache_key({"messages": [HumanMessage("a", id="1")]}) == node_cache_key(
         {"messages": [HumanMessage("a", id="2")]}
     )
