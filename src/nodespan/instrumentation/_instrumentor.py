@@ -37,6 +37,7 @@ class LibraryInstrumentor(BaseInstrumentor):
     _module: ClassVar[str]
     """The library's module."""
     _state: ClassVar[InstrumentationState]
+    _installed: Sequence[Wrappers] = ()
 
     @abstractmethod
     def _wrappers(self) -> Sequence[Wrappers]:
@@ -61,10 +62,12 @@ class LibraryInstrumentor(BaseInstrumentor):
             )
             return
         self._state.activate(kwargs)
-        for wrappers in self._wrappers():
+        self._installed = self._wrappers()
+        for wrappers in self._installed:
             wrappers.install(self)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         self._state.deactivate()
-        for wrappers in reversed(self._wrappers()):
+        for wrappers in reversed(self._installed):
             wrappers.release(self)
+        self._installed = ()

@@ -133,7 +133,7 @@ ODD = {
 @pytest.mark.parametrize("field", ["user_id", "conversation_id"])
 def test_an_unusual_id_is_recorded_in_an_encodable_form(odd, start, field, exporter):
     assert graph(step).invoke({"x": 0, field: odd}) == {"x": 1, field: odd}
-    graph(step, checkpointer=InMemorySaver()).invoke({"x": 0}, {"configurable": {"thread_id": odd, field: odd}})
+    graph(step).invoke({"x": 0}, {"configurable": {"thread_id": odd, field: odd}})
     spans = exporter.get_finished_spans()
     assert [span.name for span in spans] == ["invoke_node step", "invoke_workflow LangGraph"] * 2
     for each in decode_batch(encode_spans(spans)[0].data):
