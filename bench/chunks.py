@@ -16,7 +16,7 @@ from nodespan import ChatMessage, ComposerService, GenerationRequest, ModelProfi
 from nodespan.runner import Cancellation, GenerationResult
 from nodespan.testing import EchoPipeline
 
-TITLE = "Streaming, with all telemetry on and a collector that takes it"
+TITLE = "Streaming, with all telemetry on and a collector that accepts it"
 ECHO_ROUNDS = {"quick": 2, "normal": 40, "full": 150}
 MODEL_ROUNDS = {"quick": 1, "normal": 16, "full": 60}
 WORDS = 2000

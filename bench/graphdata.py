@@ -102,10 +102,10 @@ def figures(scope: NodeSpan, task: Any, rounds: int) -> list[Figure]:
     both: Statistic = lambda columns: start(columns) + added("writes", "nothing")(columns)  # noqa: E731
     without: Statistic = lambda columns: start(columns) + taken(columns)  # noqa: E731
     return [
-        figure("a start noted for running spans", "µs", columns, start, of=of),
+        figure("recording a start for running spans", "µs", columns, start, of=of),
         figure("taken edges", "µs/node", columns, taken, of=of),
-        figure("both", "µs/node", columns, without, "<= 1.5", of),
-        figure("both, and the hashes of a number and a short text", "µs/node", columns, both, "<= 3", of),
+        figure("running spans and edges", "µs/node", columns, without, "<= 1.5", of),
+        figure("running spans, edges and hashes of a number and a short text", "µs/node", columns, both, "<= 3", of),
     ]
 
 

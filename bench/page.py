@@ -180,7 +180,7 @@ def seen(browser: Browser, store: Path, executions: int) -> Figure:
             lags.append(times[span_id] - (t0_ns / 1e6 + start_us / 1e3))
     lags = sorted(lags)[: len(lags) - 2]  # the nodes that ran when the page was opened
     return Figure(
-        f"node starts to seen, p95 of {len(lags)}", percentile(lags, 95), "ms", "<= 300", of="nodes of 0.3 s each"
+        f"start of a node to its display, p95 of {len(lags)}", percentile(lags, 95), "ms", "<= 300", of="nodes of 0.3 s each"
     )
 
 

@@ -30,7 +30,7 @@ from nodespan.engine.openai_compatible.dialects import LLAMA_SERVER
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from llama_server import LlamaServer
 
-TITLE = "Models behind a server: llama-server with two slots, all telemetry on and a collector that takes it"
+TITLE = "Models behind a server: llama-server with two slots, all telemetry on and a collector that accepts it"
 ROUNDS = {"quick": 2, "normal": 60, "full": 150}
 MODEL_ROUNDS = {"quick": 1, "normal": 16, "full": 40}
 TOKENS = {"quick": 8, "normal": 96, "full": 96}
@@ -188,8 +188,8 @@ def counts(server: LlamaServer, prompts: int) -> list[Figure]:
     return [
         figure("streams whose counts differ from the server's usage", "streams", columns, lambda c: sum(c["different"]),
                "<= 0", f"{prompts} prompts"),
-        figure("left streams whose count is not that of the text that arrived", "streams", columns,
-               lambda c: sum(c["left"]), "<= 0", f"{prompts} prompts, incomplete characters apart"),
+        figure("abandoned streams whose count differs from the received text", "streams", columns,
+               lambda c: sum(c["left"]), "<= 0", f"{prompts} prompts, without incomplete characters"),
     ]  # fmt: skip
 
 

@@ -77,16 +77,17 @@ def figures(form: str, size: Size) -> list[Figure]:
             service.close()
         for receiver in receivers[: len(services)]:
             receiver.__exit__()
-    what = f"{REQUESTS} requests, {AT_ONCE} at once, of {NODES} nodes that ask a model"
+    what = f"{REQUESTS} requests, {AT_ONCE} at once, of {NODES} nodes that call a model"
     return list(_figures(FORMS[form], columns, what))
 
 
 def _figures(form: str, columns: Columns, of: str) -> list[Figure]:
     found: list[Figure] = []
     for library in columns:
+        shown = "uninstrumented" if library == "none" else library
         found += [
-            figure(f"{library}: throughput{form}", "1/s", columns, _median(library, "per_s"), of=of),
-            figure(f"{library}: p99{form}", "ms", columns, _median(library, "p99_ms"), of=of),
+            figure(f"{shown}: throughput{form}", "1/s", columns, _median(library, "per_s"), of=of),
+            figure(f"{shown}: p99{form}", "ms", columns, _median(library, "p99_ms"), of=of),
         ]
         if library != "none":
             name = f"{library}: added CPU{form}"

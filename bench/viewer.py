@@ -152,7 +152,7 @@ def without_index(path: Path, starts: int, of: str) -> list[Figure]:
     return [
         Figure("first list without an index, slowest", max(first_ms), "ms", "<= 500", of=of),
         Figure("list while the index is filled, p95", percentile(during_ms or first_ms, 95), "ms", of=of),
-        Figure("until the index is filled, median", percentile(filled_s, 50), "s", of=of),
+        Figure("filling the index, median", percentile(filled_s, 50), "s", of=of),
     ]
 
 
@@ -182,7 +182,7 @@ def beside_a_program(size: Size) -> list[Figure]:
     cpu = ratio_of_rounds("with cpu", "without cpu")
     return [
         figure("p99 of a program, with / without a page", "x", columns, p99, "<= 1.05", of),
-        figure("its CPU per request, with / without a page", "x", columns, cpu, "<= 1.03", of),
+        figure("CPU per request of a program, with / without a page", "x", columns, cpu, "<= 1.03", of),
         Figure("CPU of the viewer while nothing changes", idle * 100, "%", "<= 1", of="with an open page"),
     ]
 
