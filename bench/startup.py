@@ -1,4 +1,4 @@
-"""What `import nodespan` takes over a bare interpreter."""
+"""The time of `import nodespan`, over a bare interpreter."""
 
 from __future__ import annotations
 
