@@ -1,8 +1,8 @@
 """A graph of ten trivial nodes, run in a separate environment, with one instrumentation or none.
 
-Requires langgraph, the SDK, and the measured library. Reads requests as lines of JSON and prints a line of JSON for each:
-``{"mode": "sync", "variant": "spans"}`` returns the time of a node in µs and the number of spans. nodespan is enabled for
-each request; the other libraries stay enabled, as one of them cannot be disabled.
+Requires langgraph, the SDK, and the measured library. Reads requests as lines of JSON and prints a line for each:
+``{"mode": "sync", "variant": "spans"}`` returns the time of a node in µs and the number of spans. nodespan is enabled
+for each request; the other libraries stay enabled, as one of them cannot be disabled.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     counted = 0
 
     def do_POST(self) -> None:
-        """Accepts."""
+        """Accepts any request."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.endswith("/traces"):
             self.bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)

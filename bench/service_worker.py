@@ -1,7 +1,7 @@
 """A service: 32 concurrent runs of a graph with six nodes, each of which calls a chat model that only waits.
 
-Needs langgraph, the SDK and the OTLP exporter, and the library that it is given. Arguments: library, form, endpoint.
-Answers each line of its input with a line of JSON, after it has served 160 requests and exported their spans.
+Requires langgraph, the SDK, the OTLP exporter and the measured library. Arguments: library, form, endpoint. For each
+line of its input it runs 160 requests, exports their spans and prints a line of JSON.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the panels of the boards have to show after the seeded run (tests/stack/seeded_run.py): one table.
+"""The expected values of the boards' panels after the seeded run (tests/stack/seeded_run.py): one table.
 
-A panel's lines are named by the values of their labels, in the order of the labels' names. The numbers come from what
-the run printed of itself and, where they are durations, from its spans in Jaeger. A range is given where only bounds
-are known.
+The name of a panel's line consists of the values of its labels, in the order of the labels' names. The numbers come
+from the output of the run and, for durations, from its spans in Jaeger. A range has known bounds only.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Run:
     """Known values of the seeded run.
 
     Attributes:
-        printed: What it printed.
+        printed: The output of the run.
         spans: All its spans, from Jaeger.
         model_bytes: Size of the model's file.
     """

@@ -1,6 +1,6 @@
-"""What a test must not leave behind: an open span, an attached span, a context that could not be detached.
+"""Detects leaks of a test: an open span, an attached span, a context that could not be detached.
 
-Watches the OpenTelemetry API and SDK themselves, and so sees the spans of every provider, in every thread and task.
+It observes the OpenTelemetry API and SDK, and so the spans of every provider, in every thread and task.
 """
 
 from __future__ import annotations

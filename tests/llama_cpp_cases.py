@@ -27,7 +27,7 @@ class Case:
     """Requests to one model, one after the other; the last one is compared, the others warm the cache.
 
     Attributes:
-        ends: What the case shows the end by, where it is about that. Texts of a random seed differ by processor.
+        ends: The expected end, if the case tests it. Texts of a random seed differ by processor.
         is_extended: Run by ``make test-extended``: another case of the same kind is in ``make test``.
     """
 

@@ -38,12 +38,12 @@ def cpu_s(pid: int) -> float:
 
 @dataclass
 class Sent:
-    """What the programs of a phase reported.
+    """Reports of the programs of a phase.
 
     Attributes:
         spans: The ids of the spans that were reported stored, by trace.
         failed: The traces of the workflows that failed on purpose.
-        reports: The last report of each program that lived to the end.
+        reports: The last report of each program that was not killed.
     """
 
     spans: dict[str, set[str]]

@@ -1,8 +1,8 @@
 """ClickHouse with the tables of Jaeger's ClickHouse storage: python clickhouse.py FOLDER SPANS. Prints JSON.
 
 The tables have the columns, keys, indexes and views that Jaeger's ClickHouse storage creates. They are filled with
-spans of nodespan's shape: seven days of runs of 50 spans. Then each question of the boards and of the viewer is asked
-several times, first of Jaeger's table and then of the same table with five attributes as columns of their own.
+spans of nodespan's form: seven days of runs of 50 spans. Then each query of the boards and of the viewer is run several
+times, first on Jaeger's table and then on the same table with separate columns for five attributes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Build the programs of the stack from published Go modules, and fetch Kafka's jars.
 
 The tests of the stack and `make stack-local` run ``PARTS``; the tests of scale also run ``SCALE_PARTS``. A cold build
-takes about ten minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its
-manifest here and of the compiler; ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and
-is renamed to its place when its binaries have printed their versions, so that an interrupted build leaves no half-built
+takes about ten minutes on two cores, so each part is stored outside the clone, in a folder named by the hash of its
+manifest and of the compiler; ``NODESPAN_STACK_CACHE`` sets another place. A part is built in a temporary folder,
+which is renamed after its binaries have printed their versions, so that an interrupted build leaves no incomplete
 part. Without go the programs of ``PARTS`` come from docker images, see ``stack_images``.
 """
 
