@@ -48,7 +48,7 @@ class Run:
     model_bytes: int
 
     def durations(self, operation: str, by: str = "") -> dict[str, list[float]]:
-        """Of the spans of an operation, apart by an attribute."""
+        """Values of the spans of an operation, grouped by an attribute."""
         found: dict[str, list[float]] = {}
         for span in self.spans:
             if span.attributes.get(semconv.OPERATION_NAME) == operation:
@@ -79,7 +79,7 @@ class Run:
 
 
 def quantile(values: list[float], q: float, metric: str) -> float:
-    """What ``histogram_quantile`` makes of values in the buckets of a metric."""
+    """The result of ``histogram_quantile`` for values in the buckets of a metric."""
     rank, low, below = q * len(values), 0.0, 0
     for bound in NAMES[metric].buckets:
         up_to = sum(value <= bound for value in values)

@@ -115,5 +115,5 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 def _lives_on(task: asyncio.Task[Any] | None) -> bool:
-    """Whether what was attached here meets other code: the context of a task that was torn down is gone with it."""
+    """Whether an attached context can affect other code: that of a cancelled task is dropped with it."""
     return task is None or (task.done() and not task.cancelled())

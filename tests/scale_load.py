@@ -257,17 +257,17 @@ class Count:
         return seen
 
     def wait_until_agent_empty(self) -> None:
-        """Until the agent has sent all that it accepted, if only for a moment."""
+        """Wait until the agent has once sent all accepted data."""
         eventually(
             lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue"
         )
 
     def wait_until_gateways_empty(self) -> None:
-        """Until the gateways have sent to Jaeger all that is in their queues, if only for a moment."""
+        """Wait until the gateways have once sent their queues to Jaeger."""
         eventually(self.counters.queued_for_jaeger, lambda size: size == 0, "gateways' queues for Jaeger", ARRIVED_S)
 
     def wait_until_still(self, still_s: float = STILL_S) -> None:
-        """Until no more spans arrive in Jaeger."""
+        """Wait until no more spans arrive in Jaeger."""
         last, since = self.counters.into_jaeger(), time.monotonic()
         deadline = since + ARRIVED_S
         while time.monotonic() - since < still_s:

@@ -223,7 +223,7 @@ def rows(session: Session, sql: str) -> list[list[Any]]:
 
 
 def asked(session: Session, runs: int, *, own_columns: bool) -> dict[str, dict[str, Any]]:
-    """For each question: milliseconds over several values, and how many rows each answer had."""
+    """For each query: milliseconds for several values, and the number of rows of each result."""
     end = rows(session, "SELECT max(start_time) FROM jaeger.spans")[0][0]
     figures: dict[str, dict[str, Any]] = {}
     for name, make in questions(end, own_columns=own_columns).items():

@@ -84,7 +84,7 @@ def test_a_wrapped_method_is_the_same_kind_of_callable_as_its_original(switch):
 
 
 class Callable:
-    """It is no function, so that a class does not bind it."""
+    """A callable that is no function, so that a class does not bind it."""
 
     def __call__(self, text):
         return [float(len(text))]

@@ -49,7 +49,7 @@ def test_a_node_whose_attributes_cannot_be_read_has_its_span(name, is_async, exp
 
 
 class Workflow(Lazy):
-    """What ComposerService requires of a workflow, and no more."""
+    """An object with only the methods that ComposerService requires of a workflow."""
 
     def get_name(self):
         return "Lazy"
@@ -79,7 +79,7 @@ class Vectors(Embeddings):
 
 
 class Vector:
-    """As an array: it has a length and is no list."""
+    """Like an array: it has a length and is no list."""
 
     def __len__(self):
         return 3
@@ -100,7 +100,7 @@ def test_an_embedding_model_whose_name_cannot_be_read_has_its_span(is_async, exp
 
 
 class Scalar:
-    """As an array without dimensions: it has no length, although its class has."""
+    """Like an array without dimensions: it has no length, although its class does."""
 
     def __len__(self):
         raise TypeError("len() of unsized object")
@@ -121,7 +121,7 @@ def test_vectors_without_a_length_reach_the_program(exporter, monkeypatch):
 
 
 class Odd(BaseChatModel):
-    """What it reports of itself and of its answer is of unexpected types."""
+    """Reports metadata of itself and of its answer with unexpected types."""
 
     known: dict[str, Any] = Field(default_factory=dict)
     metadata_of_answer: dict[str, Any] = Field(default_factory=dict)
