@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -17,24 +17,41 @@ from opentelemetry.propagate import extract
 
 
 class RemoteServer:
-    """Serves one graph.
+    """Serves one graph, by runs that are streamed and by the protocol of threads (version v3 of event streams).
 
     Attributes:
         url: Of the server.
         headers: Those of each request.
+        cancelled: Number of runs that a client has cancelled.
+        events: Those of the last run of a thread; to be cleared before the next one.
     """
 
     def __init__(self, graph: Any) -> None:
         self.headers: list[dict[str, str]] = []
+        self.cancelled = 0
+        self.events: list[dict[str, Any]] = []
+        self._ended = Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])) or "null")
+                if self.path.endswith("/commands"):
+                    self._answer(
+                        {"id": body["id"], "type": "success", "result": outer._started(graph, body, self.path)}
+                    )
+                    return
+                if "/cancel" in self.path:
+                    outer.cancelled += 1
+                    self._answer(None)
+                    return
                 self.send_response(200)
                 self.send_header("content-type", "text/event-stream")
                 self.end_headers()
+                if self.path.endswith("/stream/events"):
+                    outer._send_events(self.wfile, body)
+                    return
                 token = context_api.attach(extract(outer.headers[-1], context_api.Context()))
                 try:
                     for event, data in _events(graph, self.path, body):
@@ -45,11 +62,66 @@ class RemoteServer:
                 finally:
                     context_api.detach(token)
 
+            def do_GET(self) -> None:
+                outer.headers.append({name.lower(): value for name, value in self.headers.items()})
+                thread_id = self.path.split("/")[2]
+                self._answer({"values": graph.get_state({"configurable": {"thread_id": thread_id}}).values})
+
+            def _answer(self, value: Any) -> None:
+                text = json.dumps(value, default=_plain).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
             def log_message(self, *args: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _started(self, graph: Any, command: dict[str, Any], path: str) -> dict[str, Any]:
+        """Executes a run, whose events are then read by any number of streams."""
+        given = command["params"]
+        config = {"configurable": {"thread_id": path.split("/")[2]}}
+        waits = bool(graph.get_state(config).next)
+        run_input = Command(resume=given["input"]) if waits else given.get("input")
+        token = context_api.attach(extract(self.headers[-1], context_api.Context()))
+        try:
+            for values in graph.stream(run_input, config, stream_mode="values"):
+                self._add("values", values)
+        except Exception as error:
+            self._add("lifecycle", {"event": "failed", "error": str(error)})
+        else:
+            if interrupts := graph.get_state(config).interrupts:
+                self._add("input.requested", {"interrupt_id": interrupts[0].id, "value": interrupts[0].value})
+            else:
+                self._add("lifecycle", {"event": "completed"})
+        finally:
+            context_api.detach(token)
+        return {"run_id": str(uuid4())}
+
+    def _add(self, method: str, data: Any) -> None:
+        params = {"namespace": [], "data": data}
+        self.events.append({"type": "event", "seq": len(self.events), "method": method, "params": params})
+
+    def _send_events(self, file: Any, body: dict[str, Any]) -> None:
+        channels = {"input.requested" if name == "input" else name for name in body["channels"]}
+        sent = body.get("since", -1)
+        try:
+            while not self._ended.is_set():
+                for event in self.events[sent + 1 :]:
+                    sent = event["seq"]
+                    if event["method"] in channels:
+                        text = json.dumps(event, default=_plain)
+                        file.write(f"event: {event['method']}\ndata: {text}\n\n".encode())
+                    if event["method"] == "lifecycle":
+                        return
+                file.write(b": the run goes on\n\n")
+                self._ended.wait(0.01)
+        except ConnectionError:  # the client has left
+            pass
 
     @contextmanager
     def serving(self) -> Iterator[RemoteServer]:
@@ -58,6 +130,7 @@ class RemoteServer:
         try:
             yield self
         finally:
+            self._ended.set()
             self._server.shutdown()
             self._server.server_close()
             thread.join()

@@ -37,7 +37,12 @@ class OddEmbedding(DeterministicFakeEmbedding):
 
 
 def _targets():
-    seams = [*langgraph_seam.SEAMS._seams, *langchain_seam.SEAMS._seams, *langchain_seam.EVENT_STREAMS._seams]
+    seams = [
+        *langgraph_seam.SEAMS._seams,
+        *langgraph_seam.REMOTE_EVENTS._seams,
+        *langchain_seam.SEAMS._seams,
+        *langchain_seam.EVENT_STREAMS._seams,
+    ]
     for library in ("llama_cpp", "openai"):
         module = importlib.import_module(f"nodespan.instrumentation.{library}._seam")
         seams += module.SEAMS._seams if importlib.util.find_spec(library) else []

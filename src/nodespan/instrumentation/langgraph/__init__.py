@@ -11,7 +11,7 @@ from nodespan.instrumentation.langgraph._fallback import callback_span
 from nodespan.instrumentation.langgraph._identity import run_facts
 from nodespan.instrumentation.langgraph._resume import OptIn
 from nodespan.instrumentation.langgraph._run import STATE
-from nodespan.instrumentation.langgraph._seam import SEAMS, install
+from nodespan.instrumentation.langgraph._seam import install, release
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan, new_node_id
 
 if TYPE_CHECKING:
@@ -50,4 +50,4 @@ class LangGraphInstrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs: Any) -> None:
         STATE.deactivate()
-        SEAMS.release(self)
+        release(self)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _ADDRESSING: Final = Guard("read the address of a remote graph")
 _READING: Final = Guard("read a chunk of a remote graph")
-_INTERRUPT: Final = "__interrupt__"
+INTERRUPT: Final = "__interrupt__"
 
 
 def defer_remote_run(
@@ -91,7 +91,7 @@ def _has_interrupts(item: object) -> bool:
     part = cast("Mapping[str, object]", item)
     if set(part) == {"type", "ns", "data", "interrupts"}:
         return bool(part["interrupts"]) or (part["type"] == "updates" and _has_interrupts(part["data"]))
-    return bool(part.get(_INTERRUPT))
+    return bool(part.get(INTERRUPT))
 
 
 def _address_of(graph: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Final
 
 from nodespan.instrumentation._seams import Seam, Seams
-from nodespan.instrumentation.langgraph import _patch
+from nodespan.instrumentation.langgraph import _patch, _remote_events
 from nodespan.instrumentation.langgraph._fallback import listen
 from nodespan.instrumentation.langgraph._remote import defer_remote_run
 from nodespan.instrumentation.langgraph._run import STATE
@@ -45,10 +46,29 @@ SEAMS: Final = Seams(
 )
 
 
+REMOTE_EVENTS: Final = Seams(
+    "a LangGraph with event streams of remote graphs",
+    (
+        Seam(*_REMOTE, "stream_events", _remote_events.stream_events, "event streams of remote graphs"),
+        Seam(*_REMOTE, "astream_events", _remote_events.astream_events, "async event streams of remote graphs"),
+    ),
+)
+"""Names of newer versions only."""
+
+
 def install(claimant: object) -> None:
     """Wraps LangGraph for as long as the claimant lives; a missing seam with a substitute is replaced by it."""
     missing = SEAMS.install(claimant)
+    module, name = _REMOTE
+    if "stream_events" in vars(getattr(sys.modules.get(module), name, object)):
+        REMOTE_EVENTS.install(claimant)
     STATE.lacks_runs = not set(RUNS).isdisjoint(missing)
     STATE.lacks_nodes = not set(NODES).isdisjoint(missing)
     if STATE.lacks_nodes:
         listen()
+
+
+def release(claimant: object) -> None:
+    """Restores LangGraph when no other claimant is left."""
+    REMOTE_EVENTS.release(claimant)
+    SEAMS.release(claimant)
