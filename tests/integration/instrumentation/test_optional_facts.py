@@ -106,7 +106,7 @@ class Scalar:
         raise TypeError("len() of unsized object")
 
 
-def test_vectors_without_a_length_reach_the_program(exporter, monkeypatch):
+def test_vectors_without_a_length_are_returned(exporter, monkeypatch):
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
 
     class Scalars(Embeddings):
@@ -142,14 +142,14 @@ class Odd(BaseChatModel):
 @pytest.mark.parametrize(
     "known", [{"ls_provider": ["a"]}, {"ls_provider": {"a": 1}, "ls_model_name": 5}, {"ls_model_name": ["a"]}]
 )
-def test_a_model_that_reports_odd_names_has_its_span(known, is_async, exporter):
+def test_a_model_with_unusual_names_has_its_span(known, is_async, exporter):
     model = Odd(known=known)
     assert (asyncio.run(model.ainvoke("hi")) if is_async else model.invoke("hi")).content == "ok"
     assert names(exporter) == ["chat"]
 
 
 @pytest.mark.parametrize("usage", ["5", 5, ["a"]])
-def test_usage_that_cannot_be_read_costs_no_other_fact(usage, exporter):
+def test_with_unreadable_usage_the_other_attributes_are_recorded(usage, exporter):
     Odd(metadata_of_answer={"token_usage": usage, "id": "a-1"}).invoke("hi")
     [span] = exporter.get_finished_spans()
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
@@ -169,7 +169,7 @@ class Row:
 
 
 @both
-def test_a_result_of_a_tool_that_cannot_be_read_reaches_the_program(is_async, exporter):
+def test_an_unreadable_result_of_a_tool_is_returned(is_async, exporter):
     row = asyncio.run(fetch.ainvoke({"key": "a"})) if is_async else fetch.invoke({"key": "a"})
     assert isinstance(row, Row)
     assert names(exporter) == ["execute_tool fetch"]
