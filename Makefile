@@ -31,7 +31,7 @@ test: $(READY) ## Run the tests on the real model: all but the extended ones and
 	-@$(BIN)/python tools/page/chromium.py
 	NODESPAN_TEST_EXAMPLES=500 $(PYTEST) $(ONLY) -m "not extended" --dist loadfile $(ARGS)
 
-test-extended: $(READY) ## Run the tests that take long: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
+test-extended: $(READY) ## Run the slow tests: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
 	-@$(BIN)/python tools/page/chromium.py
 	$(PYTEST) tests $(APART) -m extended --dist loadfile $(ARGS)
 	NODESPAN_TEST_EXAMPLES=10000 $(PYTEST) tests/unit/otlp tests/unit/fastspan --timeout 0 -k "message_equals_that_of_the_sdk or same_spans_as_with_the_sdk"
@@ -86,7 +86,7 @@ check-pages: $(READY) ## Check the types of the viewer's page (tsc) and run its 
 unit: $(READY)
 	$(PYTEST) tests/unit $(ARGS)
 
-stack-up: ## Start Collector, Jaeger, Prometheus and Grafana in docker, and say what to open
+stack-up: ## Start Collector, Jaeger, Prometheus and Grafana in docker, and print their addresses
 	docker compose up --detach --wait
 	@echo "Send to      export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318    then: make demo"
 	@echo "Grafana      http://localhost:3000      boards in the folder nodespan"
@@ -102,29 +102,29 @@ stack-local: $(READY) ## Run Collector, Jaeger and Prometheus without docker, un
 stack-binaries: $(READY) ## Build Collector, Jaeger and Prometheus for stack-local and test-stack (go: once 10 min)
 	@$(BIN)/python tools/stack/stack_binaries.py
 
-format: $(READY) ## Format the code and mend what ruff can mend
+format: $(READY) ## Format the code and apply ruff's automatic fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY) ## Write docs/names.md and docs/cli.md from the code
+docs: $(READY) ## Generate names.md, cli.md, warnings.md and read-model.md in docs/
 	$(BIN)/python docs/generate.py
 
-browser: $(READY) ## Find chromium for the tests of the viewer's page, and install Debian's where there is none
+browser: $(READY) ## Find chromium for the tests of the viewer's page, or install Debian's
 	@$(BIN)/python tools/page/chromium.py
 
 pictures: browser ## Take the pictures of the viewer in docs/pictures, from a run of the demo
 	@$(BIN)/python tools/page/pictures.py
 
-dashboards: $(READY) ## Write dashboards/json, the Grafana boards, from their Python
+dashboards: $(READY) ## Generate the Grafana boards in dashboards/json
 	$(BIN)/python -m dashboards.generate
 
-bench: $(READY) ## Measure what nodespan costs, in a quarter of an hour, a table and JSON (ARGS="overhead", "--keep")
+bench: $(READY) ## Run the benchmarks in a quarter of an hour; prints a table and JSON (ARGS="overhead", "--keep")
 	@$(BIN)/python -m bench $(ARGS)
 
-constraints: $(VENV) ## Ask for the newest versions of all dependencies and pin them in constraints.txt
+constraints: $(VENV) ## Pin the newest versions of all dependencies in constraints.txt
 	$(BIN)/python tools/constraints.py
 
-clean: ## Remove the environment and everything the tools left here
+clean: ## Remove the environment and all files of the tools
 	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .stack
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

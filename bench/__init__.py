@@ -1,1 +1,1 @@
-"""What nodespan costs, measured: one file per theme. Type: make bench."""
+"""Benchmarks of nodespan's overhead, one file per theme. Type: make bench."""

@@ -1,4 +1,4 @@
-"""Runs the benchmarks, each in a process of its own: python -m bench [theme ...] [--quick | --full] [--keep]."""
+"""Runs the benchmarks, each in a separate process: python -m bench [theme ...] [--quick | --full] [--keep]."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ THEMES = (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("themes", nargs="*", metavar="theme", help=f"{', '.join(THEMES)}; all if not given")
-    parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="seconds; proves nothing")
-    parser.add_argument("--full", dest="size", action="store_const", const="full", help="larger; more certain")
-    parser.add_argument("--keep", action="store_true", help="write the figures into docs/performance.md")
+    parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="seconds; not meaningful")
+    parser.add_argument("--full", dest="size", action="store_const", const="full", help="larger and more precise")
+    parser.add_argument("--keep", action="store_true", help="write the figures to docs/performance.md")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
     parser.set_defaults(size="normal")
     options = parser.parse_args()
     if unknown := set(options.themes) - set(THEMES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(THEMES)}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; themes: {', '.join(THEMES)}")
     if options.here:
         print(json.dumps(measured(options.themes[0], options.size)))
         return
@@ -53,10 +53,10 @@ def main() -> None:
 
 
 def in_its_own_process(theme: str, size: Size) -> dict[str, Any] | None:
-    """The theme's figures, from a clean environment with a store of its own; ``None`` if it failed."""
+    """The theme's figures, from a clean environment with a new store; ``None`` if it failed."""
     with tempfile.TemporaryDirectory(prefix="nodespan-bench-") as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
-        # A fault of ours that is swallowed would make it look cheap.
+        # A suppressed internal error would reduce the figures.
         environment |= {"NODESPAN_STORE": f"{folder}/store.db", "NODESPAN_RAISE_INTERNAL_ERRORS": "1"}
         command = [sys.executable, "-m", "bench", "--here", theme, *([] if size == "normal" else [f"--{size}"])]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False, text=True)
@@ -64,7 +64,7 @@ def in_its_own_process(theme: str, size: Size) -> dict[str, Any] | None:
 
 
 def measured(theme: str, size: Size) -> dict[str, Any]:
-    """The theme's figures, and of when, where and what they are."""
+    """The theme's figures, with time, machine and versions."""
     module = importlib.import_module(f"bench.{theme}")
     started = time.monotonic()
     figures = [{**asdict(each), "is_met": each.is_met} for each in module.run(size)]

@@ -1,4 +1,4 @@
-"""A server that gives one recorded llama-server stream again and again, as fast as it is read."""
+"""A server that repeats one recorded llama-server stream, as fast as it is read."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from nodespan import ChatMessage, ComposerService, GenerationRequest, ModelProfi
 from nodespan.runner import Cancellation, GenerationResult
 from nodespan.testing import EchoPipeline
 
-TITLE = "Streaming, with all telemetry on and a collector that takes it"
+TITLE = "Streaming, with all telemetry on and a collector that accepts it"
 ECHO_ROUNDS = {"quick": 2, "normal": 40, "full": 150}
 MODEL_ROUNDS = {"quick": 1, "normal": 16, "full": 60}
 WORDS = 2000
@@ -31,7 +31,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def per_chunk(loop: asyncio.AbstractEventLoop, rounds: int) -> list[Figure]:
-    """A pipeline that costs nothing, read directly and through the Runner."""
+    """A pipeline without work, read directly and through the Runner."""
     request = GenerationRequest(messages=(ChatMessage(role="user", content="Hello"),))
     with echo(WORDS) as factory:
         profile = factory.profile(ModelProfileType.Primary)
@@ -66,7 +66,7 @@ def per_chunk(loop: asyncio.AbstractEventLoop, rounds: int) -> list[Figure]:
 
 
 def tokens_per_s(loop: asyncio.AbstractEventLoop, rounds: int, tokens: int) -> list[Figure]:
-    """The same answer of the same model: by llama-cpp-python alone, by the Runner, by a graph and its event stream."""
+    """The same answer of the same model: by llama-cpp-python, by the Runner, and by a graph and its event stream."""
     bare = llama_cpp.Llama(model_path=str(smollm2_path()), n_ctx=1024, verbose=False)
     request = GenerationRequest(messages=(ChatMessage(role="user", content=QUESTION),))
     with smollm2(tokens) as factory:
@@ -107,7 +107,7 @@ def tokens_per_s(loop: asyncio.AbstractEventLoop, rounds: int, tokens: int) -> l
 
 
 async def lags_ms(read: Callable[[], Coroutine[Any, Any, Any]]) -> list[float]:
-    """How late the event loop wakes a task that asks for 1 ms, again and again, until the answer was read."""
+    """How late the event loop wakes a task that repeatedly sleeps for 1 ms, until the answer was read."""
     lags: list[float] = []
     reading = asyncio.create_task(read())
     while not reading.done():

@@ -1,4 +1,4 @@
-"""What a span costs from its end to the wire, beside the SDK's batch processor with its own exporter."""
+"""The cost of a span from its end to the wire, beside the SDK's batch processor and exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node pays for running spans, edges and writes, and what reading the declared graph costs."""
+"""The cost of running spans, edges and writes per node, and of reading the declared graph."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NODES = 50
 
 
 class State(TypedDict):
-    """What the nodes write."""
+    """The state that the nodes write."""
 
     n: int
     text: str
@@ -52,7 +52,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def of_nodes(rounds: int) -> list[Figure]:
-    """The functions that nodespan calls at each node, called many times inside of one."""
+    """The functions that nodespan calls at each node, called many times inside one."""
     tasks: list[Any] = []
     found: list[Figure] = []
     original = _runner.run_with_retry
@@ -102,15 +102,15 @@ def figures(scope: NodeSpan, task: Any, rounds: int) -> list[Figure]:
     both: Statistic = lambda columns: start(columns) + added("writes", "nothing")(columns)  # noqa: E731
     without: Statistic = lambda columns: start(columns) + taken(columns)  # noqa: E731
     return [
-        figure("a start noted for running spans", "µs", columns, start, of=of),
+        figure("recording a start for running spans", "µs", columns, start, of=of),
         figure("taken edges", "µs/node", columns, taken, of=of),
-        figure("both", "µs/node", columns, without, "<= 1.5", of),
-        figure("both, and the hashes of a number and a short text", "µs/node", columns, both, "<= 3", of),
+        figure("running spans and edges", "µs/node", columns, without, "<= 1.5", of),
+        figure("running spans, edges and hashes of a number and a short text", "µs/node", columns, both, "<= 3", of),
     ]
 
 
 def of_graphs(rounds: int) -> list[Figure]:
-    """Reading what a graph declares, once per compilation."""
+    """Reading the declared graph, once per compilation."""
 
     def once() -> float:
         graph = chain(State, step, NODES)

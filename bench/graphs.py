@@ -1,4 +1,4 @@
-"""What the benchmarks run."""
+"""Graphs and models of the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nodespan.testing import EchoPipeline
 
 
 class Count(TypedDict):
-    """What trivial nodes pass on."""
+    """The state of trivial nodes."""
 
     n: int
 
@@ -34,7 +34,7 @@ def chain(state: type, body: Any, nodes: int) -> Any:
 
 
 def asking(factory: PipelineFactory) -> Any:
-    """One node that asks a model and streams its answer."""
+    """One node that calls a model and streams its answer."""
     builder = StateGraph(WorkflowState)
     builder.add_node("answer", PipelineNode(pipeline_factory=factory, stream=True))
     builder.add_edge(START, "answer")
@@ -42,7 +42,7 @@ def asking(factory: PipelineFactory) -> Any:
 
 
 def echo(words: int) -> PipelineFactory:
-    """A model that answers with so many words at once."""
+    """A model that returns this number of words without a delay."""
     profile = ModelProfile(name="echo", provider="ECHO", options={"answer": "word " * words})
     return PipelineFactory({ModelProfileType.Primary: profile}, create=EchoPipeline)
 
@@ -56,7 +56,7 @@ def smollm2_path() -> Path:
 
 
 def smollm2(tokens: int) -> PipelineFactory:
-    """It, always with the same answer."""
+    """The same model, always with the same answer."""
     sampling = Sampling(max_tokens=tokens, temperature=0.0, seed=1)
     profile = ModelProfile(model_path=smollm2_path(), n_ctx=1024, sampling=sampling)
     return PipelineFactory({ModelProfileType.Primary: profile})

@@ -1,4 +1,4 @@
-"""How long after its end a span is stored, so that the death of the process cannot take it."""
+"""Time from a span's end until it is stored, after which a kill of the process cannot lose it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(size: Size) -> list[Figure]:
         assert telemetry.force_flush()
     lags_ms = [(at_ns - span.end_ns) / 1e6 for at_ns, data in stored for span in decode_batch(data)]
     assert len(lags_ms) == spans, f"{len(lags_ms)} of {spans} spans were stored"
-    # A round is a second's spans: those that are written together have their lags in common.
+    # A round has the spans of one second: spans of one batch have correlated lags.
     rounds = {"lag": [lags_ms[i : i + SPANS_PER_S] for i in range(0, spans, SPANS_PER_S)]}
     of = f"a second with {SPANS_PER_S} spans; the write interval is {WRITE_INTERVAL_S * 1e3:.0f} ms"
 

@@ -1,4 +1,4 @@
-"""What nodespan adds to a call of a LangChain model, tool or retriever, beside the SDK's own span around the call."""
+"""The cost added to a call of a LangChain model, tool or retriever, beside an SDK span around the call."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 Size = Literal["quick", "normal", "full"]
 Columns = Mapping[str, Sequence[Any]]
-"""What each variant gave in each round: a number, or a list of them."""
+"""The results of each variant by round: a number, or a list of numbers."""
 Statistic = Callable[[Columns], float]
 
 RESAMPLES = 1000
@@ -24,13 +24,13 @@ ROUNDS_MIN = 5
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured number, and the goal it has.
+    """A measured number and its goal.
 
     Attributes:
-        goal: ``"<= 1.5"``, ``">= 6"``, or ``"~ 0"``: the interval must not tell that it is more. Empty for what is
+        goal: ``"<= 1.5"``, ``">= 6"``, or ``"~ 0"``: the interval must include 0 or less. Empty for figures that are
             only reported.
         low: Lower end of the bootstrap interval (95 %); ``None`` where there are no rounds to resample.
-        of: In words, what was compared with what, and how much of it.
+        of: The compared work and its amount, in words.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Figure:
 def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warmups: int = 2) -> dict[str, list[Any]]:
     """Calls each variant once a round, in an order that changes from round to round.
 
-    What slows the machine down for a while then hits all of them, and who comes after whom is left to chance. On a
-    machine that is slow as a whole there are fewer rounds, and wider intervals.
+    A temporary slowdown of the machine then affects all variants, and their order is random. On a slow machine there
+    are fewer rounds, and wider intervals.
     """
     until = time.monotonic() + LIMIT_S
     for _ in range(warmups):
         for measure in variants.values():
             measure()
     gc.collect()
-    gc.freeze()  # so that collecting before each measurement costs little
+    gc.freeze()  # shortens the collection before each measurement
     columns: dict[str, list[Any]] = {name: [] for name in variants}
     order = random.Random(0)
     for i in range(rounds):
@@ -79,7 +79,7 @@ def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warmu
 
 
 def added(over: str, base: str) -> Statistic:
-    """Median, over the rounds, of what one variant took more than the other."""
+    """Median, over the rounds, of the difference of two variants."""
     return lambda columns: statistics.median(a - b for a, b in zip(columns[over], columns[base], strict=True))
 
 
@@ -99,13 +99,13 @@ def ratio_of_rounds(above: str, below: str) -> Statistic:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of them do not exceed."""
+    """The smallest value that this percentage of the values does not exceed."""
     ordered = sorted(values)
     return ordered[max(math.ceil(len(ordered) * percent / 100) - 1, 0)]
 
 
 def figure(name: str, unit: str, columns: Columns, statistic: Statistic, goal: str = "", of: str = "") -> Figure:
-    """The statistic of the rounds, with the interval that it has over resampled rounds."""
+    """The statistic of the rounds, with its interval over resampled rounds."""
     rounds = len(next(iter(columns.values())))
     chance = random.Random(0)
     resampled: list[float] = []

@@ -1,4 +1,4 @@
-"""Whether resident memory grows with the runs: `python -m bench memory --full` does 10^5 runs and 10^6 spans."""
+"""Growth of resident memory with the number of runs: `python -m bench memory --full` does 10^5 runs and 10^6 spans."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ WINDOWS, WARMUP_WINDOWS = 100, 30
 
 
 class State(TypedDict):
-    """A run with ``n`` below 0 is stuck in its fourth node until it is cancelled."""
+    """A run with ``n`` below 0 blocks in its fourth node until it is cancelled."""
 
     n: int
 
 
 class Graph:
-    """A chain of nodes, of which any may be stuck."""
+    """A chain of nodes, each of which may block."""
 
     def __init__(self) -> None:
         self._stuck = asyncio.Event()
         self._graph = chain(State, self._step, NODES)
 
     async def run(self) -> None:
-        """To its end."""
+        """Runs the graph to its end."""
         await self._graph.ainvoke({"n": 0})
 
     async def run_cancelled(self) -> None:
-        """Until its fourth node is stuck."""
+        """Runs the graph until its fourth node blocks."""
         self._stuck.clear()
         task = asyncio.create_task(self._graph.ainvoke({"n": -4}))
         await self._stuck.wait()
@@ -93,15 +93,15 @@ def difference(runs: int) -> Statistic:
 
 
 def resident_bytes() -> int:
-    with open("/proc/self/statm") as statm:  # noqa: PTH123 nothing is to be made but the number
+    with open("/proc/self/statm") as statm:  # noqa: PTH123 allocates as little as possible
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def sampled(runs: int, settle: Callable[[], object]) -> list[int]:
-    """Resident memory after each window of runs, without the windows in which everything warms up.
+    """Resident memory after each window of runs, without the warm-up windows.
 
-    What waits is written first: a loop without a pause ends spans faster than the writer gets the GIL, and those that
-    wait are memory in use, not memory lost.
+    Waiting spans are written before: in a loop without a pause spans end faster than they are written, and waiting
+    spans are memory in use and not a leak.
     """
     graph = Graph()
     samples: list[int] = []

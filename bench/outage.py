@@ -1,4 +1,4 @@
-"""Whether a collector that is down makes the application slower."""
+"""Latency of the application while the collector is down."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def p99(name: str) -> Statistic:
 
 
 def application(endpoint: str, requests: int) -> Callable[[], Any]:
-    """What each request to a new process took, in ms."""
+    """Duration of each request to a new process, in ms."""
     command = [sys.executable, "-m", "bench.outage", endpoint, str(requests)]
 
     def once() -> list[float]:

@@ -1,4 +1,4 @@
-"""What a node costs: over the uninstrumented graph, beside the SDK's own span, beside comparable libraries."""
+"""The cost of a node: over the uninstrumented graph, and beside the SDK's span and comparable libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKER = Path(__file__).with_name("overhead_worker.py")
 
 
 class Process:
-    """A worker, in whatever environment."""
+    """A worker process in some environment."""
 
     def __init__(self, python: str | Path, library: str) -> None:
         command = [python, WORKER, library]
@@ -27,7 +27,7 @@ class Process:
         self.floors: list[str] = self._answer()["floors"]
 
     def measure(self, mode: str, variant: str, *, has_spans: bool) -> Callable[[], float]:
-        """Measures it once, and makes sure that it was what it is called."""
+        """Measures the variant once, and checks its number of spans."""
 
         def once() -> float:
             assert self._process.stdin is not None

@@ -1,8 +1,8 @@
-"""A graph of ten trivial nodes, run in an environment of its own, with one instrumentation or none.
+"""A graph of ten trivial nodes, run in a separate environment, with one instrumentation or none.
 
-Needs langgraph, the SDK, and the library that it measures. Reads requests as lines of JSON, and answers each
-with one: ``{"mode": "sync", "variant": "spans"}`` gives the time of a node in µs and how many spans were made.
-nodespan is switched on for each request; the others stay on, as one of them cannot be switched off again.
+Requires langgraph, the SDK, and the measured library. Reads requests as lines of JSON and prints a line for each:
+``{"mode": "sync", "variant": "spans"}`` returns the time of a node in µs and the number of spans. nodespan is enabled
+for each request; the other libraries stay enabled, as one of them cannot be disabled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 NODES = 10
-RUNS = 20  # of the graph, for one answer
+RUNS = 20  # of the graph per measurement
 PEERS = {
     "OpenLLMetry": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
     "OpenInference": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
@@ -40,15 +40,15 @@ PEERS = {
 
 
 class State(TypedDict):
-    """What the nodes pass on."""
+    """The state of the nodes."""
 
     n: int
 
 
 class Counting(SpanProcessor):
-    """Looks at the spans that end, and lets them go."""
+    """Counts ended spans and drops them."""
 
-    accepts_lean_spans = True  # as the processor of configure() does
+    accepts_lean_spans = True  # as for the processor of configure()
 
     def __init__(self) -> None:
         self.ended = 0
@@ -79,7 +79,7 @@ def chain(body: Callable[[State], Any]) -> Any:
 
 
 class ByHand:
-    """A node's span, with what is recorded in it, written with the SDK alone."""
+    """A node's span and its metric records, made with the SDK only."""
 
     def __init__(self, tracer: trace.Tracer, node: ReadableSpan, records: list[Callable[[], None]]) -> None:
         self._tracer = tracer
@@ -89,7 +89,7 @@ class ByHand:
         self._originals = _runner.run_with_retry, _runner.arun_with_retry
 
     def loop(self) -> None:
-        """Makes the spans of all runs, one after the other, under a parent as nodes have one."""
+        """Makes the spans of all runs in a loop, below a parent span."""
         parent = self._tracer.start_span("parent")
         outer = context.attach(trace.set_span_in_context(parent))
         for _ in range(RUNS * NODES):
@@ -99,7 +99,7 @@ class ByHand:
         parent.end()
 
     def put_in(self) -> None:
-        """Puts the span around each node."""
+        """Wraps each node in the span."""
         original, aoriginal = self._originals
 
         def run_with_retry(*args: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,7 @@ class ByHand:
         _runner.run_with_retry, _runner.arun_with_retry = run_with_retry, arun_with_retry
 
     def take_out(self) -> None:
-        """Leaves the graph as it was."""
+        """Restores the graph."""
         _runner.run_with_retry, _runner.arun_with_retry = self._originals
 
     def _start(self) -> tuple[trace.Span, Any]:
@@ -134,7 +134,7 @@ class ByHand:
 
 
 class Worker:
-    """Runs the graph in one of three ways, with a variant of nodespan switched on meanwhile."""
+    """Runs the graph in one of three ways, with a variant of nodespan enabled."""
 
     def __init__(self, library: str) -> None:
         self._counting = Counting()
@@ -165,7 +165,7 @@ class Worker:
         gc.freeze()
 
     def measure(self, mode: str, variant: str) -> dict[str, float]:
-        """The time of a node, or of a floor's piece of work, in µs."""
+        """The time of a node, or of one iteration of a floor's loop, in µs."""
         work = self._floors[variant] if variant in self._floors else self._ways[mode]
         self._counting.ended = 0
         self._switch(variant, on=True)
@@ -218,10 +218,10 @@ class Worker:
         self._loop.run_until_complete(runs())
 
     def _take_floors(self) -> None:
-        """Looks what a node's span and its metric records hold, and does the same with the SDK alone.
+        """Reads a node's span and its metric records, and prepares the same work with the SDK only.
 
-        A floor is taken in a tight loop. *By hand* the very same is done around each node of the graph, where what the
-        SDK needs has left the processor's caches meanwhile.
+        A floor is measured in a tight loop. *By hand* the same work is done around each node of the graph, where the
+        SDK's code and data are no longer in the processor's caches.
         """
         self.measure("sync", "metrics of the SDK")
         node = self._counting.node
@@ -233,7 +233,7 @@ class Worker:
             self._by_hand[f"{name} by hand"] = by_hand
 
     def _records(self) -> list[Callable[[], None]]:
-        """What to call to record once what a node records, on instruments of the same kind and labels."""
+        """Functions that record the values of a node once, on instruments of the same kind and labels."""
         meter = self._meter_provider.get_meter("floor")
         data: Any = self._reader.get_metrics_data()
         records: list[Callable[[], None]] = []
@@ -258,7 +258,7 @@ class Worker:
 
 
 def configured(counting: Counting) -> tuple[Any, Any]:
-    """The providers that ``configure()`` makes, with a processor and an exporter that do nothing."""
+    """The providers of ``configure()``, with a processor and an exporter without work."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanLimits
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
@@ -294,14 +294,14 @@ class NoExporter(MetricExporter):
 
 
 def instrument(library: str, tracer_provider: TracerProvider) -> None:
-    """Switches on one of the other libraries, for good."""
+    """Enables one of the other libraries permanently."""
     module, kind = PEERS[library]
     getattr(importlib.import_module(module), kind)().instrument(tracer_provider=tracer_provider)
 
 
 def main() -> None:
     worker = Worker(sys.argv[1])
-    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not an answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not a result
     print(json.dumps({"floors": worker.floors}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(worker.measure(**json.loads(line))), file=answers, flush=True)

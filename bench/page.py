@@ -1,4 +1,4 @@
-"""How fast the page of `nodespan ui` is in a real browser: `python -m bench page`. Needs chromium (`make browser`)."""
+"""The speed of the page of `nodespan ui` in a browser: `python -m bench page`. Requires chromium (`make browser`)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def first_run(browser: Browser, store: Path, rounds: int, of: str) -> list[Figure]:
-    """From the start of the command to the first row in a browser that runs."""
+    """From the start of the command to the first row in a running browser."""
     took: list[float] = []
     cpu: list[float] = []
     for _ in range(rounds):
@@ -157,7 +157,7 @@ def thread_time(page: Page) -> Callable[[], float]:
 
 
 def seen(browser: Browser, store: Path, executions: int) -> Figure:
-    """From the start of a node to its row in sight, of a LangGraph program in another process."""
+    """From the start of a node of a LangGraph program in another process to its visible row."""
     with Viewer(store) as viewer:
         page = browser.new_page(viewport=VIEWPORT)
         page.goto(viewer.base)
@@ -180,12 +180,16 @@ def seen(browser: Browser, store: Path, executions: int) -> Figure:
             lags.append(times[span_id] - (t0_ns / 1e6 + start_us / 1e3))
     lags = sorted(lags)[: len(lags) - 2]  # the nodes that ran when the page was opened
     return Figure(
-        f"node starts to seen, p95 of {len(lags)}", percentile(lags, 95), "ms", "<= 300", of="nodes of 0.3 s each"
+        f"start of a node to its display, p95 of {len(lags)}",
+        percentile(lags, 95),
+        "ms",
+        "<= 300",
+        of="nodes of 0.3 s each",
     )
 
 
 def fill(path: Path, spans: int) -> int:
-    """Puts one run of about so many spans into a store: a loop whose nodes call a model."""
+    """Stores one run of about this number of spans: a loop whose nodes call a model."""
     store = SqliteStore(path, StoreLimits(max_bytes=2**33))
     chance = random.Random(1)
     trace_id, root = chance.randbytes(16), chance.randbytes(8)

@@ -1,4 +1,4 @@
-"""The program that `bench.page` watches: nodes of 0.3 s, one after the other."""
+"""The program that `bench.page` shows: nodes of 0.3 s, one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NODE_S = 0.3
 
 
 class State(TypedDict):
-    """Executions that are left."""
+    """The number of remaining executions."""
 
     left: int
 

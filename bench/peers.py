@@ -18,7 +18,7 @@ OTHERS = ("langgraph", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-h
 
 
 def python_of(peer: str) -> Path:
-    """The interpreter of an environment with the peer and, apart from it, what nodespan's own has."""
+    """The interpreter of an environment with the peer and the other packages of nodespan's environment."""
     package = PEERS[peer]
     home = user_cache_path("nodespan") / "peers" / f"{package}+otlp"
     python, made = home / "bin" / "python", home / ".made"

@@ -1,4 +1,4 @@
-"""An OTLP receiver in a process of its own, so that what it costs is not counted as nodespan's."""
+"""An OTLP receiver in a separate process, so that its cost is not counted."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Receiver:
         self._process.communicate()
 
     def spans(self) -> int:
-        """How many spans have arrived since the last time."""
+        """Number of spans received since the last call."""
         with urllib.request.urlopen(f"{self.endpoint}/spans", timeout=60) as answer:
             return int(answer.read())
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Keeps what arrives and reads it only when asked for the number, or when it is much."""
+    """Stores received requests; decodes them when their number is requested, or when they are many."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     counted = 0
 
     def do_POST(self) -> None:
-        """Accepts."""
+        """Accepts any request."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.endswith("/traces"):
             self.bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)

@@ -1,4 +1,4 @@
-"""The figures as a table on the terminal, and as docs/performance.md."""
+"""The figures as a table for the terminal, and as docs/performance.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("langgraph", "langchain-core", "opentelemetry-sdk", "pydantic", "lla
 
 
 def circumstances() -> dict[str, Any]:
-    """When and where this is, and which versions of what."""
+    """Time, commit, machine and versions."""
     describe = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
@@ -45,7 +45,7 @@ def as_text(results: Results) -> str:
 
 
 def keep(results: Results, order: Sequence[str]) -> None:
-    """Puts the figures in the place of the earlier ones, and writes the page anew."""
+    """Replaces the stored figures of these themes, and writes the page."""
     kept: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept |= results
     ordered = {theme: kept[theme] for theme in order if theme in kept}
@@ -54,14 +54,14 @@ def keep(results: Results, order: Sequence[str]) -> None:
 
 
 def page() -> str:
-    """The page with the figures that are kept."""
+    """The page with the stored figures."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{as_markdown(json.loads(RESULTS.read_text()))}\n{END}{after}"
 
 
 def as_markdown(results: Results) -> str:
-    """What has a goal, in one table; what is behind it, theme by theme."""
+    """One table of figures with goals; then the other figures by theme."""
     parts = ["| figure | value | 95 % interval | goal | reached |\n| --- | ---: | ---: | ---: | --- |"]
     for result in results.values():
         parts.append(f"| *{result['title']}* | | | | |")
@@ -90,7 +90,7 @@ def _cells(figure: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Three digits that mean something, thousands apart."""
+    """Three significant digits, with separators of thousands."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

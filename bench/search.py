@@ -1,4 +1,4 @@
-"""How long it takes to find a trace in the store: `python -m bench search` makes a store of 10^6 spans."""
+"""The time of searching the store: `python -m bench search` creates a store of 10^6 spans."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def p95(kind: str, search: Callable[[], object], searches: int, of: str) -> Figure:
-    """Of so many searches, or of as many as there is time for."""
+    """The figure of a number of searches, fewer if time runs out."""
     search()
     took_ms: list[float] = []
     deadline = time.monotonic() + SECONDS_PER_KIND
@@ -68,7 +68,7 @@ def p95(kind: str, search: Callable[[], object], searches: int, of: str) -> Figu
 
 
 def fill(store: SqliteStore, spans: int) -> list[str]:
-    """Puts so many spans into the store, batch by batch; returns the ids of their traces."""
+    """Stores this number of spans in batches; returns the ids of their traces."""
     chance = random.Random(1)
     trace_ids: list[str] = []
     end_ns = time.time_ns()
@@ -88,7 +88,7 @@ def fill(store: SqliteStore, spans: int) -> list[str]:
 
 
 def add_trace(spans: Any, trace_id: bytes, start_ns: int, chance: random.Random) -> None:
-    """A workflow with nodes, each of which asks a model."""
+    """A workflow with nodes, each of which calls a model."""
     workflow = f"workflow-{chance.randrange(WORKFLOWS)}"
     root = chance.randbytes(8)
     parent = b""

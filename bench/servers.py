@@ -1,4 +1,4 @@
-"""Models behind servers: what the pipeline adds to httpx, and how exact its phases and counts are."""
+"""Models behind servers: the time added to httpx, and the errors of phases and counts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from nodespan.engine.openai_compatible.dialects import LLAMA_SERVER
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from llama_server import LlamaServer
 
-TITLE = "Models behind a server: llama-server with two slots, all telemetry on and a collector that takes it"
+TITLE = "Models behind a server: llama-server with two slots, all telemetry on and a collector that accepts it"
 ROUNDS = {"quick": 2, "normal": 60, "full": 150}
 MODEL_ROUNDS = {"quick": 1, "normal": 16, "full": 40}
 TOKENS = {"quick": 8, "normal": 96, "full": 96}
@@ -39,7 +39,7 @@ PROMPTS = {"quick": 4, "normal": 200, "full": 200}
 TOPICS = ("sea", "wind", "clock", "bread", "violin", "desert", "train", "lighthouse", "moon", "river")
 
 _OF_ONE_CHARACTER = 4
-"""Most tokens of a character that had not arrived as a whole."""
+"""Maximum number of tokens of an incomplete character."""
 
 
 def run(size: Size) -> list[Figure]:
@@ -55,7 +55,7 @@ def run(size: Size) -> list[Figure]:
 
 @contextmanager
 def canned() -> Iterator[str]:
-    """Address of a server in a process of its own."""
+    """Address of a server in a separate process."""
     server = subprocess.Popen([sys.executable, "-m", "bench.canned_server"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
@@ -75,7 +75,7 @@ def factory_of(url: str, **more: Any) -> PipelineFactory:
 
 
 async def read_bare(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> str:
-    """What a program does that reads the stream itself: lines, JSON, text."""
+    """Reads the stream without nodespan: lines, JSON, text."""
     texts: list[str] = []
     async with client.stream("POST", f"{url}/chat/completions", json=body) as response:
         async for line in response.aiter_lines():
@@ -163,7 +163,7 @@ def phases(server: LlamaServer, requests: int) -> list[Figure]:
 
 
 def counts(server: LlamaServer, prompts: int) -> list[Figure]:
-    """Tokens of streams against the ``usage`` of the same request without streaming; and of streams that are left."""
+    """Tokens of streams against the ``usage`` of the same request without streaming; and of abandoned streams."""
     different: list[float] = []
     left: list[float] = []
     with factory_of(server.url) as factory, httpx.Client(timeout=None, trust_env=False) as client:
@@ -188,8 +188,8 @@ def counts(server: LlamaServer, prompts: int) -> list[Figure]:
     return [
         figure("streams whose counts differ from the server's usage", "streams", columns, lambda c: sum(c["different"]),
                "<= 0", f"{prompts} prompts"),
-        figure("left streams whose count is not that of the text that arrived", "streams", columns,
-               lambda c: sum(c["left"]), "<= 0", f"{prompts} prompts, incomplete characters apart"),
+        figure("abandoned streams whose count differs from the received text", "streams", columns,
+               lambda c: sum(c["left"]), "<= 0", f"{prompts} prompts, without incomplete characters"),
     ]  # fmt: skip
 
 

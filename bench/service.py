@@ -1,4 +1,4 @@
-"""What instrumentation costs a service: CPU per request, throughput and p99, beside comparable libraries."""
+"""The cost of instrumentation in a service: CPU per request, throughput and p99, beside comparable libraries."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ROUNDS = {"quick": 1, "normal": 12, "full": 40}
 WORKER = Path(__file__).with_name("service_worker.py")
 FORMS = {"plain": "", "streamed": ", tokens streamed and metrics on"}
 SPANS = 1 + 2 * NODES
-"""Of a request under nodespan: the run, and each node with its model call."""
+"""Spans of a request with nodespan: the run, and each node with its model call."""
 
 
 class Service:
-    """A service in a process of its own, with a library or none, that exports to a receiver of its own."""
+    """A service in a separate process, with a library or none, that exports to its own receiver."""
 
     def __init__(self, python: str | Path, library: str, form: str, receiver: Receiver) -> None:
         self._library, self._receiver = library, receiver
@@ -33,7 +33,7 @@ class Service:
         self._answer()
 
     def measure(self) -> dict[str, float]:
-        """Has it serve its requests, and checks that the spans have arrived."""
+        """Runs all requests, and checks that the spans were received."""
         assert self._process.stdin is not None
         print(file=self._process.stdin, flush=True)
         answer = self._answer()
@@ -77,16 +77,17 @@ def figures(form: str, size: Size) -> list[Figure]:
             service.close()
         for receiver in receivers[: len(services)]:
             receiver.__exit__()
-    what = f"{REQUESTS} requests, {AT_ONCE} at once, of {NODES} nodes that ask a model"
+    what = f"{REQUESTS} requests, {AT_ONCE} at once, of {NODES} nodes that call a model"
     return list(_figures(FORMS[form], columns, what))
 
 
 def _figures(form: str, columns: Columns, of: str) -> list[Figure]:
     found: list[Figure] = []
     for library in columns:
+        shown = "uninstrumented" if library == "none" else library
         found += [
-            figure(f"{library}: throughput{form}", "1/s", columns, _median(library, "per_s"), of=of),
-            figure(f"{library}: p99{form}", "ms", columns, _median(library, "p99_ms"), of=of),
+            figure(f"{shown}: throughput{form}", "1/s", columns, _median(library, "per_s"), of=of),
+            figure(f"{shown}: p99{form}", "ms", columns, _median(library, "p99_ms"), of=of),
         ]
         if library != "none":
             name = f"{library}: added CPU{form}"

@@ -1,7 +1,7 @@
-"""A service: 32 runs at once of a graph with six nodes, each of which asks a chat model that only waits.
+"""A service: 32 concurrent runs of a graph with six nodes, each of which calls a chat model that only waits.
 
-Needs langgraph, the SDK and the OTLP exporter, and the library that it is given. Arguments: library, form, endpoint.
-Answers each line of its input with a line of JSON, after it has served 160 requests and exported their spans.
+Requires langgraph, the SDK, the OTLP exporter and the measured library. Arguments: library, form, endpoint. For each
+line of its input it runs 160 requests, exports their spans and prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ USAGE = {"input_tokens": 12, "output_tokens": WORDS, "total_tokens": 12 + WORDS}
 
 
 class Model(BaseChatModel):
-    """Answers after a pause, as a remote model does."""
+    """Returns an answer after a delay, as a remote model does."""
 
     model: str = "fake-1"
     temperature: float = 0.0
@@ -60,7 +60,7 @@ class Model(BaseChatModel):
 
 
 class State(TypedDict):
-    """What the nodes pass on."""
+    """The state of the nodes."""
 
     text: str
 
@@ -82,7 +82,7 @@ def service() -> Any:
 
 
 def switch_on(library: str, form: str, endpoint: str) -> Callable[[], object]:
-    """Switches the library on, with export to the endpoint. Returns what flushes."""
+    """Enables the library, with export to the endpoint. Returns the function that flushes."""
     if library == "none":
         return lambda: None
     if library == "nodespan":
@@ -106,7 +106,7 @@ def switch_on(library: str, form: str, endpoint: str) -> Callable[[], object]:
 
 
 async def serve(graph: Any, form: str) -> list[float]:
-    """Serves all requests; returns the seconds of each."""
+    """Runs all requests; returns their durations in seconds."""
     times: list[float] = []
     waiting = iter(range(REQUESTS))
 
@@ -126,7 +126,7 @@ async def serve(graph: Any, form: str) -> list[float]:
 
 def main() -> None:
     library, form, endpoint = sys.argv[1:]
-    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not an answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries is not a result
     flush = switch_on(library, form, endpoint)
     graph = service()
     print("{}", file=answers, flush=True)

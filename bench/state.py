@@ -1,4 +1,4 @@
-"""Whether a node costs more when the state is large."""
+"""The cost of a node with a large state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS, TEXT_BYTES = 10_000, 1_000  # 10 MB
 
 
 class State(TypedDict):
-    """A number that the nodes change, and texts that they pass on."""
+    """A number that the nodes change, and texts that they do not."""
 
     n: int
     texts: list[str]

@@ -1,6 +1,6 @@
-"""A program that never pauses: what of its spans is stored meanwhile.
+"""A program without pauses: the share of its spans that is stored while it runs.
 
-Run as a program it is what is measured: ``python -m bench.sustained SECONDS [ENDPOINT]``.
+The measured program is this module: ``python -m bench.sustained SECONDS [ENDPOINT]``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the server of `nodespan ui` costs: `python -m bench viewer` makes a store of 10^6 spans."""
+"""The cost of the server of `nodespan ui`: `python -m bench viewer` creates a store of 10^6 spans."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(size: Size) -> list[Figure]:
 
 
 class Viewer:
-    """``nodespan ui`` on a store, in a process of its own.
+    """``nodespan ui`` on a store, in a separate process.
 
     Attributes:
         base: Its address.
@@ -152,7 +152,7 @@ def without_index(path: Path, starts: int, of: str) -> list[Figure]:
     return [
         Figure("first list without an index, slowest", max(first_ms), "ms", "<= 500", of=of),
         Figure("list while the index is filled, p95", percentile(during_ms or first_ms, 95), "ms", of=of),
-        Figure("until the index is filled, median", percentile(filled_s, 50), "s", of=of),
+        Figure("filling the index, median", percentile(filled_s, 50), "s", of=of),
     ]
 
 
@@ -182,14 +182,14 @@ def beside_a_program(size: Size) -> list[Figure]:
     cpu = ratio_of_rounds("with cpu", "without cpu")
     return [
         figure("p99 of a program, with / without a page", "x", columns, p99, "<= 1.05", of),
-        figure("its CPU per request, with / without a page", "x", columns, cpu, "<= 1.03", of),
+        figure("CPU per request of a program, with / without a page", "x", columns, cpu, "<= 1.03", of),
         Figure("CPU of the viewer while nothing changes", idle * 100, "%", "<= 1", of="with an open page"),
     ]
 
 
 @contextmanager
 def program(store: Path) -> Iterator[Callable[[float], Any]]:
-    """``bench.viewer_worker`` on the store; gives a function that runs it for so many seconds."""
+    """``bench.viewer_worker`` on the store; yields a function that runs it for a number of seconds."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.viewer_worker"],
         env={**os.environ, "NODESPAN_STORE": str(store)},
@@ -210,7 +210,7 @@ def program(store: Path) -> Iterator[Callable[[float], Any]]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """How long it takes, in ms."""
+    """Duration of a call in ms."""
     started = time.perf_counter()
     work()
     return (time.perf_counter() - started) * 1e3

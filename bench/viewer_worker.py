@@ -1,6 +1,6 @@
-"""A busy program: ``python -m bench.viewer_worker`` reads seconds a line and answers with JSON a line.
+"""A busy program: ``python -m bench.viewer_worker`` reads seconds from lines and prints a line of JSON for each.
 
-Each request has 2 ms of work with six spans. The answer has the time of each request and the CPU time per request, in
+Each request has 2 ms of work with six spans. The result has the time of each request and the CPU time per request, in
 ms.
 """
 

@@ -1,4 +1,4 @@
-"""Writes json/: the boards as Grafana reads them. Type: make dashboards."""
+"""Writes json/, the boards in Grafana's format. Type: make dashboards."""
 
 from __future__ import annotations
 

@@ -70,22 +70,22 @@ def _numbers() -> list[Panel]:
     return [
         number(
             "What part of the prompts came from the cache?",
-            "Prompt tokens that were found in the KV cache and did not have to be evaluated, of all prompt tokens in "
-            "the time shown. Prompts that begin alike, one after the other, make it large.",
+            "Share of the prompt tokens in the time shown that were found in the KV cache and were not "
+            "evaluated. It is large if successive prompts have the same beginning.",
             SHARE,
             query(share(cached, f"({cached} + {evaluated})")),
             links=SERVED,
         ),
         number(
             "How many tokens are in flight?",
-            "Prompt and output tokens of the generations that run at this moment.",
+            "Prompt and output tokens of the generations that are running at this time.",
             COUNT,
             query(total(series(TOKENS_IN_FLIGHT))),
             links=SERVED,
         ),
         number(
             "How much memory do the loaded models take?",
-            "As llama.cpp reports it: the tensors, and the state of the contexts with their KV caches.",
+            "Reported by llama.cpp: the tensors, and the state of the contexts with their KV caches.",
             BYTES,
             query(total(series(MODEL_SIZE)), "tensors"),
             query(total(series(STATE_SIZE)), "state"),
@@ -95,7 +95,7 @@ def _numbers() -> list[Panel]:
 
 
 def _first_token(q: float) -> str:
-    """Of a model in another process only the first chunk is seen."""
+    """The first token, or the first chunk of a model in another process."""
     return " or ".join(quantile(q, metric, by=[REQUEST_MODEL]) for metric in (TIME_TO_FIRST_TOKEN, TIME_TO_FIRST_CHUNK))
 
 
@@ -107,8 +107,8 @@ def _speeds() -> list[Panel]:
         graph(
             "How long until the first token?",
             "From the request to its first token: queue, load and prefill together; to the first chunk where the model "
-            "is in another process. Half, 95 % and 99 % of the calls took no longer. Each point is one call: it leads "
-            "to its trace.",
+            "is in another process. Median, 95th and 99th percentile of the calls. Each point is one call and opens "
+            "its trace.",
             SECONDS,
             *(query(_first_token(q), f"{legend(REQUEST_MODEL)} p{q * 100:g}") for q in (0.5, 0.95, 0.99)),
             limits=bad_above(5, 20),
@@ -117,15 +117,15 @@ def _speeds() -> list[Panel]:
         ),
         graph(
             "How fast are prompts read?",
-            "Prefill: tokens that were evaluated by the seconds that took, by llama.cpp's own counters. A ratio of "
-            "sums, so that a long prompt weighs more than a short one; cached tokens are not among them.",
+            "Prefill: evaluated tokens per second, by llama.cpp's counters. A ratio of "
+            "sums, in which a long prompt weighs more than a short one. Cached tokens are not included.",
             TOKENS_PER_S,
             query(speed(PREFILL_TOKENS, PREFILL_DURATION), legend(REQUEST_MODEL)),
             links=CALLS,
         ),
         graph(
             "How fast are answers written?",
-            "Decode: tokens after the first by the seconds they took, by llama.cpp's own counters. It falls when the "
+            "Decode: tokens after the first per second, by llama.cpp's counters. It falls when the "
             "context grows, the processor is shared or too hot, or memory is short.",
             TOKENS_PER_S,
             query(speed(DECODE_TOKENS, DECODE_DURATION), legend(REQUEST_MODEL)),
@@ -138,7 +138,7 @@ def _tokens() -> list[Panel]:
     return [
         graph(
             "How many tokens go in, come from the cache, and go out?",
-            "Tokens of the calls that ended in the window before each point. Input counts cached tokens too.",
+            "Tokens of the calls that ended in the window before each point. Input includes cached tokens.",
             COUNT,
             query(counted(TOKEN_USAGE, "sum", by=[REQUEST_MODEL, TOKEN_TYPE]), legend(REQUEST_MODEL, TOKEN_TYPE)),
             query(counted(CACHED_TOKENS, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} cached"),
@@ -147,8 +147,8 @@ def _tokens() -> list[Panel]:
         ),
         graph(
             "How full does the context get?",
-            "The part of the context that prompt and answer had filled when a call ended; 95 % of the calls stayed "
-            "below. At 100 % llama.cpp refuses the prompt, or the answer ends with `length`.",
+            "The part of the context that prompt and answer filled at the end of a call, 95th percentile. "
+            "At 100 % llama.cpp rejects the prompt, or the answer ends with `length`.",
             SHARE,
             query(quantile(0.95, CONTEXT_UTILIZATION, by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} p95"),
             limits=bad_above(0.8, 0.95),
@@ -176,12 +176,12 @@ def _tokens() -> list[Panel]:
 
 def _pool() -> list[Panel]:
     by_priority = f"priority {legend(PRIORITY)}"
-    waiting = f"Waiting requests go by priority ({PRIORITIES}), then by arrival."
+    waiting = f"Waiting requests are served by priority ({PRIORITIES}), then by arrival."
     return [
         graph(
             "How long do requests wait for the model?",
-            f"A loaded model serves one request at a time. 95 % waited no longer than this. {waiting} "
-            "Each point is one call: it leads to its trace.",
+            f"A loaded model serves one request at a time. 95th percentile of the waiting time. {waiting} "
+            "Each point is one call and opens its trace.",
             SECONDS,
             query(
                 quantile(0.95, QUEUE_DURATION, by=[REQUEST_MODEL, PRIORITY]), f"{legend(REQUEST_MODEL)} {by_priority}"
@@ -192,14 +192,14 @@ def _pool() -> list[Panel]:
         ),
         graph(
             "How many requests wait?",
-            f"At the moment the metrics were read. {waiting} A queue that does not empty needs a second model or host.",
+            f"When the metrics were read. {waiting} A queue that does not become empty requires another model or host.",
             COUNT,
             query(total(series(QUEUE_LENGTH), by=[REQUEST_MODEL, PRIORITY]), f"{legend(REQUEST_MODEL)} {by_priority}"),
             links=CALLS,
         ),
         graph(
-            "Which models are loaded, and are they thrown out again?",
-            "Models in memory, and loads and evictions in the window before each point. Loads that keep coming mean "
+            "Which models are loaded, and are they evicted again?",
+            "Models in memory, and loads and evictions in the window before each point. Continuing loads mean "
             "that `max_loaded` is too small for the models in use.",
             COUNT,
             query(total(series(LOADED), by=[REQUEST_MODEL]), f"{legend(REQUEST_MODEL)} loaded now"),
@@ -211,10 +211,10 @@ def _pool() -> list[Panel]:
 
 
 def models() -> Dashboard:
-    """What a caller feels first, then where the time and the tokens go, then the queue and the pool."""
+    """Latency first, then times and tokens, then the queue and the pool."""
     return board(
         "nodespan-models",
-        "How fast are the local models, what do they work on, and who waits for them?",
+        "How fast are the local models, what do they process, and which requests wait?",
         ("service", "model"),
         [(4, _numbers()), (8, _speeds()), (8, _tokens()), (8, _pool())],
     )

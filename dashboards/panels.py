@@ -1,4 +1,4 @@
-"""How a panel, a link and a board look: what is the same on all three boards."""
+"""Builders of panels, links and boards, shared by the three boards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bad_above(warning: float, bad: float) -> Limits:
 
 
 def bad_from(bad: float) -> Limits:
-    """Thresholds where nothing below a value is worth a look."""
+    """A threshold from which values are bad."""
     return "green", ((bad, "red"),)
 
 
@@ -73,7 +73,7 @@ def graph(
     exemplars: bool = False,
     bars: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time, or bars for what is counted. Exemplars are points that lead to the trace of one call."""
+    """Lines over time, or bars for counts. Exemplars are points that open the trace of one call."""
     panel = timeseries.Panel()
     _described(panel, title, description, unit, limits, links)
     _asked(panel, [each.exemplar(exemplars) for each in queries])
@@ -90,7 +90,7 @@ def graph(
     if bars:
         panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(60)
     else:
-        # A workstation's metrics have gaps; points show the lone values between them.
+        # A workstation's metrics have gaps; points show single values between them.
         panel.line_width(2).fill_opacity(8).show_points(common.VisibilityMode.AUTO)
     if limits:
         panel.thresholds_style(c.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
@@ -167,7 +167,7 @@ def ranking(
 
 
 def ref_id(place: int) -> str:
-    """What Grafana calls the query at this place of a panel."""
+    """Grafana's name of the query at this place of a panel."""
     return chr(ord("A") + place)
 
 
@@ -194,20 +194,20 @@ class DataLink(Builder[dict[str, object]]):
         self._link: dict[str, object] = {"title": title, "url": url, "targetBlank": new_tab}
 
     def build(self) -> dict[str, object]:
-        """As the board holds it."""
+        """The link as JSON of the board."""
         return self._link
 
 
 def traces(title: str, tags: Mapping[str, str] | None = None) -> DataLink:
     """To Jaeger's search, over the board's time: the service's traces that have all these attributes."""
-    # Grafana puts its variables in and encodes them, so they must be left as they are.
+    # Grafana substitutes and encodes its variables, so they are not encoded here.
     sought = "&tags=" + quote(json.dumps(tags, separators=(",", ":")), safe="${}:,.") if tags else ""
     time = "start=${__from}000&end=${__to}000&lookback=custom"
     return DataLink(title, f"${{jaeger}}/search?service=${{service}}{sought}&{time}", new_tab=True)
 
 
 def board_link(title: str, uid: str, **chosen: str) -> DataLink:
-    """To a board, at the same time and with the same choices but for those named here."""
+    """To a board, with the same time and filters except those named here."""
     kept = [f"${{{name}:queryparam}}" for name in VARIABLES if name not in chosen]
     given = [f"var-{name}={value}" for name, value in chosen.items()]
     return DataLink(title, f"/d/{uid}?{'&'.join([*kept, *given])}&${{__url_time_range}}", new_tab=False)
@@ -244,7 +244,7 @@ def _variable(name: str, *, hidden: bool) -> d.QueryVariable:
     variable = d.QueryVariable(name).label(title).datasource(PROMETHEUS).definition(expression)
     variable.query({"query": expression, "refId": f"variable-{name}"})
     variable.refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(dashboard.VariableSort.ALPHABETICAL_ASC)
-    if name != "service":  # traces are sought in one service, so one is chosen
+    if name != "service":  # Jaeger searches one service, so one is selected
         everything = dashboard.VariableOption(text="All", value="$__all")
         variable.multi(True).include_all(True).all_value(".*").current(everything)
     return variable.hide(dashboard.VariableHide.HIDE_VARIABLE if hidden else dashboard.VariableHide.DONT_HIDE)
@@ -255,7 +255,7 @@ def _jaeger() -> d.ConstantVariable:
 
 
 class _Way(d.DashboardLink):
-    """A link in sight; the SDK puts each into the menu of controls."""
+    """A visible link; the SDK puts each into the menu of controls."""
 
     def build(self) -> dashboard.DashboardLink:
         link = super().build()

@@ -1,4 +1,4 @@
-"""PromQL over the table of names, so that no panel can ask for a metric or a label that nodespan does not emit.
+"""PromQL over the table of names, so that no panel can query a metric or label that nodespan does not emit.
 
 nodespan runs on workstations: few runs, short processes, metrics pushed once a minute. There `increase()` and `rate()`
 are wrong: they do not see the value that a series begins with (the first failure of a node is none), and they
@@ -17,66 +17,66 @@ from nodespan.semconv import NAMES, NODE, REQUEST_MODEL, WORKFLOW_NAME
 WINDOW: Final = "$__rate_interval"
 """Of a point of a graph: at least four times the data source's interval."""
 RANGE: Final = "$__range"
-"""What the board shows; for numbers and tables."""
+"""The time range of the board; for numbers and tables."""
 BEFORE: Final = "1h"
-"""How far back the value before a window is looked for: a laptop that slept for longer counts from nought again."""
+"""Maximum age of the value before a window: after a longer sleep of a laptop, counts start from 0."""
 
 SERVICE: Final = 'service_name="$service"'
-# Whatever metric has one of these labels is filtered by the board's variable.
+# A metric with one of these labels is filtered by the board's variable.
 VARIABLES: Final = {WORKFLOW_NAME: "$workflow", NODE: "$node", REQUEST_MODEL: "$model"}
 
 
 def label(attribute: str) -> str:
-    """What Prometheus calls an attribute."""
+    """Prometheus' name of an attribute."""
     return NAMES[attribute].name.replace(".", "_")
 
 
 def where(attribute: str, value: str) -> str:
-    """A matcher: the attribute has this value; the empty one, where it is absent."""
+    """A matcher: the attribute has this value; the empty value matches an absent attribute."""
     return f'{label(attribute)}="{value}"'
 
 
 def is_given(attribute: str) -> str:
-    """A matcher: the attribute is there."""
+    """A matcher: the attribute is present."""
     return f'{label(attribute)}!=""'
 
 
 def series(metric: str, part: str = "", *matchers: str) -> str:
-    """The selector of a metric, or of a part of a histogram, as the board's variables narrow it."""
+    """The selector of a metric, or of a part of a histogram, with the board's variables."""
     chosen = [f'{label(name)}=~"{VARIABLES[name]}"' for name in NAMES[metric].labels if name in VARIABLES]
     name = NAMES[metric].prometheus_name + (f"_{part}" if part else "")
     return f"{name}{{{', '.join([SERVICE, *chosen, *matchers])}}}"
 
 
 def total(expression: str, by: Iterable[str] = ()) -> str:
-    """The sum over processes, apart by these attributes."""
+    """The sum over processes, grouped by these attributes."""
     grouping = ", ".join(map(label, by))
     return f"sum by ({grouping}) ({expression})" if grouping else f"sum({expression})"
 
 
 def greatest(expression: str, by: Iterable[str]) -> str:
-    """The greatest of the processes, apart by these attributes."""
+    """The maximum over processes, grouped by these attributes."""
     return f"max by ({', '.join(map(label, by))}) ({expression})"
 
 
 def grown(selector: str, window: str) -> str:
-    """What each counter grew by in the window, exactly."""
+    """The exact increase of each counter in the window."""
     now = f"last_over_time({selector}[{window}])"
     return f"{now} - (last_over_time({selector}[{BEFORE}] offset {window}) or 0 * {now})"
 
 
 def counted(metric: str, part: str = "", *matchers: str, by: Iterable[str] = (), window: str = WINDOW) -> str:
-    """What a counter, or a part of a histogram, grew by in the window."""
+    """The increase of a counter, or of a part of a histogram, in the window."""
     return total(grown(series(metric, part, *matchers), window), by)
 
 
 def none_of(some: str, whole: str) -> str:
-    """``some``, and nought where there is the whole and nothing of it; with no whole there is no data either."""
+    """``some``; 0 if only the whole has data; no data if neither has."""
     return f"({some} or 0 * {whole})"
 
 
 def share(some: str, whole: str) -> str:
-    """Which part of the whole some are; no data while the whole is nothing."""
+    """The share of ``some`` in the whole; no data while the whole is 0."""
     return f"{none_of(some, whole)} / ({whole} > 0)"
 
 
@@ -86,7 +86,7 @@ def ratio(sum_of: str, sum_by: str) -> str:
 
 
 def buckets(metric: str, by: Iterable[str] = (), window: str = WINDOW) -> str:
-    """What each bucket of a histogram grew by in the window."""
+    """The increase of each bucket of a histogram in the window."""
     return f"sum by ({', '.join(['le', *map(label, by)])}) ({grown(series(metric, 'bucket'), window)})"
 
 

@@ -34,7 +34,7 @@ from nodespan.semconv import (
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-# What Prometheus scrapes: its own word for what answers, and the Collector's metrics of itself.
+# Scraped by Prometheus: the metric of reachable targets, and the Collector's own metrics.
 UP: Final = 'up{job=~"otel-collector|jaeger|prometheus"}'
 ACCEPTED: Final = "otelcol_receiver_accepted_spans_total"
 REFUSED: Final = "otelcol_receiver_refused_spans_total"
@@ -47,12 +47,12 @@ LINKS: Final = (traces("What arrived in Jaeger"), board_link("Workflows at this 
 
 
 def _of_collector(metric: str) -> str:
-    """Jaeger is built of the Collector's parts and has the same metrics."""
+    """The Collector's series: Jaeger consists of the same parts and has the same metrics."""
     return f'{metric}{{job="otel-collector"}}'
 
 
 def _rate(counter: str) -> str:
-    """Of what outlives its own restarts and grows all the time, where rate() is right."""
+    """For counters of long-lived programs, for which rate() is exact enough."""
     return f"sum(rate({_of_collector(counter)}[{WINDOW}]))"
 
 
@@ -61,7 +61,7 @@ def _numbers() -> list[Panel]:
     return [
         number(
             "Are Collector, Jaeger and Prometheus up?",
-            "Whether Prometheus reached them at its last scrape. What cannot be reached stores and shows nothing new.",
+            "Whether Prometheus reached them at its last scrape. An unreachable part stores and shows no new data.",
             COUNT,
             query(f"min by (job) ({UP})", "{{job}}"),
             limits=bad_below(1),
@@ -70,7 +70,7 @@ def _numbers() -> list[Panel]:
         ),
         number(
             "How many spans wait to be sent?",
-            "Spans in the store on the program's machine that the Collector has not taken yet. They are not lost; "
+            "Spans in the store on the program's machine that the Collector has not accepted. They are not lost; "
             "`nodespan doctor` shows the reason.",
             COUNT,
             query(total(series(OUTBOX_SPANS))),
@@ -79,7 +79,7 @@ def _numbers() -> list[Panel]:
         ),
         number(
             "For how long has the oldest waited?",
-            "More than a minute means that the Collector is not reached, or takes less than arrives.",
+            "More than a minute means that the Collector is unreachable, or accepts fewer spans than are recorded.",
             SECONDS,
             query(f"max({series(OUTBOX_AGE)})"),
             limits=bad_above(60, 600),
@@ -87,8 +87,8 @@ def _numbers() -> list[Panel]:
         ),
         number(
             "Has a metric too many label values?",
-            "Series into which the SDK threw what exceeded its limit of label values (2,000 per metric): the panels "
-            "above them count right, but no longer apart.",
+            "Series in which the SDK sums values beyond its limit of label sets (2,000 per metric): the panels "
+            "have exact totals, but do not separate these values.",
             COUNT,
             query(none_of(overflown, total(series(SPANS_PROCESSED)))),
             limits=bad_from(1),
@@ -101,8 +101,8 @@ def _program() -> list[Panel]:
     ended = counted(SPANS_PROCESSED)
     return [
         graph(
-            "Do the spans get out of the program?",
-            "In the window before each point: spans that ended and were stored, and spans that the Collector took. "
+            "Are the spans exported from the program?",
+            "In the window before each point: ended spans that were stored, and spans that the Collector accepted. "
             "The second follows the first within seconds.",
             COUNT,
             query(counted(SPANS_PROCESSED, "", where(ERROR_TYPE, "")), "stored"),
@@ -112,7 +112,7 @@ def _program() -> list[Panel]:
         graph(
             "Which spans were dropped, and why?",
             "In the window before each point: dropped in the program, or refused by the Collector, by reason. Each "
-            "one is missing in Jaeger for good.",
+            "one is missing in Jaeger permanently.",
             COUNT,
             query(none_of(counted(SPANS_PROCESSED, "", is_given(ERROR_TYPE)), ended), "dropped"),
             query(none_of(counted(SPANS_EXPORTED, "", is_given(ERROR_TYPE)), ended), "refused"),
@@ -122,9 +122,9 @@ def _program() -> list[Panel]:
             links=LINKS,
         ),
         graph(
-            "Does nodespan itself make errors?",
-            "Errors inside nodespan in the window before each point. The program never sees them; what they were in "
-            "the middle of is missing. They are in the program's log once per kind.",
+            "Does nodespan have internal errors?",
+            "Internal errors of nodespan in the window before each point. They are not raised in the program; data of "
+            "failed operations are missing. The program's log has each kind once.",
             COUNT,
             query(none_of(counted(TELEMETRY_ERRORS), ended), "all"),
             query(counted(TELEMETRY_ERRORS, by=[TELEMETRY_ERROR_KIND]), legend(TELEMETRY_ERROR_KIND)),
@@ -139,8 +139,8 @@ def _collector() -> list[Panel]:
     per_exporter = "max by (exporter, data_type)"
     return [
         graph(
-            "Does the Collector pass on what it takes?",
-            "Spans a second from all programs. Sent is behind received while Jaeger is away, and above it afterwards.",
+            "Does the Collector forward the received spans?",
+            "Spans per second of all programs. Sent is below received while Jaeger is unavailable, and above it later.",
             PER_S,
             query(_rate(ACCEPTED), "received"),
             query(_rate(SENT), "sent"),
@@ -148,7 +148,7 @@ def _collector() -> list[Panel]:
         ),
         graph(
             "How full are the Collector's queues?",
-            "Of what the queue of each exporter may hold on disk. A full queue makes the Collector refuse.",
+            "Share of each exporter's queue on disk that is in use. The Collector refuses data when a queue is full.",
             SHARE,
             query(
                 ratio(*(f"{per_exporter} ({_of_collector(metric)})" for metric in (QUEUE_SIZE, QUEUE_CAPACITY))),
@@ -159,8 +159,8 @@ def _collector() -> list[Panel]:
         ),
         graph(
             "Does the Collector refuse or lose spans?",
-            "Spans a second: refused at the door because memory is short (programs send them again), not queued "
-            "because the queue is full, or given up by an exporter.",
+            "Spans per second: refused because memory is short (programs send them again), not queued "
+            "because the queue is full, or dropped by an exporter.",
             PER_S,
             *(
                 query(none_of(_rate(counter), _rate(ACCEPTED)), words)
@@ -173,7 +173,7 @@ def _collector() -> list[Panel]:
 
 
 def telemetry() -> Dashboard:
-    """Is all there, on the way from the program to the stores?"""
+    """The path of spans from the program to the stores."""
     return board(
         "nodespan-telemetry",
         "Does the telemetry arrive, and if not, where does it stop?",

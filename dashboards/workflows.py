@@ -71,15 +71,15 @@ def _numbers() -> list[Panel]:
     return [
         number(
             "How many runs ended?",
-            "Runs of compiled graphs that ended in the time shown, whichever way: subgraphs are runs of their own.",
+            "Runs of compiled graphs that ended in the time shown, with any outcome; subgraphs count separately.",
             COUNT,
             query(RUNS),
             links=[TRACES],
         ),
         number(
             "What part of the runs failed?",
-            "Runs that ended with an exception, of all that ended in the time shown. An interrupt, a cancelled run and "
-            "an error that a retry or a handler made good are no failures.",
+            "Share of the runs in the time shown that ended with an exception. An interrupt, a cancelled run and "
+            "an error followed by a successful retry or handler are not failures.",
             SHARE,
             query(share(failed, RUNS)),
             limits=bad_above(0.01, 0.05),
@@ -87,7 +87,7 @@ def _numbers() -> list[Panel]:
         ),
         number(
             "How many runs are under way?",
-            "Runs that have begun and not ended. If this stays up while no run ends, a workflow hangs.",
+            "Runs that have started and not ended. If this stays above 0 while no run ends, a workflow hangs.",
             COUNT,
             query(total(series(WORKFLOW_ACTIVE))),
             links=[board_link("Which model they wait for", "nodespan-models")],
@@ -106,7 +106,7 @@ def _runs() -> list[Panel]:
     return [
         graph(
             "How long do runs take?",
-            "Half, 95 % and 99 % of the runs took no longer than this. Each point is one run: it leads to its trace.",
+            "Median, 95th and 99th percentile of the durations. Each point is one run and opens its trace.",
             SECONDS,
             *(query(quantile(q, WORKFLOW_DURATION), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)),
             links=[TRACES],
@@ -125,7 +125,7 @@ def _runs() -> list[Panel]:
         ),
         graph(
             "Which tools are slow?",
-            "95 % of the calls of a tool took no longer than this. Each point leads to the trace of one call.",
+            "95th percentile of the durations of a tool's calls. Each point is one call and opens its trace.",
             SECONDS,
             query(quantile(0.95, TOOL_DURATION, by=[TOOL_NAME]), legend(TOOL_NAME)),
             links=[traces("Its calls in Jaeger", {OPERATION_NAME: EXECUTE_TOOL, TOOL_NAME: value_of(TOOL_NAME)})],
@@ -150,7 +150,7 @@ def _nodes() -> list[Panel]:
     return [
         graph(
             "Which nodes run now, and for how long?",
-            "How long the oldest open execution of each node has been in its phase. Queued behind others is not stuck; "
+            "How long the oldest open execution of each node has been in its phase. A queued execution is not stuck; "
             "loading, prefilling or decoding for ten minutes is: then the alert NodeStuck fires.",
             SECONDS,
             query(greatest(series(NODE_RUNNING_AGE), [NODE, PHASE]), legend(NODE, PHASE)),
@@ -165,7 +165,7 @@ def _nodes() -> list[Panel]:
             links=links,
         ),
         graph(
-            "Which nodes are tried again, and after which error?",
+            "Which nodes are retried, and after which error?",
             "Failed attempts that were followed by another, in the window before each point.",
             COUNT,
             query(retries, legend(NODE, ERROR_TYPE)),
@@ -182,16 +182,16 @@ def _durations() -> list[Panel]:
     return [
         spread(
             "How are the durations of nodes spread?",
-            "Node executions by how long they took. Two bands are two kinds of work, or a model that was loaded first. "
-            "Each point leads to the trace of one execution.",
+            "Node executions by duration. Two bands are two kinds of work, or calls with and without loading a model. "
+            "Each point is one execution and opens its trace.",
             SECONDS,
             query(buckets(NODE_DURATION), "{{le}}"),
             links=[traces("Nodes in Jaeger", {OPERATION_NAME: INVOKE_NODE})],
         ),
         ranking(
             "Which nodes are the slowest?",
-            "Running now, and in the time shown: executions, the mean, what 95 % stayed below, and the time spent in "
-            "all of them. A node with a small mean and a large total is worth as much as a slow one.",
+            "Running now, and in the time shown: executions, their mean, 95th percentile and total time. "
+            "Check large totals as well as slow nodes.",
             NODE,
             {
                 "Running": (COUNT, query(total(series(NODE_RUNNING), [NODE]))),
@@ -210,7 +210,7 @@ def workflows() -> Dashboard:
     """Runs first, then the nodes inside."""
     return board(
         "nodespan-workflows",
-        "Do the workflows run, how long do they take, and which node is it?",
+        "Do the workflows run, how long do they take, and which node is slow?",
         ("service", "workflow", "node"),
         [(4, _numbers()), (8, _runs()), (8, _nodes()), (10, _durations())],
     )

@@ -1,4 +1,4 @@
-"""What the tests of the Grafana boards share: the committed boards, and their queries as Grafana would send them."""
+"""Shared by the tests of the Grafana boards: the committed boards, and their queries as Grafana sends them."""
 
 from __future__ import annotations
 

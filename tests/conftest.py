@@ -1,4 +1,4 @@
-"""What every test has: a clean environment, no global provider, and a check that it leaves no span behind."""
+"""Fixtures of every test: a clean environment, no global provider, and a check for open spans."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def reset_after_test() -> Iterator[None]:
 
 @pytest.fixture
 def no_global_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process without providers, for a test whose program sets one. The API sets one only once."""
+    """A process without providers, for a test whose program sets one; the API allows this once."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)

@@ -1,8 +1,7 @@
-"""What the panels of the boards have to show after the seeded run (tests/stack/seeded_run.py): one table.
+"""The expected values of the boards' panels after the seeded run (tests/stack/seeded_run.py): one table.
 
-A panel's lines are named by the values of their labels, in the order of the labels' names. The numbers come from what
-the run printed of itself and, where they are durations, from its spans in Jaeger. A range is given where only bounds
-are known.
+The name of a panel's line consists of the values of its labels, in the order of the labels' names. The numbers come
+from the output of the run and, for durations, from its spans in Jaeger. A range has known bounds only.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Run:
     """Known values of the seeded run.
 
     Attributes:
-        printed: What it printed.
+        printed: The output of the run.
         spans: All its spans, from Jaeger.
         model_bytes: Size of the model's file.
     """
@@ -49,7 +48,7 @@ class Run:
     model_bytes: int
 
     def durations(self, operation: str, by: str = "") -> dict[str, list[float]]:
-        """Of the spans of an operation, apart by an attribute."""
+        """Values of the spans of an operation, grouped by an attribute."""
         found: dict[str, list[float]] = {}
         for span in self.spans:
             if span.attributes.get(semconv.OPERATION_NAME) == operation:
@@ -80,7 +79,7 @@ class Run:
 
 
 def quantile(values: list[float], q: float, metric: str) -> float:
-    """What ``histogram_quantile`` makes of values in the buckets of a metric."""
+    """The result of ``histogram_quantile`` for values in the buckets of a metric."""
     rank, low, below = q * len(values), 0.0, 0
     for bound in NAMES[metric].buckets:
         up_to = sum(value <= bound for value in values)
@@ -177,7 +176,7 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("Which nodes fail?", "A"): lambda run: {
         node: count / run.nodes()[node] for node, count in run.nodes("error").items()
     },
-    ("Which nodes are tried again, and after which error?", "A"): lambda run: {
+    ("Which nodes are retried, and after which error?", "A"): lambda run: {
         f"ConnectionError {one['node']}": one["count"] for one in run.printed["retries"]
     },
     ("How are the durations of nodes spread?", "A"): _spread,
@@ -212,20 +211,20 @@ AT_THE_END: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How long do requests wait for the model?", "A"): lambda run: quantiles(
         run.generations(lambda one: one["queue_s"], "model_name", "priority"), 0.95, semconv.QUEUE_DURATION
     ),
-    ("Which models are loaded, and are they thrown out again?", "B"): lambda run: run.models("loads"),
+    ("Which models are loaded, and are they evicted again?", "B"): lambda run: run.models("loads"),
     # The second model took the place of the first.
-    ("Which models are loaded, and are they thrown out again?", "C"): lambda run: {"small": run.printed["evictions"]},
+    ("Which models are loaded, and are they evicted again?", "C"): lambda run: {"small": run.printed["evictions"]},
     ("Are Collector, Jaeger and Prometheus up?", "A"): lambda _: dict.fromkeys(STACK, 1),
     ("How many spans wait to be sent?", "A"): lambda run: {"": run.printed["delivery"]["waiting"]},
     ("For how long has the oldest waited?", "A"): lambda _: {"": 0},
     ("Has a metric too many label values?", "A"): lambda _: {"": 0},
-    ("Do the spans get out of the program?", "A"): lambda run: {"": run.printed["delivery"]["ended"]},
-    ("Do the spans get out of the program?", "B"): lambda run: {"": run.printed["delivery"]["exported"]},
+    ("Are the spans exported from the program?", "A"): lambda run: {"": run.printed["delivery"]["ended"]},
+    ("Are the spans exported from the program?", "B"): lambda run: {"": run.printed["delivery"]["exported"]},
     ("Which spans were dropped, and why?", "A"): lambda _: {"": 0},
     ("Which spans were dropped, and why?", "B"): lambda _: {"": 0},
     ("Which spans were dropped, and why?", "C"): lambda _: {},  # a line per reason, and there was none
-    ("Does nodespan itself make errors?", "A"): lambda _: {"": 0},
-    ("Does nodespan itself make errors?", "B"): lambda _: {},
+    ("Does nodespan have internal errors?", "A"): lambda _: {"": 0},
+    ("Does nodespan have internal errors?", "B"): lambda _: {},
 }
 """Counted over the run, and read when it has ended."""
 
@@ -238,13 +237,13 @@ AT_THEIR_HIGHEST: dict[tuple[str, str], Callable[[Run], Expected]] = {
     ("How much memory do the loaded models take?", "A"): lambda run: {"": (run.model_bytes * 0.9, run.model_bytes)},
     ("How much memory do the loaded models take?", "B"): lambda run: {"": (1, run.model_bytes)},
     ("How many requests wait?", "A"): _waiting,
-    ("Which models are loaded, and are they thrown out again?", "A"): lambda run: dict.fromkeys(run.models("loads"), 1),
+    ("Which models are loaded, and are they evicted again?", "A"): lambda run: dict.fromkeys(run.models("loads"), 1),
 }
 """Current values: the maximum during the run."""
 
 OF_THE_COLLECTOR: dict[tuple[str, str], Expected] = {
-    ("Does the Collector pass on what it takes?", "A"): {"": 1},
-    ("Does the Collector pass on what it takes?", "B"): {"": 1},
+    ("Does the Collector forward the received spans?", "A"): {"": 1},
+    ("Does the Collector forward the received spans?", "B"): {"": 1},
     ("How full are the Collector's queues?", "A"): {
         "metrics otlp_http/prometheus": (0, 0.05),
         "traces otlp_grpc/jaeger": (0, 0.05),

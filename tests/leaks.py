@@ -1,6 +1,6 @@
-"""What a test must not leave behind: an open span, an attached span, a context that could not be detached.
+"""Detects leaks of a test: an open span, an attached span, a context that could not be detached.
 
-Watches the OpenTelemetry API and SDK themselves, and so sees the spans of every provider, in every thread and task.
+It observes the OpenTelemetry API and SDK, and so the spans of every provider, in every thread and task.
 """
 
 from __future__ import annotations
@@ -115,5 +115,5 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 def _lives_on(task: asyncio.Task[Any] | None) -> bool:
-    """Whether what was attached here meets other code: the context of a task that was torn down is gone with it."""
+    """Whether an attached context can affect other code: that of a cancelled task is dropped with it."""
     return task is None or (task.done() and not task.cancelled())

@@ -41,7 +41,7 @@ ANY = pytest.mark.parametrize("ask", [whole, whole_chat, streamed, streamed_chat
 
 
 def read(answer):
-    """What came out, without the ids and times that differ from call to call."""
+    """The result, without ids and times, which differ between calls."""
     pieces = list(answer) if isinstance(answer, types.GeneratorType) else [answer]
     return [{key: value for key, value in piece.items() if key not in {"id", "created"}} for piece in pieces]
 

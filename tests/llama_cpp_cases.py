@@ -18,7 +18,7 @@ N_BATCH = 32
 ONE_THREAD: Any = {"n_threads_batch": 1}  # two spinning threads beside other tests take longer than one
 SUM = "What is 1+1? Answer with one number."  # "1 + 1 = 2", 7 tokens, on any processor: the model is sure of each
 GREETING = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi! How can I help you today?"
-"""What any build of the model follows by the end token."""
+"""A text that every build of the model follows by the end token."""
 STORY = "Once upon a time there was a ship, and the sea around it was blue and wide and"
 
 
@@ -27,7 +27,7 @@ class Case:
     """Requests to one model, one after the other; the last one is compared, the others warm the cache.
 
     Attributes:
-        ends: What the case shows the end by, where it is about that. Texts of a random seed differ by processor.
+        ends: The expected end, if the case tests it. Texts of a random seed differ by processor.
         is_extended: Run by ``make test-extended``: another case of the same kind is in ``make test``.
     """
 
@@ -117,7 +117,7 @@ def prompt_of(llama: llama_cpp.Llama, request: GenerationRequest) -> list[int]:
 
 
 def cached_by_the_rule(llama: llama_cpp.Llama, before: list[int], prompt: list[int]) -> int:
-    """How many tokens ``Llama.generate`` reuses of what the model has evaluated before (its source, 0.3.36)."""
+    """Number of evaluated tokens that ``Llama.generate`` reuses (its source, 0.3.36)."""
     common = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, prompt, strict=False))))
     if common < len(prompt) or len(before) == len(prompt):
         return common

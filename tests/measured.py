@@ -45,9 +45,9 @@ class Measured:
         return found
 
     def collect_garbage_while_collecting(self, label: str, value: str) -> None:
-        """One collection in which the garbage collector comes while the SDK reads a point with that label.
+        """One collection in which the garbage collector runs while the SDK reads a point with that label.
 
-        It may come at any time: the SDK makes objects while it holds locks that it cannot take twice.
+        It can run at any time: the SDK creates objects while it holds locks that are not reentrant.
         """
         with pytest.MonkeyPatch.context() as patch:
 

@@ -1,4 +1,4 @@
-"""What a test reads of a call of a model on a server: its text and its span."""
+"""Text and span of a call of a model on a server."""
 
 from __future__ import annotations
 

@@ -27,21 +27,21 @@ Misbehaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 class OtlpReceiver:
-    """``with OtlpReceiver() as receiver: ...``: decodes what arrives at ``receiver.endpoint``.
+    """``with OtlpReceiver() as receiver: ...``: decodes requests to ``receiver.endpoint``.
 
     Attributes:
-        spans, metrics, log_records: What was accepted.
+        spans, metrics, log_records: Accepted data.
         received: Each accepted span with the headers of its request.
-        answers: Its next answers before it accepts again, one per request: over HTTP a status, headers, body, or a
-            misbehaviour; over gRPC a status code and details, or a response.
+        answers: The next responses, one per request, before it accepts again: over HTTP a status, headers, body, or a
+            handler that misbehaves; over gRPC a status code and details, or a response.
         requests: Headers of every request, with its path as ``:path``.
-        arrivals: When each request arrived, on the monotonic clock.
+        arrivals: Time of each request, on the monotonic clock.
         delay_s: Delay of each answer.
         max_bytes: It rejects larger requests.
-        poison: It answers 500 to requests that contain this.
+        poison: It responds with 500 to requests that contain these bytes.
 
     Args:
-        certificate: Paths of a key and of a certificate chain: it serves TLS.
+        certificate: Paths of a key and of a certificate chain: with them it uses TLS.
         host: Address that it listens on.
     """
 

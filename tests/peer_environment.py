@@ -1,7 +1,7 @@
 """Other instrumentations of the same libraries, which nodespan does not depend on, and programs that run under them.
 
-They are installed once, without their dependencies, into a folder of the user's cache. Each combination runs in a
-process of its own.
+They are installed once, without their dependencies, in a folder of the user's cache. Each combination runs in a
+separate process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs random LangGraph graphs and prints what they declare and did: ``python random_graphs.py SEED COUNT``.
+"""Runs random LangGraph graphs and prints their declarations and executions: ``python random_graphs.py SEED COUNT``.
 
 One line of JSON for each graph: its name, its declared nodes and edges, and how often each node was executed, counted
 by the nodes themselves.
@@ -29,10 +29,10 @@ class State(TypedDict, total=False):
 
 
 class RandomGraph:
-    """A graph of plain edges, branches, sends and undeclared jumps, as its seed decides.
+    """A graph of plain edges, branches, sends and undeclared jumps, determined by its seed.
 
     Attributes:
-        edges: What is declared, as pairs; a branch has one for each of its ends.
+        edges: Declared edges as pairs; a branch has one for each of its ends.
         executed: How often each node was executed.
     """
 

@@ -38,12 +38,12 @@ def cpu_s(pid: int) -> float:
 
 @dataclass
 class Sent:
-    """What the programs of a phase reported.
+    """Reports of the programs of a phase.
 
     Attributes:
         spans: The ids of the spans that were reported stored, by trace.
         failed: The traces of the workflows that failed on purpose.
-        reports: The last report of each program that lived to the end.
+        reports: The last report of each program that was not killed.
     """
 
     spans: dict[str, set[str]]
@@ -257,17 +257,17 @@ class Count:
         return seen
 
     def wait_until_agent_empty(self) -> None:
-        """Until the agent has sent all that it accepted, if only for a moment."""
+        """Wait until the agent has once sent all accepted data."""
         eventually(
             lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue"
         )
 
     def wait_until_gateways_empty(self) -> None:
-        """Until the gateways have sent to Jaeger all that is in their queues, if only for a moment."""
+        """Wait until the gateways have once sent their queues to Jaeger."""
         eventually(self.counters.queued_for_jaeger, lambda size: size == 0, "gateways' queues for Jaeger", ARRIVED_S)
 
     def wait_until_still(self, still_s: float = STILL_S) -> None:
-        """Until no more spans arrive in Jaeger."""
+        """Wait until no more spans arrive in Jaeger."""
         last, since = self.counters.into_jaeger(), time.monotonic()
         deadline = since + ARRIVED_S
         while time.monotonic() - since < still_s:

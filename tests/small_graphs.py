@@ -40,7 +40,7 @@ def thread(thread_id="t1", **metadata):
 
 
 def without_ids(value):
-    """What came out, as text, without the ids and times that differ from run to run."""
+    """The result as text, without ids and times, which differ between runs."""
     text = repr(value)
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID", text)
     return re.sub(r"('timestamp': )\d+", r"\1T", text)

@@ -107,6 +107,6 @@ class Talker(BaseChatModel):
 
 
 class Remote(Talker):
-    """The same behind an address."""
+    """The same model with an address."""
 
     base_url: str = "http://models.example:8080/v1"

@@ -1,7 +1,7 @@
 """A real LangGraph program for the tests of the page: a loop, parallel branches, a subgraph, model calls, an error.
 
-``python -m watched_program SECONDS``: one run of about so many seconds; ``python -m watched_program few``: some
-short ones of each kind. Both write to the store that ``NODESPAN_STORE`` names.
+``python -m watched_program SECONDS``: one run of about this duration; ``python -m watched_program few``: several
+short runs of each kind. Both write to the store that ``NODESPAN_STORE`` names.
 """
 
 from __future__ import annotations

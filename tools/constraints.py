@@ -1,4 +1,4 @@
-"""Resolves every dependency afresh and writes constraints.txt. Type: make constraints."""
+"""Resolves all dependencies and writes constraints.txt. Type: make constraints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
 # Every version that nodespan is built and tested with: base, the llama-cpp extra and the dependency groups of
 # pyproject.toml, direct and transitive, resolved with Python 3.11 on Linux.
-# Written by `make constraints`, which asks for the newest versions that pyproject.toml allows. Not edited by hand.
+# Written by `make constraints` with the newest versions that pyproject.toml allows. Do not edit.
 """
 
 
 def resolve(*requirements: str) -> dict[str, str]:
-    """Name and version of all that pip would install in an empty environment."""
+    """Name and version of each package that pip would install in an empty environment."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     # The report holds download addresses; only names and versions leave this function.
     report = subprocess.run([*command, *requirements], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout

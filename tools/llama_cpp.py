@@ -31,7 +31,7 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 FROM_SOURCE = ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
 BUILD_OPTIONS = ["wheel", "--verbose", "--no-deps", *FROM_SOURCE, "--build-constraint", str(CONSTRAINTS)]
 COMPILERS = ("c++", "g++", "clang++")
-# Any of these changes what is compiled.
+# Variables that change the build.
 BUILD_VARIABLES = ("CC", "CFLAGS", "CMAKE_", "CPPFLAGS", "CXX", "GGML_", "LDFLAGS", "SKBUILD_")
 # With AMX llama.cpp crashes at the first prompt of more than one token: the compiler drops the tile configuration that
 # it keeps on the stack (its issue 20824, pull request 26954; seen with gcc 12 and llama-cpp-python 0.3.36). These are
@@ -65,13 +65,13 @@ def processor() -> str:
 
 
 def build_environment(environment: Mapping[str, str], cpu: str) -> dict[str, str]:
-    """What the build is to see: the user's environment, whose own ``CMAKE_ARGS`` are left as they are."""
+    """Environment of the build: the user's, whose ``CMAKE_ARGS`` are not changed."""
     options = (*WITHOUT_MULTIMODAL, *(WITHOUT_AMX if AMX in cpu.split() else ()))
     return {"CMAKE_ARGS": " ".join(options), **environment}
 
 
 def cache_key(pinned: str, environment: Mapping[str, str], cpu: str) -> str:
-    """Names the one kind of wheel that fits: version, platform, C library, processor, compiler flags."""
+    """Key of a compatible wheel: version, platform, C library, processor, compiler flags."""
     flags = sorted(f"{name}={value}" for name, value in environment.items() if name.startswith(BUILD_VARIABLES))
     facts = "\n".join([cpu, *platform.libc_ver(), *flags])
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
@@ -86,7 +86,7 @@ def cache_directory(environment: Mapping[str, str]) -> Path:
 
 
 def works() -> bool:
-    """Whether llama.cpp can be loaded; in a process of its own, because a foreign instruction kills it."""
+    """Whether llama.cpp can be loaded; in a separate process, because an unsupported instruction kills it."""
     return subprocess.run([sys.executable, "-c", "import llama_cpp"], check=False, capture_output=True).returncode == 0
 
 
@@ -98,7 +98,7 @@ def installed(pinned: str) -> bool:
 
 
 def install(wheel: Path) -> None:
-    """Puts a wheel and what it needs into this environment."""
+    """Installs a wheel and its dependencies in this environment."""
     subprocess.run([*PIP, "install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)], check=True)
     subprocess.run([*PIP, "install", "--quiet", "-c", str(CONSTRAINTS), "llama-cpp-python"], check=True)
 
@@ -123,7 +123,7 @@ def install_from_cache(folder: Path) -> bool:
 def build(pinned: str, folder: Path, environment: Mapping[str, str]) -> Path:
     """Compiles the wheel into ``folder``; prints the progress, and on failure the reason."""
     if not os.environ.get("CXX") and not any(map(shutil.which, COMPILERS)):
-        sys.exit("llama-cpp-python has to be compiled and there is no C++ compiler. On Debian: apt install g++")
+        sys.exit("llama-cpp-python must be compiled and there is no C++ compiler. On Debian: apt install g++")
     print(f"llama-cpp-python {pinned}: compiling, 5 to 10 minutes on two cores; done once", flush=True)
     command = [*PIP, *BUILD_OPTIONS, "--wheel-dir", str(folder), f"llama-cpp-python=={pinned}"]
     environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **environment}
@@ -131,12 +131,12 @@ def build(pinned: str, folder: Path, environment: Mapping[str, str]) -> Path:
         lines = list(_shown(pip.stdout or ()))
     if pip.returncode:
         print(*lines[-60:], sep="", flush=True)
-        sys.exit("llama-cpp-python could not be built; the lines above say why.")
+        sys.exit("llama-cpp-python could not be built; the lines above have the reason.")
     return next(folder.glob("*.whl"))
 
 
 def _shown(lines: Iterator[str] | tuple[()]) -> Iterator[str]:
-    """Passes the build's lines on; now and then prints the step it is at, such as ``42%`` or ``17/230``."""
+    """Collects the build's lines; prints the current step at intervals, such as ``42%`` or ``17/230``."""
     start = last = time.monotonic()
     for line in lines:
         yield line
@@ -147,7 +147,7 @@ def _shown(lines: Iterator[str] | tuple[()]) -> Iterator[str]:
 
 
 def keep(wheel: Path, folder: Path) -> None:
-    """Puts a wheel into the cache, whole or not at all."""
+    """Stores a wheel in the cache atomically."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{wheel.name}.{os.getpid()}.part"
@@ -159,7 +159,7 @@ def keep(wheel: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Installs from the cache, or builds, installs and keeps."""
+    """Installs from the cache, or builds, installs and stores."""
     pinned = pinned_version(CONSTRAINTS.read_text())
     if installed(pinned):
         return
@@ -180,4 +180,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted; the next make takes it up again")
+        sys.exit("interrupted; the next make builds it again")

@@ -27,7 +27,7 @@ def candidates() -> Iterator[Path]:
 
 
 def version(python: Path) -> tuple[int, ...] | None:
-    """Version of an interpreter that works and can make environments; ``None`` otherwise."""
+    """Version of a working interpreter that can create environments; ``None`` otherwise."""
     try:
         done = subprocess.run([str(python), "-c", ASK], check=False, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

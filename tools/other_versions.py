@@ -37,20 +37,20 @@ def requirements(kind: str) -> list[str]:
 
 
 def folder(kind: str, environment: Mapping[str, str]) -> Path:
-    """Path of the kept environment: named after its kind, its interpreter and its requirements."""
+    """Path of the cached environment: a hash of its kind, interpreter and requirements."""
     cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodespan"
     facts = PINS.read_text() if kind == "oldest" else "\n".join(requirements(kind))
     return cache / f"{kind}-{sys.implementation.cache_tag}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
 def works(python: Path) -> bool:
-    """Whether the environment exists and can import what is tested."""
+    """Whether the environment exists and can import the tested libraries."""
     command = [str(python), "-c", "import langgraph.pregel, opentelemetry.sdk.trace, pytest, xdist"]
     return python.exists() and subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def make(kind: str, target: Path) -> None:
-    """Makes the environment beside its place and renames it, so that an interrupted run leaves no half of one."""
+    """Creates the environment in a temporary folder and renames it, so that an interrupted run leaves none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"Set-up: the {kind} versions in {target}", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as scratch:
@@ -62,24 +62,24 @@ def make(kind: str, target: Path) -> None:
 
 
 def environment_python(kind: str) -> Path:
-    """The Python of an environment that works, made if there is none."""
+    """The Python of a working environment, which is created if there is none."""
     for target in (folder(kind, os.environ), ROOT / ".venv" / kind):
         python = target / "bin" / "python"
         try:
             if not works(python):
                 make(kind, target)
-        except OSError as error:  # the cache cannot be written, or another clone was quicker
+        except OSError as error:  # the cache cannot be written, or another clone was faster
             print(f"Not used: {target}: {error}", flush=True)
         if works(python):
             return python
-    sys.exit(f"The environment of the {kind} versions could not be made; the lines above give the reason.")
+    sys.exit(f"The environment of the {kind} versions could not be created; the lines above have the reason.")
 
 
 def main() -> None:
     """Runs pytest with the arguments of the command line; the first one is ``oldest`` or ``newest``."""
     kind, *arguments = sys.argv[1:]
     python = environment_python(kind)
-    if kind == "newest":  # a kept one may be out of date by now
+    if kind == "newest":  # a cached one may be outdated
         subprocess.run([str(python), *PIP, *requirements(kind)], check=True)
     versions = f"from importlib.metadata import version; print(*(f'{{n}} {{version(n)}}' for n in {SHOWN}), sep=', ')"
     subprocess.run([str(python), "-c", versions], check=True)

@@ -1,5 +1,5 @@
--- Columns of their own for the attributes that boards and searches ask for, in the table that Jaeger has created in
--- ClickHouse. Jaeger neither writes nor reads them: ClickHouse fills them at each insert, and SQL of yours uses them.
+-- Columns for the attributes in the queries of boards and searches, in the table that Jaeger has created in
+-- ClickHouse. Jaeger neither writes nor reads them: ClickHouse fills them at each insert, for your own SQL.
 --   clickhouse-client --database jaeger --queries-file clickhouse-columns.sql
 ALTER TABLE spans ADD COLUMN IF NOT EXISTS gen_ai_node_name LowCardinality(String)
   MATERIALIZED str_attributes.value[indexOf(str_attributes.key, 'gen_ai.node.name')];
@@ -12,7 +12,7 @@ ALTER TABLE spans ADD COLUMN IF NOT EXISTS nodespan_status LowCardinality(String
 ALTER TABLE spans ADD COLUMN IF NOT EXISTS nodespan_output_tokens Int64
   MATERIALIZED int_attributes.value[indexOf(int_attributes.key, 'nodespan.output_tokens')];
 ALTER TABLE spans ADD INDEX IF NOT EXISTS idx_conversation gen_ai_conversation_id TYPE bloom_filter GRANULARITY 1;
--- Fill them for the spans that are there already.
+-- Fill them for existing spans.
 ALTER TABLE spans
   MATERIALIZE COLUMN gen_ai_node_name, MATERIALIZE COLUMN gen_ai_request_model,
   MATERIALIZE COLUMN gen_ai_conversation_id, MATERIALIZE COLUMN nodespan_status,

@@ -1,4 +1,4 @@
-"""What holds for every run in these tests."""
+"""Fixtures and settings of every test here."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_the_command_that_the_demo_prints_opens_its_run(browser: Browser, tmp_pa
 
 
 def address(file: Path) -> str:
-    """What the browser is called with."""
+    """The address with which the browser is called."""
     deadline = time.monotonic() + START_S
     while not (file.exists() and (found := file.read_text())):
         assert time.monotonic() < deadline, f"no browser was opened within {START_S} s"

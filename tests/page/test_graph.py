@@ -34,7 +34,7 @@ def viewer(own_viewer: Viewer) -> Viewer:
 
 @pytest.fixture(scope="module")
 def graphs(store: Path, viewer: Viewer) -> list[dict[str, Any]]:
-    """What the programs declared and did, each with its trace."""
+    """Declarations and executions of the programs, each with its trace."""
     command = [sys.executable, str(PROGRAM), str(SEED), str(COUNT)]
     environment = {**os.environ, "NODESPAN_STORE": str(store)}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=100).stdout

@@ -1,8 +1,8 @@
 """ClickHouse with the tables of Jaeger's ClickHouse storage: python clickhouse.py FOLDER SPANS. Prints JSON.
 
 The tables have the columns, keys, indexes and views that Jaeger's ClickHouse storage creates. They are filled with
-spans of nodespan's shape: seven days of runs of 50 spans. Then each question of the boards and of the viewer is asked
-several times, first of Jaeger's table and then of the same table with five attributes as columns of their own.
+spans of nodespan's form: seven days of runs of 50 spans. Then each query of the boards and of the viewer is run several
+times, first on Jaeger's table and then on the same table with separate columns for five attributes.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def rows(session: Session, sql: str) -> list[list[Any]]:
 
 
 def asked(session: Session, runs: int, *, own_columns: bool) -> dict[str, dict[str, Any]]:
-    """For each question: milliseconds over several values, and how many rows each answer had."""
+    """For each query: milliseconds for several values, and the number of rows of each result."""
     end = rows(session, "SELECT max(start_time) FROM jaeger.spans")[0][0]
     figures: dict[str, dict[str, Any]] = {}
     for name, make in questions(end, own_columns=own_columns).items():

@@ -1,9 +1,9 @@
-"""A program of the load: python program.py FOLDER. It runs LangGraph workflows; its OTLP goes where OTEL_* points.
+"""A program of the load: python program.py FOLDER. It runs LangGraph workflows and exports to the endpoint in OTEL_*.
 
-It reads commands from standard input and answers each with one line of JSON:
+It reads commands from standard input and prints one line of JSON for each:
 
     run PHASE PAUSE_S FAIL_EVERY   run workflows, PAUSE_S apart, until the next line, and deliver
-    end                            shut down and leave
+    end                            shut down and exit
 
 Each FAIL_EVERYth workflow fails (0: none). After each workflow the program waits until nodespan has reported the spans
 as stored, and only then appends a line to ``FOLDER/PHASE-<pid>.ids``: trace id, ``ok`` or ``failed``, the spans' ids.

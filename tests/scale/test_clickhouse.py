@@ -23,7 +23,7 @@ COLUMNS = (
 )
 PATIENCE_S = 800
 SLOWEST_MS = 5_000.0
-"""Of a question that a page or a board asks, on a busy machine; only with columns of their own all are below it."""
+"""Limit of a query of a page or a board on a busy machine; only with separate columns are all below it."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the two settings of the gateways' Kafka receiver are for: without them spans are lost, with them none."""
+"""The two settings of the gateways' Kafka receiver: without them spans are lost, with them none."""
 
 from __future__ import annotations
 

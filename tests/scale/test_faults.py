@@ -25,7 +25,7 @@ NODES_PER_WORKFLOW = 8
 
 @dataclass
 class Stage:
-    """What a fault works on."""
+    """The objects that a fault requires."""
 
     chain: Chain
     programs: Programs

@@ -31,7 +31,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of the traces of a phase."""
+    """Outcome of the traces of a phase."""
 
     name: str
     traces: int
@@ -49,7 +49,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def sampling(chain: Chain, count: Count) -> Iterator[None]:
-    """Both gateways sample."""
+    """Tail sampling on both gateways."""
     count.wait_until_still()
     overlay = CONFIGS / "overlays" / "tail-sampling.yaml"
     for name in GATEWAYS:

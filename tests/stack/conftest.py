@@ -87,7 +87,7 @@ def run_program(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def seeded(run_program: Callable[..., str], smollm2: Path) -> dict[str, Any]:
-    """What ``seeded_run.py`` did; its telemetry is on its way, or there."""
+    """The printed result of ``seeded_run.py``; its telemetry may still be in transit."""
     return json.loads(run_program(str(HERE / "seeded_run.py"), str(smollm2)).splitlines()[-1])
 
 

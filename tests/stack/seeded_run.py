@@ -1,9 +1,9 @@
 """A program with known telemetry: python seeded_run.py model.gguf. It exports to the endpoint in OTEL_*.
 
 It runs five workflows on a real model: one that keeps the model busy while two priorities of another wait for it, one
-whose node fails once and is retried, one that fails, one that is interrupted and resumed. What it did is printed at the
-end as one line of JSON, counted from the graphs' states and from this program's own steps, never from its telemetry:
-what boards, Jaeger and Prometheus show has to equal it.
+whose node fails once and is retried, one that fails, one that is interrupted and resumed. At the end it prints
+one line of JSON with the executed work, counted from the graphs' states and from this program's steps, not from its
+telemetry. Boards, Jaeger and Prometheus must show the same numbers.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def tags(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def genai_kind(span: dict[str, Any]) -> str | None:
-    """What the GenAI view draws a span as."""
+    """The kind of a span in the GenAI view."""
     attributes = tags(span)
     if "gen_ai.operation.name" in attributes:
         return GENAI_KINDS.get(attributes["gen_ai.operation.name"], "other")

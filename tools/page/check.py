@@ -56,7 +56,7 @@ def _cache() -> Path:
 
 
 def main() -> None:
-    """Runs both, also the second if the first fails."""
+    """Runs both, the second also if the first fails."""
     tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "page").glob("*.test.mjs"))
     hooks = "./" + str((ROOT / "tests" / "page" / "hooks.mjs").relative_to(ROOT))
     checks = (

@@ -36,7 +36,7 @@ def install() -> str | None:
 
 
 def main() -> None:
-    """Prints the path, or how to get one."""
+    """Prints the path, or how to install chromium."""
     if found := find() or install():
         print(f"chromium: {found}")
         return

@@ -19,7 +19,7 @@ CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 
 def main() -> None:
-    """Runs the demo some times and photographs the list and a run."""
+    """Runs the demo several times and takes pictures of the list and a run."""
     executable = chromium.find()
     if executable is None:
         chromium.main()
@@ -29,7 +29,7 @@ def main() -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NODESPAN_"))}
         environment = {**kept, "NODESPAN_STORE": f"{folder}/store.db", CONTENT: "SPAN_ONLY"}
         for prompt in PROMPTS:
-            print(f"The demo answers: {prompt}", flush=True)
+            print(f"Demo: {prompt}", flush=True)
             subprocess.run(
                 [*NODESPAN, "demo", "--prompt", prompt], env=environment, check=True, stdout=subprocess.DEVNULL
             )

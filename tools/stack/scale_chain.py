@@ -80,7 +80,7 @@ class Chain(Programs):
         self.jaeger_ports = JaegerPorts(*free_ports(6))
         prometheus_port, broker, controller = free_ports(3)
         self.endpoint = f"http://{HOST}:{agent.otlp_http}"
-        """Where programs send OTLP over HTTP."""
+        """Endpoint of programs, OTLP over HTTP."""
         self.jaeger = f"http://{HOST}:{self.jaeger_ports.query}"
         self.prometheus = f"http://{HOST}:{prometheus_port}"
         self.broker = f"{HOST}:{broker}"
@@ -156,7 +156,7 @@ class Chain(Programs):
         self.programs["agent"] = Program([*wrapper, *program.command], program.environment, program.ready)
 
     def group_state(self) -> list[Assignment]:
-        """Where the gateways' consumer group stands in each partition."""
+        """The offsets of the gateways' consumer group by partition."""
         lines = self.kafka_tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", GROUP).splitlines()
         header = next(line.split() for line in lines if line.startswith("GROUP"))
         rows = [dict(zip(header, line.split(), strict=False)) for line in lines if line.startswith(GROUP)]

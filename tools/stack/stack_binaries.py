@@ -1,9 +1,9 @@
 """Build the programs of the stack from published Go modules, and fetch Kafka's jars.
 
 The tests of the stack and `make stack-local` run ``PARTS``; the tests of scale also run ``SCALE_PARTS``. A cold build
-takes about ten minutes on two cores, so each part is kept outside the clone, in a folder named by the hash of its
-manifest here and of the compiler; ``NODESPAN_STACK_CACHE`` moves it. A part is built in a scratch folder beside it and
-is renamed to its place when its binaries have printed their versions, so that an interrupted build leaves no half-built
+takes about ten minutes on two cores, so each part is stored outside the clone, in a folder named by the hash of its
+manifest and of the compiler; ``NODESPAN_STACK_CACHE`` sets another place. A part is built in a temporary folder,
+which is renamed after its binaries have printed their versions, so that an interrupted build leaves no incomplete
 part. Without go the programs of ``PARTS`` come from docker images, see ``stack_images``.
 """
 
@@ -26,7 +26,7 @@ import stack_images
 
 MANIFESTS = Path(__file__).resolve().parent
 GO_NEEDED = (1, 26)
-# No version control stamp and no C compiler; the toolchain is the one that is there, never one that go fetches.
+# No version control stamp and no C compiler; the installed toolchain, never one that go downloads.
 GO_ENVIRONMENT = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=mod"}
 PROGRESS_S = 20.0  # interval of progress lines, also in a log
 
@@ -48,7 +48,7 @@ class Part:
 
 
 class BuildError(Exception):
-    """A part could not be built; the message is for the reader."""
+    """A part could not be built; the message is printed."""
 
 
 def go(folder: Path, *arguments: str) -> None:
@@ -63,18 +63,18 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> No
         lines = list(_shown(process.stdout or ()))
     if process.returncode:
         print(*lines[-40:], sep="", flush=True)
-        raise BuildError(f"`{' '.join(command[:2])}` failed; the lines above say why")
+        raise BuildError(f"`{' '.join(command[:2])}` failed; the lines above have the reason")
 
 
 def ask_go(*arguments: str, cwd: Path) -> str:
-    """What go answers."""
+    """The output of go."""
     environment = {**os.environ, **GO_ENVIRONMENT}
     command = ["go", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def _shown(lines: Iterable[str]) -> Iterator[str]:
-    """Passes the build's lines on; now and then prints how many packages are done."""
+    """Collects the build's lines; prints the number of finished packages at intervals."""
     start = last = time.monotonic()
     for number, line in enumerate(lines, 1):
         yield line
@@ -84,7 +84,7 @@ def _shown(lines: Iterable[str]) -> Iterator[str]:
 
 
 def find(pattern: str, path: Path) -> str:
-    """What the pattern's group matches in a file."""
+    """The text that the pattern's group matches in a file."""
     found = re.search(pattern, path.read_text(), re.MULTILINE)
     if found is None:
         raise BuildError(f"{path.name} has no line like {pattern}")
@@ -92,7 +92,7 @@ def find(pattern: str, path: Path) -> str:
 
 
 def build_collector(folder: Path) -> None:
-    """Has ocb write the sources beside our go.mod, and compiles them; ocb's own `go mod tidy` adds unneeded modules."""
+    """Runs ocb to write the sources beside our go.mod, and compiles them; its `go mod tidy` adds unused modules."""
     version = find(r"^  version: (\S+)$", folder / "builder.yaml")
     go(folder, "install", "-mod=readonly", f"go.opentelemetry.io/collector/cmd/builder@v{version}")
     written = subprocess.run(
@@ -105,7 +105,7 @@ def build_collector(folder: Path) -> None:
 
 
 def build_jaeger(folder: Path) -> None:
-    """Compiles Jaeger, whose old dependencies are verified by the go.sum it was published with."""
+    """Compiles Jaeger, whose old dependencies are verified by its published go.sum."""
     module = "github.com/jaegertracing/jaeger"
     go(folder, "mod", "download", module)
     published = Path(ask_go("list", "-m", "-f", "{{.Dir}}", module, cwd=folder).strip())
@@ -116,16 +116,16 @@ def build_jaeger(folder: Path) -> None:
 
 
 def build_prometheus(folder: Path) -> None:
-    """Compiles Prometheus and promtool without service discovery, which is most of what it depends on."""
+    """Compiles Prometheus and promtool without service discovery, which has most of the dependencies."""
     module = "github.com/prometheus/prometheus"
     version = find(rf"^require {module} v\S+ // = v(\S+)$", folder / "go.mod")
-    flags = f"-s -w -X github.com/prometheus/common/version.Version={version}"  # it learns it from the linker only
+    flags = f"-s -w -X github.com/prometheus/common/version.Version={version}"  # set by the linker only
     for name in ("prometheus", "promtool"):
         go(folder, "build", "-v", "-tags", "remove_all_sd,netgo", "-ldflags", flags, "-o", name, f"{module}/cmd/{name}")
 
 
 def build_compose(folder: Path) -> None:
-    """Compiles the reader of compose files, which checks ours as docker compose does, without docker."""
+    """Compiles the parser of compose files, which validates them as docker compose does, without docker."""
     go(folder, "build", "-v", "-ldflags", "-s -w", "-o", "compose-config", ".")
 
 
@@ -139,7 +139,7 @@ def build_victoria(folder: Path) -> None:
 
 
 def fetch_kafka(folder: Path) -> None:
-    """Have Maven copy the jars beside the script ``kafka`` that runs them."""
+    """Run Maven to copy the jars beside the script ``kafka`` that runs them."""
     command = ["mvn", "--quiet", "--batch-mode", "dependency:copy-dependencies"]
     _run([*command, "-DoutputDirectory=jars", "-DincludeScope=runtime"], folder, os.environ)
 
@@ -165,7 +165,7 @@ def cache_directory(environment: Mapping[str, str]) -> Path:
 
 
 def cache_key(part: Part, manifests: Path, go_version: str) -> str:
-    """Changes with the part's manifest and with the compiler."""
+    """Key of a build, from the part's manifest and the compiler."""
     digest = hashlib.sha256(go_version.encode())
     for path in sorted((manifests / part.name).iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -181,13 +181,13 @@ def installed_go() -> str:
     wanted = ".".join(map(str, GO_NEEDED))
     if shutil.which("go") is None:
         raise BuildError(
-            f"neither go nor a docker engine is here. Install go {wanted} or newer, https://go.dev/doc/install"
+            f"neither go nor a docker engine is installed. Install go {wanted} or newer, https://go.dev/doc/install"
         )
     facts = ask_go("env", "-json", "GOVERSION", "GOOS", "GOARCH", cwd=MANIFESTS)
     version = json.loads(facts)["GOVERSION"]
     found = re.match(r"go(\d+)\.(\d+)", version)
     if found is None or tuple(map(int, found.groups())) < GO_NEEDED:
-        raise BuildError(f"{version} is too old: go {wanted} or newer is needed (https://go.dev/doc/install)")
+        raise BuildError(f"{version} is too old: go {wanted} or newer is required (https://go.dev/doc/install)")
     return facts
 
 
@@ -202,12 +202,12 @@ def reported_version(binary: Path, argument: str) -> str | None:
 
 
 def works(part: Part, folder: Path) -> bool:
-    """Whether every binary of the part is there and runs."""
+    """Whether every binary of the part exists and runs."""
     return all(reported_version(folder / name, argument) for name, argument in part.binaries.items())
 
 
 def make(part: Part, cache: Path, folder: Path) -> None:
-    """Builds a part in a scratch folder beside its place and moves it there, whole or not at all."""
+    """Builds a part in a temporary folder and renames it atomically."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{part.name}-") as scratch:
         shutil.copytree(MANIFESTS / part.name, scratch, dirs_exist_ok=True)
@@ -222,7 +222,7 @@ def make(part: Part, cache: Path, folder: Path) -> None:
             if (found := reported_version(result / name, argument)) is None:
                 raise BuildError(f"{name} was built but `{name} {argument}` does not work")
             print(f"{part.name}: {found} ({time.monotonic() - start:.0f} s)", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)  # of one that does not work
+        shutil.rmtree(folder, ignore_errors=True)  # a part that does not work
         try:
             result.rename(folder)
         except OSError:  # another process was faster
@@ -231,12 +231,12 @@ def make(part: Part, cache: Path, folder: Path) -> None:
 
 
 def can_be_had() -> bool:
-    """Whether there is something that the programs can come from."""
+    """Whether the programs can be built or copied from images."""
     return shutil.which("go") is not None or stack_images.has_engine()
 
 
 def missing_for_scale() -> list[str]:
-    """The commands that the tests of scale need and that are not installed."""
+    """Missing commands that the tests of scale require."""
     return [command for command in ("go", *NEEDED_BY_KAFKA) if shutil.which(command) is None]
 
 
@@ -252,7 +252,7 @@ def scale_binaries() -> dict[str, Path]:
 
 
 def binaries() -> dict[str, Path]:
-    """The path of each program of the stack; missing ones are built, or without go copied out of docker images.
+    """The path of each program of the stack; missing ones are built, or without go copied from docker images.
 
     Raises:
         BuildError: A part could not be built.

@@ -1,4 +1,4 @@
-"""Takes the programs of the stack out of the images that `.env` pins: for machines with docker and without go.
+"""Copies the programs of the stack from the images that `.env` pins: for machines with docker and without go.
 
 They are static, so on Linux they run outside of their images as well, in the same tests as those that are built.
 """
@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 ENV_FILE = Path(__file__).resolve().parents[2] / ".env"
-# Where a program is in its image; the image's own entry point if there is no path.
+# Path of a program in its image; without a path the image's entry point.
 PROGRAMS = {
     "otelcol": ("COLLECTOR_IMAGE", ""),
     "jaeger": ("JAEGER_IMAGE", ""),
@@ -21,7 +21,7 @@ PROGRAMS = {
 
 
 def has_engine() -> bool:
-    """Whether docker is installed and its engine answers."""
+    """Whether docker is installed and its engine is available."""
     return shutil.which("docker") is not None and _docker("version").returncode == 0
 
 
@@ -31,7 +31,7 @@ def pins() -> dict[str, str]:
 
 
 def programs_from_images(cache: Path) -> dict[str, Path]:
-    """Where each program is; those that are missing are copied out of their images, which docker fetches.
+    """The path of each program; missing ones are copied from their images, which docker downloads.
 
     Raises:
         RuntimeError: Docker did not print one; with its output.

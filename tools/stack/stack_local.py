@@ -30,7 +30,7 @@ from stack_programs import (
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports of the stack. The defaults are those that docker compose publishes, where it publishes them."""
+    """The ports of the stack. The defaults are the ports that docker compose publishes."""
 
     otlp_grpc: int = 4317
     otlp_http: int = 4318
@@ -46,7 +46,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        """Ports that are free now."""
+        """Free ports."""
         return cls(*free_ports(len(fields(cls))))
 
     @property
@@ -88,7 +88,7 @@ class LocalStack(Programs):
     ) -> None:
         self.ports = ports
         self.endpoint = f"http://{HOST}:{ports.otlp_http}"
-        """Where programs send OTLP over HTTP."""
+        """Endpoint of programs, OTLP over HTTP."""
         self.jaeger = f"http://{HOST}:{ports.jaeger_query}"
         """Jaeger's page and API."""
         self.prometheus = f"http://{HOST}:{ports.prometheus}"
@@ -126,13 +126,13 @@ def main(names: Sequence[str]) -> None:
     try:
         with LocalStack(binaries(), ROOT / ".stack", Ports(), overlays) as stack:
             print(f"Send to      export OTEL_EXPORTER_OTLP_ENDPOINT={stack.endpoint}")
-            print(f"Jaeger       {stack.jaeger}   (its page is a placeholder in this build; the API is whole)")
+            print(f"Jaeger       {stack.jaeger}   (its page is a placeholder in this build; the API is complete)")
             print(f"Prometheus   {stack.prometheus}")
             print(f"Logs, data   {stack.folder}")
             print("Ctrl-C stops them.", flush=True)
             while all(stack.is_running(name) for name in stack.programs):
                 time.sleep(1)
-            sys.exit(f"One of them has ended; see the logs in {stack.folder}")
+            sys.exit(f"A program has ended; see the logs in {stack.folder}")
     except KeyboardInterrupt:
         print("stopped")
     except (BuildError, RuntimeError) as error:

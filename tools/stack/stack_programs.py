@@ -31,7 +31,7 @@ PROMETHEUS_FEATURES = "exemplar-storage,created-timestamp-zero-ingestion"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below the range of outgoing connections."""
+    """Free ports below the range of outgoing connections."""
     found: set[int] = set()
     while len(found) < count:
         port = random.randint(20_000, 32_000)  # noqa: S311 not a secret
@@ -124,7 +124,7 @@ class Programs:
         self._processes[name].send_signal(signal.SIGCONT)
 
     def is_running(self, name: str) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the program was started and has not ended."""
         return name in self._processes and self._processes[name].poll() is None
 
     def pid(self, name: str) -> int:
@@ -144,7 +144,7 @@ class Programs:
         self.stop()
 
     def stop(self) -> None:
-        """Stop all in the reverse order of their start, so that each can still deliver what it holds."""
+        """Stop all in the reverse order of their start, so that each can deliver its data."""
         for name in reversed(self.programs):
             if self.is_running(name):
                 self.resume(name)  # a paused program would ignore SIGTERM
@@ -212,7 +212,7 @@ class JaegerPorts:
 
 
 def jaeger(binary: Path, ports: JaegerPorts, data: Path, prometheus_url: str) -> Program:
-    """Jaeger with its data on disk, whose Monitor tab asks Prometheus."""
+    """Jaeger with its data on disk and Prometheus for its Monitor tab."""
     environment = {
         "JAEGER_LISTEN_HOST": HOST,
         "JAEGER_QUERY_PORT": str(ports.query),
@@ -253,7 +253,7 @@ def prometheus(binary: Path, port: int, folder: Path, scraped: Mapping[str, Sequ
 
 
 def local_addresses(config: str, scraped: Mapping[str, Sequence[int]], interval: str) -> str:
-    """Prometheus' config with local addresses in the place of those of docker compose.
+    """Prometheus' config with local addresses instead of those of docker compose.
 
     Raises:
         RuntimeError: The config does not scrape an address of docker compose.

@@ -24,7 +24,7 @@ class _Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            # Python flushes at exit; what is left then goes nowhere.
+            # Python flushes at exit; discards the rest of the output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         return result
@@ -248,7 +248,7 @@ def export(
         raise typer.BadParameter("--content, --no-attributes and --redact go with --html.")
     if html:
         if store or output is None or not trace_ids:
-            raise typer.BadParameter("--html goes with the IDs of traces and --output FILE.")
+            raise typer.BadParameter("--html requires the IDs of traces and --output FILE.")
         export_page(
             console,
             trace_ids,
@@ -261,7 +261,7 @@ def export(
     elif store is None:
         export_traces(console, trace_ids or [], output, as_json=as_json)
     elif trace_ids or output:
-        raise typer.BadParameter("--store copies everything: it goes without IDs and --output.")
+        raise typer.BadParameter("--store copies all traces: it accepts no IDs and no --output.")
     else:
         copy_store(console, store, as_json=as_json)
 

@@ -62,7 +62,7 @@ def show_demo(
         else:
             console.print(
                 f"{report.waiting} of {report.ended} spans have not reached {destination}; "
-                "they wait in the store and go out at the next start.",
+                "they wait in the store and are sent at the next start.",
                 soft_wrap=True,
             )
 

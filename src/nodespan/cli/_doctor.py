@@ -239,7 +239,7 @@ def show(console: Console, found: Findings) -> None:
     for name, installed in found.versions.items():
         console.print(f"{'version':<8} {name} {installed or '(not installed)'}")
     if not found.versions.get("llama-cpp-python"):
-        console.print('         models in this process need: pip install "nodespan[llama-cpp]"')
+        console.print('         models in this process require: pip install "nodespan[llama-cpp]"')
     for hint in found.hints:
         console.print(Text.assemble(("hint", "yellow"), f"     {hint}"), soft_wrap=True)
     for problem in found.problems:

@@ -1,4 +1,4 @@
-"""`nodespan graph`: a declared graph, with what a trace has taken of it."""
+"""`nodespan graph`: a declared graph, with the edges that a trace took."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Destination:
 
 
 def normalised(endpoint: str) -> tuple[str, dict[str, str]]:
-    """The endpoint in one spelling, and the ``authorization`` header that its user information stands for.
+    """The normalised endpoint, and the ``authorization`` header of its user information.
 
     Scheme and host become lower case; the scheme's default port and a trailing slash are left out.
     """

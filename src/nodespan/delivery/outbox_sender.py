@@ -116,7 +116,7 @@ class OutboxSender:
             else:
                 return answer
         if len(left) == len(batches) and (len(left) == 1 or self._send([left.pop()]) is not None):
-            return failed  # it fails at every batch, the newest one alone too
+            return failed  # it fails at every batch, also at the newest one by itself
         # _after moves only past settled batches: a store that is locked below would hide the others until a restart.
         if (answer := self._retry_apart(left)) is None:
             self._after = batches[-1].id

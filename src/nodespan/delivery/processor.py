@@ -47,7 +47,7 @@ _SLICE: Final = 64
 _BATCH_SPANS: Final = 512
 """As many as the SDK exports at once: so many are lost with one that a destination will never accept."""
 _IDLE_S: Final = 1.0
-"""How often a process looks whether other processes have left something to send."""
+"""Interval at which a process checks for spans of other processes to send."""
 _RETRY_MAX_S: Final = 30.0
 _RETRY_AFTER_MAX_S: Final = 600.0
 _POLL_S: Final = 0.02
@@ -121,7 +121,7 @@ class StoreSpanProcessor(SpanProcessor):
 
     @override
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remembers a started span, weakly. Does no I/O and waits for no lock."""
+        """Registers a started span by a weak reference, without I/O and without waiting for a lock."""
         if self._stopped.is_set():
             return
         self.running.on_start(span)

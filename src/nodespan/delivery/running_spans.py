@@ -90,7 +90,7 @@ class RunningSpans:
         self._looked_at = self._beaten_at = 0.0
 
     def on_start(self, span: ReadableSpan) -> None:
-        """Remembers a started span, weakly: about 0.2 us."""
+        """Registers a started span by a weak reference, in about 0.2 us."""
         self._started.append(ref(span))
 
     @property
@@ -259,7 +259,7 @@ class RunningSpans:
         self._process = Process(process_id, time.time_ns(), json_value(dict(span.resource.attributes)))
 
     def _move_to(self, store: SqliteStore) -> None:
-        """Goes on in another store, where memory has replaced the file."""
+        """Continues with another store, after memory has replaced the file."""
         self._leave_store()
         self._store = store
         for tracked in self._tracked.values():

@@ -1,4 +1,4 @@
-"""Why a prompt was evaluated again: how much of it the model's context held, and from which call."""
+"""Comparison of a prompt with the model's context: the shared prefix, and the previous call."""
 
 from __future__ import annotations
 

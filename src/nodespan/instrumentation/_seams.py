@@ -76,7 +76,7 @@ class Seams:
         if not _has(target, seam.name):
             self._report_missing(seam)
             return False
-        # Asked of the class as a caller does: what a peer has put there may look at how it is reached (wrapt does).
+        # Read from the class as by a caller: a peer's wrapper may depend on the access (wrapt does).
         original = getattr(target, seam.name)
         wrapper = wrapped(original, seam.wrap)
         setattr(target, seam.name, wrapper)

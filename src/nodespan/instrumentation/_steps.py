@@ -25,7 +25,7 @@ class Enclosure(Protocol):
         ...
 
     def saw(self, item: object) -> None:
-        """Looks at an item on its way to the consumer."""
+        """Reads an item before the consumer receives it."""
         ...
 
     def leave(self, error: BaseException | None = None) -> None:

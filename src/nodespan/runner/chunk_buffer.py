@@ -28,8 +28,8 @@ class ChunkBuffer:
     def __init__(self) -> None:
         self._items: deque[str | None] = deque()
         self._readers: deque[Callable[[], None]] = deque()
-        self._written_bytes = 0  # changed by the writer alone
-        self._read_bytes = 0  # changed by the reader alone
+        self._written_bytes = 0  # changed by the writer only
+        self._read_bytes = 0  # changed by the reader only
 
     def put(self, piece: str) -> bool:
         """Adds a piece. Never blocks.

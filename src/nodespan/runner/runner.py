@@ -56,7 +56,7 @@ class Runner:
         Args:
             request: Messages or a prompt.
             profile_type: Which of the factory's models.
-            priority: The higher goes first where several wait for the model; equal ones go by arrival.
+            priority: Waiting requests are served by priority, the highest first, then by arrival.
             deadline_s: Longest time from now to the end, waiting and loading included. When it passes the model is
                 stopped and reading the stream raises ``DeadlineExceededError``.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Step = Literal["run", "load", "evict", "unload", "leave"]
 Rank = tuple[int, int]
-"""Place in a queue, the smallest first: minus the priority, then the arrival."""
+"""Position in a queue, the smallest first: the negative priority, then the arrival."""
 
 MAX_PRIORITIES: Final = 64
 """Priorities whose empty queues a lane still reports; the numbers are the caller's."""

@@ -37,12 +37,12 @@ class RunDirectory:
     _failed: tuple[BaseException, NodeIds] | None = field(default=None, repr=False)
 
     def note_failure(self, error: BaseException, ids: NodeIds) -> None:
-        """Remembers the innermost node that an error came from, until the run ends."""
+        """Stores the innermost node in which an error was raised, until the run ends."""
         if self._failed is None or self._failed[0] is not error:
             self._failed = (error, ids)
 
     def take_failure(self, error: BaseException) -> NodeIds | None:
-        """The node that this error came from, and forgets it."""
+        """Returns and removes the node in which this error was raised."""
         failed, self._failed = self._failed, None
         return failed[1] if failed is not None and failed[0] is error else None
 

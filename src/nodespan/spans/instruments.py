@@ -131,7 +131,7 @@ class Instruments:
         self._sources.pop(source, None)
 
     def set_live(self, *, is_live: bool) -> None:
-        """Starts or stops recording, on a provider whose exporter comes and goes."""
+        """Starts or stops recording, on a provider whose exporter is added and removed."""
         self.are_live = is_live
         if not is_live:
             self._put_off.clear()

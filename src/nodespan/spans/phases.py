@@ -47,7 +47,7 @@ class HasPhase(Protocol):
 
 _READING: Final = Guard("read the phase of a span")
 _sources: Final[WeakValueDictionary[int, HasPhase]] = WeakValueDictionary()
-"""By span id. An entry goes with its source: with the work, however that ends."""
+"""By span id. An entry is removed with its source, for every outcome of the work."""
 
 
 def publish(span: Span, source: HasPhase) -> None:

@@ -1,4 +1,4 @@
-"""A span that lives exactly as long as the work it stands for."""
+"""A span that is open exactly as long as its work."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _PEERS: Final = frozenset(
         "opentelemetry.instrumentation.langchain",
     }
 )
-"""Scopes of other instrumentations of the same libraries: their spans stand beside nodespan's tree, not inside it."""
+"""Scopes of other instrumentations of the same libraries: their spans are beside nodespan's tree, not inside it."""
 
 
 def _suppression() -> Context:
@@ -297,7 +297,7 @@ class SpanScope:
         self.finish("error")
 
     def note_raised(self, error: BaseException) -> None:
-        """Remembers an error that a span below has recorded, until this span ends."""
+        """Stores an error that a span below has recorded, until this span ends."""
         if self.is_open and len(self._raised_below) < _RAISED_BELOW_MAX:
             self._raised_below.append(error)
 

@@ -1,4 +1,4 @@
-"""SQLite files: opened when needed, closed before a fork, replaced when damaged, left alone when not ours."""
+"""SQLite files: opened when needed, closed before a fork, replaced when damaged, not changed when foreign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox: a row per batch, in SQLite, written by any process and read by anyone."""
+"""The outbox: a row per batch, in SQLite, written and read by any process."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class OTelHandler(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See ``logging.Handler``. A program without handlers of its own sees warnings as it would without this one."""
+        """See ``logging.Handler``. In a program without handlers, warnings are printed as without this one."""
         if logging.lastResort is not None and record.levelno >= logging.lastResort.level and self._is_alone(record):
             logging.lastResort.handle(record)
         with _LOGGING:

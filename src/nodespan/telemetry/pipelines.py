@@ -1,4 +1,4 @@
-"""What stands behind the global providers while a configuration is active: traces, metrics and logs."""
+"""The pipelines of an active configuration: traces, metrics and logs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _STOPPING: Final = Guard("stop an exporter")
 
 
 class _Attached(SpanProcessor):
-    """Stands on a provider of others for good, as a processor cannot be removed, and passes on to the active one.
+    """Stays on a foreign provider, as a processor cannot be removed, and delegates to the active processor.
 
     A span that is open while the active one is exchanged ends at the one that it started with.
     """

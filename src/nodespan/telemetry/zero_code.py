@@ -1,4 +1,4 @@
-"""What ``opentelemetry-instrument`` finds of nodespan's set-up by entry points."""
+"""The entry points of nodespan for ``opentelemetry-instrument``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class NodespanConfigurator:
     """Sets up the providers before any library is instrumented. Without one nothing would be recorded."""
 
     def configure(self, **kwargs: Any) -> None:
-        """Does what ``configure()`` does: reads the ``OTEL_*`` variables."""
+        """Configures from the ``OTEL_*`` variables, as ``configure()``."""
         del kwargs
         Telemetry.of(Settings(zero_code=True), None)

@@ -153,7 +153,7 @@ async def events(live: Live, cursor: str, data_of: Callable[[Step], Any]) -> Asy
         cursor: Of the page's last change.
         data_of: What the page gets of a step; ``None``: nothing. Called in a thread.
     """
-    yield PING  # the headers leave with it: the page sees that it is connected
+    yield PING  # sends the headers, so that the page is connected
     async with contextlib.aclosing(live.steps(cursor)) as steps:
         async for step in steps:
             if step is None:

@@ -27,7 +27,7 @@ class ViewerSettings:
         host: Address to listen on.
         port: Port; the cookie is named after it.
         allowed_hosts: Further names and addresses that a ``Host`` header may have.
-        has_token: Documents need the token. ``False`` is for loopback alone.
+        has_token: Documents require the token. ``False`` is allowed on loopback only.
         jaeger_url: Template of a span's address in Jaeger, with ``{trace_id}`` and ``{span_id}``; empty: no link.
         token: Of the printed address.
         session: Value of the cookie.
@@ -62,7 +62,7 @@ class ViewerSettings:
 
     @property
     def is_loopback(self) -> bool:
-        """The viewer listens on this machine alone."""
+        """The viewer listens on loopback only."""
         try:
             return self.host == "localhost" or ip_address(self.host).is_loopback
         except ValueError:

@@ -195,7 +195,7 @@ def readers(handlers: Sequence[BaseCallbackHandler]) -> list[BaseCallbackHandler
 
 
 def _for_readers(manager: Any) -> Any:
-    """A manager of the readers alone."""
+    """A callback manager with the readers only."""
     own = manager.copy()
     own.set_handlers(readers(manager.handlers), inherit=False)
     return own

@@ -149,7 +149,7 @@ def test_each_line_of_an_export_is_an_otlp_document_and_together_they_have_every
 
 
 def with_base64_ids(document):
-    """As protobuf's own JSON has them, so that its parser can judge the rest."""
+    """Ids in the form of protobuf's JSON, so that its parser can check the other fields."""
     from base64 import b64encode
 
     def turn(value):

@@ -1,4 +1,4 @@
-"""What commands print of hostile or odd data, on odd terminals, and when printing fails."""
+"""Output of commands for hostile or unusual data, on unusual terminals, and when printing fails."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nodespan(*arguments: str, **options: object) -> subprocess.CompletedProcess[
 
 
 def on_a_terminal(*arguments: str, columns: int) -> str:
-    """What the command writes to a terminal."""
+    """The output of a command on a terminal."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"}
     with subprocess.Popen([*COMMAND, *arguments], stdout=slave, env=environment):

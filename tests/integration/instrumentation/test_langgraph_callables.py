@@ -89,13 +89,13 @@ def test_a_wrapped_method_is_the_same_kind_of_callable_as_its_original(switch):
 
 
 class Callable:
-    """It is no function, so that a class does not bind it."""
+    """A callable that is no function, so that a class does not bind it."""
 
     def __call__(self, text):
         return [float(len(text))]
 
 
-def test_methods_of_embedding_models_that_are_no_functions_stay_as_they_are(switch):
+def test_methods_of_embedding_models_that_are_no_functions_return_the_same_results(switch):
     class Unusual(Embeddings):
         @staticmethod
         def embed_documents(texts):  # pyright: ignore[reportIncompatibleMethodOverride]

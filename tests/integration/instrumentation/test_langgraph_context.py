@@ -49,7 +49,7 @@ def test_the_span_of_a_sync_node_is_current_in_it(run):
 
 
 def test_a_run_in_a_background_event_loop_is_below_the_node_that_waits_for_it(run, exporter):
-    """As notebooks and synchronous wrappers of asynchronous programs do."""
+    """Runs a loop in a background thread, as notebooks and synchronous wrappers do."""
     inner = chain(asees, name="Inner")
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

@@ -173,7 +173,7 @@ print(sorted(span.name for span in exporter.get_finished_spans()))  # garbage is
 
 
 def test_a_node_ends_its_span_when_its_loop_is_closed():
-    """In a process of its own: LangChain leaves coroutines unawaited when it is torn down like this."""
+    """In a separate process: LangChain leaves coroutines unawaited when it is torn down in this way."""
     done = subprocess.run(
         [sys.executable, "-c", CLOSED_LOOP],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

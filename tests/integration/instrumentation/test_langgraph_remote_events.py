@@ -155,7 +155,7 @@ def test_a_run_has_a_span_and_the_server_continues_its_trace(serve, exporter, me
 
 
 @both
-def test_values_are_those_of_the_program_alone(serve, is_async):
+def test_instrumentation_does_not_change_values(serve, is_async):
     server, remote = serve(works)
     traced = read(remote, is_async, how="values")
     uninstrument()
@@ -165,7 +165,7 @@ def test_values_are_those_of_the_program_alone(serve, is_async):
 
 
 @both
-def test_an_error_that_the_program_gets_is_the_runs(serve, exporter, is_async):
+def test_an_error_raised_in_the_program_is_an_error_of_the_run(serve, exporter, is_async):
     _, remote = serve(fails)
     with pytest.raises(RuntimeError, match="the remote node is down"):
         read(remote, is_async)
@@ -202,7 +202,7 @@ def test_an_error_of_the_program_passes_unchanged(serve, exporter, is_async):
 
 
 @both
-def test_a_run_that_cannot_begin_is_an_error(serve, exporter, is_async):
+def test_a_run_that_cannot_start_is_an_error(serve, exporter, is_async):
     _, remote = serve(works)
     with pytest.raises(TypeError, match="not JSON serializable"):
         read(remote, is_async, {"seen": object()})
@@ -221,7 +221,7 @@ def test_a_stream_that_is_never_entered_leaves_no_span(serve, exporter, is_async
 
 
 @both
-def test_a_suppressed_run_is_not_recorded_and_sends_nothing(serve, exporter, is_async):
+def test_a_suppressed_run_is_not_recorded_and_sends_no_header(serve, exporter, is_async):
     server, remote = serve(works)
     with suppress_instrumentation():
         assert read(remote, is_async)["n"] == 1
@@ -230,7 +230,7 @@ def test_a_suppressed_run_is_not_recorded_and_sends_nothing(serve, exporter, is_
 
 
 @both
-def test_headers_of_the_caller_are_sent_and_left_as_they_are(serve, is_async):
+def test_headers_of_the_caller_are_sent_and_not_modified(serve, is_async):
     server, remote = serve(works)
     mine = {"x-tenant": "acme"}
     read(remote, is_async, headers=mine)
@@ -238,7 +238,7 @@ def test_headers_of_the_caller_are_sent_and_left_as_they_are(serve, is_async):
     assert all(headers["x-tenant"] == "acme" and "traceparent" in headers for headers in server.headers)
 
 
-def test_other_versions_and_wrong_options_are_those_of_the_program_alone(serve, exporter):
+def test_other_versions_and_invalid_options_are_not_changed(serve, exporter):
     _, remote = serve(works)
 
     def results():

@@ -1,4 +1,4 @@
-"""What a node changed: channels with type, size and keyed hash; values only where content is captured."""
+"""Writes of a node: channels with type, size and keyed hash; values only if content is captured."""
 
 from __future__ import annotations
 

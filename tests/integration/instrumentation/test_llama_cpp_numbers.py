@@ -185,7 +185,7 @@ def test_generate_without_reset_evaluates_all_given_tokens(llama, exporter):
 
 
 def test_values_sent_to_generate_reach_it(smollm2, tracer_provider, exporter):
-    """As a speculative decoder does: what it sends is evaluated along with the last token."""
+    """As a speculative decoder: sent tokens are evaluated together with the last token."""
 
     def take(llama, prompt, draft):
         llama.reset()
@@ -260,7 +260,7 @@ def test_a_handler_that_calls_the_model_twice_makes_one_span_with_the_sum(llama,
 
 @pytest.fixture(scope="module", params=[False, True], ids=["quiet", "verbose"])
 def embedder(request, smollm2):
-    """With ``verbose`` llama-cpp-python sets the counters back that the numbers are read from."""
+    """With ``verbose`` llama-cpp-python resets the counters from which the numbers are read."""
     with closing(llama_cpp.Llama(str(smollm2), n_ctx=64, embedding=True, verbose=request.param)) as llama:
         llama.embed("something before")
         yield llama

@@ -172,7 +172,7 @@ def test_uninstrument_restores_the_originals_and_instrument_is_idempotent(llama,
 def test_the_measurements_are_added_to_the_span_of_an_enclosing_model_call(
     llama, traced_llama_cpp, tracer_provider, exporter
 ):
-    """As LangChain's ChatLlamaCpp and LlamaCpp do; the latter calls the model once for each prompt."""
+    """Like LangChain's ChatLlamaCpp and LlamaCpp; the latter calls the model once for each prompt."""
     outer = ModelCallSpan(get_tracer(tracer_provider), "chat", "another", "a-name")
     with outer.attached():
         first = whole(llama)["usage"]

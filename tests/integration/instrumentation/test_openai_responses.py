@@ -128,7 +128,7 @@ def is_counted(exporter: InMemorySpanExporter) -> bool:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_an_answer_that_is_read_in_another_way_is_counted(
+def test_an_answer_read_by_other_methods_is_counted(
     way: Callable[[Any], str], completions: Any, exporter: InMemorySpanExporter
 ) -> None:
     assert way(completions) == TEXT
@@ -136,7 +136,7 @@ def test_an_answer_that_is_read_in_another_way_is_counted(
 
 
 @pytest.mark.parametrize("way", AWAYS, ids=lambda way: way.__name__)
-def test_an_answer_that_is_read_in_another_way_is_counted_in_an_event_loop(
+def test_an_answer_read_by_other_async_methods_is_counted(
     way: Callable[[Any], Any], server: FakeServer, exporter: InMemorySpanExporter
 ) -> None:
     with warnings.catch_warnings():
@@ -145,7 +145,7 @@ def test_an_answer_that_is_read_in_another_way_is_counted_in_an_event_loop(
     assert is_counted(exporter)
 
 
-def test_the_bytes_of_a_streamed_response_are_left_to_the_program(
+def test_the_program_can_read_the_bytes_of_a_streamed_response(
     completions: Any, server: FakeServer, exporter: InMemorySpanExporter
 ) -> None:
     def read() -> list[bytes]:
@@ -175,7 +175,7 @@ def test_a_response_keeps_its_type_and_attributes(of_stream: bool, completions: 
         each.http_response.close()
 
 
-def test_a_stream_of_a_raw_response_that_is_left_is_cancelled(completions: Any, exporter: InMemorySpanExporter) -> None:
+def test_an_abandoned_stream_of_a_raw_response_is_cancelled(completions: Any, exporter: InMemorySpanExporter) -> None:
     with completions.with_raw_response.create(**STREAMED).parse() as stream:
         next(iter(stream))
     assert the_span(exporter).attributes["nodespan.status"] == "cancelled"

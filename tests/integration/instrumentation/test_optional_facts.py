@@ -49,7 +49,7 @@ def test_a_node_whose_attributes_cannot_be_read_has_its_span(name, is_async, exp
 
 
 class Workflow(Lazy):
-    """What ComposerService requires of a workflow, and no more."""
+    """An object with only the methods that ComposerService requires of a workflow."""
 
     def get_name(self):
         return "Lazy"
@@ -79,7 +79,7 @@ class Vectors(Embeddings):
 
 
 class Vector:
-    """As an array: it has a length and is no list."""
+    """Like an array: it has a length and is no list."""
 
     def __len__(self):
         return 3
@@ -100,13 +100,13 @@ def test_an_embedding_model_whose_name_cannot_be_read_has_its_span(is_async, exp
 
 
 class Scalar:
-    """As an array without dimensions: it has no length, although its class has."""
+    """Like an array without dimensions: it has no length, although its class does."""
 
     def __len__(self):
         raise TypeError("len() of unsized object")
 
 
-def test_vectors_without_a_length_reach_the_program(exporter, monkeypatch):
+def test_vectors_without_a_length_are_returned(exporter, monkeypatch):
     monkeypatch.setenv("NODESPAN_RAISE_INTERNAL_ERRORS", "0")
 
     class Scalars(Embeddings):
@@ -121,7 +121,7 @@ def test_vectors_without_a_length_reach_the_program(exporter, monkeypatch):
 
 
 class Odd(BaseChatModel):
-    """What it reports of itself and of its answer is of unexpected types."""
+    """Reports metadata of itself and of its answer with unexpected types."""
 
     known: dict[str, Any] = Field(default_factory=dict)
     metadata_of_answer: dict[str, Any] = Field(default_factory=dict)
@@ -142,14 +142,14 @@ class Odd(BaseChatModel):
 @pytest.mark.parametrize(
     "known", [{"ls_provider": ["a"]}, {"ls_provider": {"a": 1}, "ls_model_name": 5}, {"ls_model_name": ["a"]}]
 )
-def test_a_model_that_reports_odd_names_has_its_span(known, is_async, exporter):
+def test_a_model_with_unusual_names_has_its_span(known, is_async, exporter):
     model = Odd(known=known)
     assert (asyncio.run(model.ainvoke("hi")) if is_async else model.invoke("hi")).content == "ok"
     assert names(exporter) == ["chat"]
 
 
 @pytest.mark.parametrize("usage", ["5", 5, ["a"]])
-def test_usage_that_cannot_be_read_costs_no_other_fact(usage, exporter):
+def test_with_unreadable_usage_the_other_attributes_are_recorded(usage, exporter):
     Odd(metadata_of_answer={"token_usage": usage, "id": "a-1"}).invoke("hi")
     [span] = exporter.get_finished_spans()
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
@@ -169,7 +169,7 @@ class Row:
 
 
 @both
-def test_a_result_of_a_tool_that_cannot_be_read_reaches_the_program(is_async, exporter):
+def test_an_unreadable_result_of_a_tool_is_returned(is_async, exporter):
     row = asyncio.run(fetch.ainvoke({"key": "a"})) if is_async else fetch.invoke({"key": "a"})
     assert isinstance(row, Row)
     assert names(exporter) == ["execute_tool fetch"]

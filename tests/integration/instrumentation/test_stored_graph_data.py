@@ -1,4 +1,4 @@
-"""What the store has of runs of graphs: writes under its key, and labels to find them by."""
+"""Stored data of graph runs: writes hashed with the store's key, and labels for searches."""
 
 from __future__ import annotations
 

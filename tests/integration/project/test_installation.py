@@ -1,4 +1,4 @@
-"""What `make` installed runs a real model."""
+"""The environment that `make` installed runs a real model."""
 
 from __future__ import annotations
 

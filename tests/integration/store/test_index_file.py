@@ -42,7 +42,7 @@ def ids(found) -> list[int]:
 
 
 def as_nobody(work):
-    """As a user without write permission; root has it everywhere."""
+    """Runs as a user without write permission; root always has it."""
     me = os.geteuid()
     if me == 0:
         os.seteuid(NOBODY)

@@ -93,7 +93,7 @@ def test_a_filter_by_the_beginning_of_an_id(store, reader):
 
 
 def test_a_reader_works_while_the_write_lock_is_held_and_never_acquires_it(store):
-    """Also when it has the whole index to fill."""
+    """Also if the reader must fill the whole index."""
     for number in range(1, 101):
         write(store, span(number, 0, number, number + 1))
     index_path(store.path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a list shows of a trace's model calls: tokens and decode time, interrupted and resumed runs."""
+"""A trace's sums in a list: tokens and decode time of model calls, interrupted and resumed runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as delivered, which variables have an effect, and what a warning leaves on its exported record."""
+"""Responses that count as delivered, variables with an effect, and exported log records of warnings."""
 
 from __future__ import annotations
 

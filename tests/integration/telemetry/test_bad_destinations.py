@@ -157,7 +157,7 @@ def test_a_permanently_rejected_batch_is_dropped_counted_and_logged_once(status,
 
 
 def test_of_joined_batches_only_the_rejected_one_is_dropped(make_spans, figures):
-    """They gather while the destination is busy with the first; the request with all of them is refused as a whole."""
+    """Batches accumulate while the destination handles the first; the request with all of them is refused."""
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.delay_s = 1.0
         names = make_spans(1, "first")

@@ -258,7 +258,7 @@ def test_attach_with_an_endpoint_records_metrics_and_logs_as_well():
 
 
 @pytest.mark.usefixtures("no_global_providers")
-def test_an_open_span_of_a_foreign_provider_does_not_leave_under_the_next_key():
+def test_an_open_span_of_a_foreign_provider_is_not_sent_with_the_next_key():
     with OtlpReceiver() as receiver:
         existing = TracerProvider(shutdown_on_exit=False)
         trace.set_tracer_provider(existing)
@@ -296,7 +296,7 @@ def exporting_threads():
 
 
 @pytest.mark.parametrize("variable", ["NODESPAN_RUNNING_AFTER_MS", "NODESPAN_STORE_MAX_BYTES", "NODESPAN_HASH_KEY"])
-def test_a_configuration_that_fails_leaves_nothing_running(variable, monkeypatch):
+def test_a_failed_configuration_leaves_no_thread_or_handler(variable, monkeypatch):
     with OtlpReceiver() as receiver:
         before = exporting_threads()
         handlers = list(logging.getLogger("nodespan").handlers)
@@ -342,7 +342,7 @@ def test_a_child_that_is_forked_during_a_shutdown_of_another_thread_can_exit(run
     assert done.stdout.split() == ["True", "0"]
 
 
-def test_what_was_shut_down_stays_so_in_a_forked_child(run_python):
+def test_telemetry_that_was_shut_down_stays_so_in_a_forked_child(run_python):
     done = run_python(
         """
         import os, threading, nodespan
@@ -380,7 +380,7 @@ def test_a_span_starts_the_threads_that_an_earlier_one_could_not_start(run_pytho
     assert done.stderr.count("nodespan failed to") == 1
 
 
-def test_without_any_thread_shutdown_stores_everything_and_releases_the_store(run_python):
+def test_without_any_thread_shutdown_stores_all_spans_and_releases_the_store(run_python):
     done = run_python(
         """
         import threading, nodespan

@@ -255,7 +255,7 @@ for process in processes:
 
 @pytest.mark.parametrize("package", ["multiprocessing", "billiard"])  # Celery's processes are billiard's
 def test_a_child_of_multiprocessing_stores_its_spans_before_it_exits(package, run_python):
-    """It leaves at once after its work, and without atexit."""
+    """The process ends at once after its work, without atexit."""
     done = run_python(POOL, package)
     assert done.returncode == 0, done.stderr
     assert stored() == ["before the pool", *(f"pool {index}" for index in range(4))]

@@ -213,7 +213,7 @@ def test_the_gauges_count_executions_and_their_age_by_phase():
 
 
 def test_a_first_row_is_written_within_twice_the_interval(reader):
-    """As the writer sleeps while nothing is open: a start wakes it."""
+    """The writer sleeps while no span is open: a start wakes it."""
     with configure() as telemetry:
         trace.get_tracer("test").start_span("first").end()
         telemetry.force_flush(PATIENCE_S)

@@ -26,7 +26,7 @@ def replace():
 
 
 @pytest.mark.parametrize("exchange", [remove, replace])
-def test_what_is_written_to_the_next_file_is_sent(exchange, make_spans):
+def test_spans_written_to_the_next_file_are_sent(exchange, make_spans):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         for number in range(4):  # so that the ids of the next file are below those that were sent
             make_spans(1, f"first {number}")

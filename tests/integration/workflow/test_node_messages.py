@@ -254,7 +254,7 @@ async def test_abandoning_the_stream_ends_the_message(node):
 
 
 async def test_a_coroutine_of_a_node_can_be_closed_between_two_chunks(node):
-    """As when the event loop closes: nothing can be awaited any more."""
+    """As at the close of the event loop, when a coroutine cannot await."""
     events = _AstreamEventsCallbackHandler()
     steps = node(factory=echo_factory(delay_s=0.05)).ainvoke(state(), {"callbacks": [events]})
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""What a PipelineNode sends of the conversation: everything, tool calls and images included, or an error."""
+"""A PipelineNode sends the whole conversation, tool calls and images included, or raises an error."""
 
 from __future__ import annotations
 

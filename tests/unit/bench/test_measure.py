@@ -1,4 +1,4 @@
-"""What the benchmarks make of their rounds."""
+"""Statistics of the benchmarks' rounds."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_a_panel_with_good_and_bad_values_has_a_threshold() -> None:
             "For how long has the oldest waited?": ["green", "orange", "red"],
             "Has a metric too many label values?": ["green", "red"],
             "Which spans were dropped, and why?": ["green", "red"],
-            "Does nodespan itself make errors?": ["green", "red"],
+            "Does nodespan have internal errors?": ["green", "red"],
             "How full are the Collector's queues?": ["green", "orange", "red"],
             "Does the Collector refuse or lose spans?": ["green", "red"],
             "What part of the runs failed?": ["green", "orange", "red"],

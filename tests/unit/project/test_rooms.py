@@ -1,4 +1,4 @@
-"""What makes spans is kept to the OpenTelemetry API; the other borders between rooms are import-linter's."""
+"""Rooms that create spans import the OpenTelemetry API only; import-linter checks the other rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the factory promises about loading, sharing and freeing models."""
+"""Guarantees of the factory about loading, sharing and freeing models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Runner makes of a pipeline that breaks the contract: the reader reaches an end, the lane serves the next."""
+"""The Runner with pipelines that break the contract: the reader reaches an end, the lane serves the next request."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Stand:
         return self.runner.stream_pipeline(raw(prompt), profile_type=Model.FOREIGN, **options)
 
     def serves_on(self) -> bool:
-        """Whether the lane, and the other model that needs its room, serve the next requests."""
+        """Checks that the lane, and another model in its place, serve the next requests."""
         assert read(self.ask("still well"))[0] == ["still", "well"]
         healthy = self.runner.stream_pipeline(raw("well too"), profile_type=Model.HEALTHY)
         assert read(healthy)[0] == ["well", "too"]

@@ -125,7 +125,7 @@ def test_an_engine_without_measurements_has_no_engine_metrics(play: Ask, measure
 
 
 def ended(measured: Measured) -> dict[tuple[str | None, str | None], int]:
-    """How often calls ended how: by finish reason and error."""
+    """Number of calls by finish reason and error."""
     points = measured.of(semconv.OPERATION_DURATION, semconv.FINISH_REASON, semconv.ERROR_TYPE)
     return {key: count for key, (_, count) in points.items()}
 

@@ -180,7 +180,7 @@ STRUCTURES = {
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_time_is_bounded_for_any_size(name):
-    """It is spent on the caller's thread, often an event loop."""
+    """Content is captured on the caller's thread, often an event loop."""
     took_s = _took_s(lambda structure: fit_json(structure, 32 * 1024), STRUCTURES[name])
     assert took_s < 0.1  # 0.004 to 0.015; without a bound 0.06 to 2.3
 

@@ -213,7 +213,7 @@ def test_an_exception_whose_parts_cannot_be_read_keeps_its_type_and_message(erro
     assert type(error).__qualname__ in attributes["exception.stacktrace"]
 
 
-def test_the_message_of_a_syntax_error_is_left_out_with_the_others(monkeypatch):
+def test_without_messages_that_of_a_syntax_error_is_omitted(monkeypatch):
     monkeypatch.setenv(CAPTURE_MESSAGES, "false")
     stack = exception_attributes(raised(SyntaxError(CANARY, ("m.py", 1, 1, CANARY))))["exception.stacktrace"]
     assert CANARY not in stack
@@ -221,7 +221,7 @@ def test_the_message_of_a_syntax_error_is_left_out_with_the_others(monkeypatch):
     assert "m.py" in stack
 
 
-def test_the_stack_is_what_python_prints_with_its_suggestions():
+def test_the_stack_equals_that_of_python_with_suggestions():
     """Suggestions are part of it from Python 3.12 on."""
     with pytest.raises(AttributeError) as caught:
         "text".uper()  # pyright: ignore[reportAttributeAccessIssue]

@@ -40,7 +40,7 @@ def is_free(lock):
     return bool(found)
 
 
-def test_a_child_finds_it_free_when_another_thread_of_the_parent_holds_it():
+def test_in_a_child_a_lock_of_another_thread_is_free():
     lock = ForkLock()
     thread, release = in_another_thread(lock)
     if not (child := os.fork()):
@@ -52,7 +52,7 @@ def test_a_child_finds_it_free_when_another_thread_of_the_parent_holds_it():
     assert is_free(lock)
 
 
-def test_a_child_of_the_thread_that_holds_it_still_holds_it():
+def test_in_a_child_of_the_holding_thread_the_lock_is_held():
     lock = ForkLock()
     with lock:
         if not (child := os.fork()):
@@ -61,7 +61,7 @@ def test_a_child_of_the_thread_that_holds_it_still_holds_it():
         assert code_of(child) == 0
 
 
-def test_it_is_reentrant():
+def test_the_lock_is_reentrant():
     lock = ForkLock()
     with lock, lock:
         assert not is_free(lock)

@@ -1,4 +1,4 @@
-"""What sends encoded batches, and what a destination answers."""
+"""The protocol of senders of encoded batches, and the answers of destinations."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Models behind servers that speak OpenAI's protocol, over httpx."""
+"""Models behind servers with OpenAI's protocol, over httpx."""

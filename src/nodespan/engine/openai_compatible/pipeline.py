@@ -1,4 +1,4 @@
-"""OpenAICompatiblePipeline: a model behind servers that speak OpenAI's protocol."""
+"""OpenAICompatiblePipeline: a model behind servers with OpenAI's protocol."""
 
 from __future__ import annotations
 

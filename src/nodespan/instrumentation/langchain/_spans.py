@@ -192,7 +192,7 @@ class ModelCall(ModelCallSpan):
         )
 
     def _streamed_message(self) -> Generation | None:
-        """A streamed answer, whole as far as it came; an LLM's has its text alone."""
+        """The received part of a streamed answer; for an LLM only its text."""
         with _DESCRIBING:
             if isinstance(message := getattr(self.accumulator, "output_message", None), AIMessage):
                 return ChatGeneration(message=message)
@@ -208,7 +208,7 @@ class ModelCall(ModelCallSpan):
 
 
 def _reports(chunk: object) -> bool:
-    """Whether a chunk has usage or metadata of the answer; most have text alone."""
+    """Whether a chunk has usage or metadata of the answer; most have only text."""
     return bool(getattr(chunk, "usage_metadata", None) or getattr(chunk, "response_metadata", None))
 
 

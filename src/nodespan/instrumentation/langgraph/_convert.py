@@ -60,7 +60,7 @@ def is_hidden(task: Task) -> bool:
 
 
 def display_name(task: Task) -> str:
-    """The name a node's runnable asks to be shown with, else LangGraph's name of the node."""
+    """The display name of a node's runnable, else LangGraph's name of the node."""
     steps: Sequence[object] = fact(task.proc, "steps") or (task.proc,)
     return fact(steps[0], DISPLAY_NAME) or task.name
 

@@ -79,12 +79,12 @@ class NodeCallbacks(BaseCallbackHandler):
 
 
 class _Listening:
-    """Gives LangChain the handler of a run; there is none while LangGraph has its seams."""
+    """Returns the handler of a run to LangChain; there is none while LangGraph has its seams."""
 
     handler: Final = NodeCallbacks()
 
     def get(self) -> NodeCallbacks | None:
-        """As of a ``ContextVar``; which seams there are is the same in every context."""
+        """Like a ``ContextVar``; the existing seams are the same in every context."""
         return self.handler if STATE.lacks_nodes else None
 
 

@@ -131,7 +131,7 @@ def _open_node(task: Task, around: SpanScope | None, context: Context) -> NodeSp
 
 
 def should_retry_on(original: Callable[..., bool]) -> Callable[..., bool]:
-    """Wraps ``_retry._should_retry_on``, which LangGraph asks after each attempt that failed under a retry policy."""
+    """Wraps ``_retry._should_retry_on``, which LangGraph calls after each failed attempt under a retry policy."""
 
     @functools.wraps(original)
     def wrapper(retry_policy: Any, error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""The seams of LangGraph: where the wrappers go, what is lost without one of them, and what serves instead."""
+"""The seams of LangGraph: wrapped functions, the data lost without them, and their substitutes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _REMOTE: Final = ("langgraph.pregel.remote", "RemoteGraph")
 _LOOP: Final = "langgraph.pregel._loop"
 
 RUNS: Final = (
-    Seam("langgraph.pregel", "Pregel", "stream", _patch.stream, "spans of sync runs: their nodes stand alone"),
-    Seam("langgraph.pregel", "Pregel", "astream", _patch.astream, "spans of async runs: their nodes stand alone"),
+    Seam("langgraph.pregel", "Pregel", "stream", _patch.stream, "spans of sync runs: their nodes have no parent"),
+    Seam("langgraph.pregel", "Pregel", "astream", _patch.astream, "spans of async runs: their nodes have no parent"),
 )
 NODES: Final = (
     Seam(_RUNNER, "", "run_with_retry", _patch.run_with_retry, "current spans in sync nodes"),
@@ -57,7 +57,7 @@ REMOTE_EVENTS: Final = Seams(
 
 
 def install(claimant: object) -> None:
-    """Wraps LangGraph for as long as the claimant lives; where a seam is missing that has a substitute, that serves."""
+    """Wraps LangGraph for as long as the claimant lives; a missing seam with a substitute is replaced by it."""
     missing = SEAMS.install(claimant)
     module, name = _REMOTE
     if "stream_events" in vars(getattr(sys.modules.get(module), name, object)):

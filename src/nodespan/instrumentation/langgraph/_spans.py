@@ -119,7 +119,7 @@ class WorkflowSpan(SpanScope):
             self.set(identity.attributes)
 
     def resumes(self, checkpoint_id: str) -> None:
-        """Records the checkpoint that the run goes on from."""
+        """Records the checkpoint from which the run continues."""
         self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
 
     def answers(self, value: object) -> None:
