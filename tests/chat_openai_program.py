@@ -11,6 +11,7 @@ from langchain_openai import ChatOpenAI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import BaseModel
 
 import nodespan
 from nodespan.testing import FakeServer, span_tree
@@ -34,11 +35,34 @@ def _left(model: ChatOpenAI) -> str:
     return first
 
 
+class Answer(BaseModel):
+    """What the sea is."""
+
+    sea: str
+
+
+def _structured(model: ChatOpenAI) -> Any:
+    """The package parses the answer, through a raw response."""
+    try:
+        return str(model.with_structured_output(Answer, strict=True).invoke("what is the sea"))
+    except ValueError as error:  # the server answers in words
+        return type(error).__name__
+
+
+def _with_headers(model: ChatOpenAI) -> str:
+    """A raw response, whose stream is read later."""
+    pieces = list(model.model_copy(update={"include_response_headers": True}).stream("what is the sea"))
+    assert any("headers" in piece.response_metadata for piece in pieces)
+    return text(pieces)
+
+
 WAYS = {
     "invoke": lambda model: model.invoke("what is the sea").content,
     "stream": lambda model: text(model.stream("what is the sea")),
     "astream": lambda model: asyncio.run(_astream(model)),
     "left": _left,
+    "structured": _structured,
+    "with headers": _with_headers,
 }
 
 

@@ -6,6 +6,7 @@ The background task of such a store has the context of the request that made the
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TypedDict
 
 import pytest
@@ -13,6 +14,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langgraph.graph import START, StateGraph
 from langgraph.store.base.batch import AsyncBatchedBaseStore
 from langgraph.store.memory import InMemoryStore
+from opentelemetry import context as context_api
 
 from nodespan.instrumentation import instrument, uninstrument
 
@@ -98,3 +100,43 @@ def test_embeddings_are_under_their_own_run(exporter, embeddings, at_once):
     if not at_once:
         assert len(calls) == 8
         assert sorted(call.parent.span_id for call in calls) == sorted([*nodes, *nodes])
+
+
+class OddContext:
+    """A value of the program's in the context, which cannot be compared."""
+
+    def __eq__(self, other):
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
+@dataclass
+class DataStore(AsyncBatchedBaseStore):
+    """A data class, which is compared by its fields and cannot be hashed."""
+
+    name: str = "s"
+
+    def __post_init__(self):
+        super().__init__()
+        self.inner = InMemoryStore()
+
+    def batch(self, ops):
+        return self.inner.batch(ops)
+
+    async def abatch(self, ops):
+        await asyncio.sleep(0.01)
+        return await self.inner.abatch(ops)
+
+
+async def test_a_store_and_a_context_that_cannot_be_compared_work():
+    store = DataStore()
+
+    async def asks(number):
+        token = context_api.attach(context_api.set_value("mine", OddContext()))
+        await store.aput(("a",), str(number), {"n": number})
+        found = await store.asearch(("a",))
+        context_api.detach(token)
+        return len(found)
+
+    assert await asyncio.gather(asks(1), asks(2)) == [2, 2]

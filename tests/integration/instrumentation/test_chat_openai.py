@@ -20,7 +20,7 @@ def plain():
     return runner("chat_openai_program.py")()[0]
 
 
-@pytest.mark.parametrize("way", ["stream", "astream"])
+@pytest.mark.parametrize("way", ["stream", "astream", "with headers"])
 def test_a_streamed_call_is_one_span_with_the_phases_of_the_server(traced, way):
     assert traced[way]["spans"] == snapshot(
         [
@@ -41,6 +41,13 @@ def test_a_streamed_call_is_one_span_with_the_phases_of_the_server(traced, way):
 
 def test_a_whole_answer_is_one_span_with_its_usage(traced):
     assert traced["invoke"]["spans"] == traced["stream"]["spans"]
+
+
+def test_an_answer_that_cannot_be_parsed_is_one_span_with_its_usage(traced):
+    [span] = traced["structured"]["spans"]
+    assert traced["structured"]["result"] == "ValidationError"
+    assert span["attributes"]["gen_ai.usage.output_tokens"] == 4
+    assert span["attributes"]["nodespan.status"] == "error"
 
 
 def test_an_abandoned_stream_is_cancelled(traced):

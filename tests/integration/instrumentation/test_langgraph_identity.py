@@ -246,6 +246,21 @@ def test_a_workflow_of_the_functional_api_keeps_its_identity(is_async, exporter)
     assert identities(exporter) == {WHOLE}
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_next_call_of_a_functional_workflow_has_the_identity_that_the_last_one_saved(is_async, exporter):
+    @entrypoint(checkpointer=InMemorySaver())
+    def job(given: dict[str, Any], *, previous: Any = None):
+        return entrypoint.final(value=1, save=previous or {"user_id": given["user_id"], "conversation_id": "conv-7"})
+
+    def call(given):
+        return asyncio.run(job.ainvoke(given, thread())) if is_async else job.invoke(given, thread())
+
+    call(IDS)
+    call({"x": 1})
+    call({"x": 1, "user_id": "u-8"})
+    assert [ids_of(span) for span in runs(exporter)] == [WHOLE, WHOLE, ("conv-7", "u-8")]
+
+
 def test_a_graph_without_ids_has_none(run, exporter):
     run(graph(step), {"x": 0})
     assert identities(exporter) == {(None, None)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import json
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import openai
 import pytest
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import BaseModel
 
 import nodespan
 from nodespan.testing import FakeServer
@@ -143,6 +146,77 @@ def test_an_answer_read_by_other_async_methods_is_counted(
         warnings.simplefilter("error", RuntimeWarning)
         assert in_loop(server, way) == TEXT
     assert is_counted(exporter)
+
+
+class Answer(BaseModel):
+    sea: str
+
+
+def read_as_json(completions: Any) -> Any:
+    with completions.with_streaming_response.create(**CALL) as response:
+        return response.json()
+
+
+def raw_that_cannot_be_parsed(completions: Any) -> Any:
+    return completions.with_raw_response.parse(**CALL, response_format=Answer).parse()
+
+
+def streamed_that_cannot_be_parsed(completions: Any) -> Any:
+    with completions.with_streaming_response.parse(**CALL, response_format=Answer) as response:
+        return response.parse()
+
+
+@pytest.mark.parametrize(
+    ("way", "status"),
+    [
+        (read_as_json, "ok"),
+        (raw_that_cannot_be_parsed, "ok"),  # the request has been answered; the program parses later
+        (streamed_that_cannot_be_parsed, "error"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_an_answer_that_is_not_parsed_is_counted(
+    way: Callable[[Any], Any], status: str, completions: Any, exporter: InMemorySpanExporter
+) -> None:
+    with contextlib.suppress(ValueError):
+        way(completions)
+    attributes = the_span(exporter).attributes
+    assert attributes["nodespan.status"] == status
+    assert attributes["gen_ai.usage.output_tokens"] == 4
+
+
+class ShortServer(FakeServer):
+    """Its answers are cut short."""
+
+    def whole(self, body: Any) -> Any:
+        answer = json.loads(json.dumps(super().whole(body)))
+        answer["choices"][0]["finish_reason"] = "length"
+        return answer
+
+
+def test_an_answer_that_is_too_short_to_be_parsed_is_counted(exporter: InMemorySpanExporter) -> None:
+    with (
+        ShortServer("openai") as server,
+        openai.OpenAI(base_url=server.url, api_key="k") as client,
+        pytest.raises(openai.LengthFinishReasonError),
+    ):
+        client.chat.completions.parse(**CALL, response_format=Answer)
+    attributes = the_span(exporter).attributes
+    assert attributes["nodespan.status"] == "error"
+    assert attributes["gen_ai.usage.output_tokens"] == 4
+
+
+def test_the_programs_own_parser_is_called_once(completions: Any) -> None:
+    calls = []
+
+    class Watched(BaseModel):
+        @classmethod
+        def model_validate_json(cls, data: Any, **options: Any) -> Any:
+            calls.append(data)
+            return cls()
+
+    completions.with_raw_response.parse(**CALL, response_format=Watched).parse()
+    assert len(calls) == 1
 
 
 def test_the_program_can_read_the_bytes_of_a_streamed_response(

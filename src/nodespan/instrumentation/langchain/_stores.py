@@ -11,7 +11,7 @@ import functools
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from nodespan.spans.scope import own_context
 
@@ -34,8 +34,8 @@ class _Call(NamedTuple):
         return awaited is not None and awaited.done()
 
 
-_waiting: Final[WeakKeyDictionary[Any, list[_Call]]] = WeakKeyDictionary()
-"""Calls that wait for a store, in the order of their execution."""
+_waiting: Final[dict[int, list[_Call]]] = {}
+"""Calls that wait for a store, by its ``id()``, in the order of their execution. A store may not be hashable."""
 _store: Final[ContextVar[ref[Any] | None]] = ContextVar("nodespan-store", default=None)
 """The store of the current background task, or of the task that started it."""
 
@@ -59,22 +59,34 @@ def waits(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
 
     @functools.wraps(original)
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls, call = _waiting.setdefault(self, []), _Call(own_context(), asyncio.current_task())
-        calls.append(call)
+        call = _Call(own_context(), asyncio.current_task())
+        _waiting.setdefault(id(self), []).append(call)
         token = _store.set(ref(self))
         try:
             return await original(self, *args, **kwargs)
         finally:
-            calls.remove(call)
+            _end(id(self), call)
             with suppress(ValueError):  # a coroutine that is dropped while it waits is closed in another context
                 _store.reset(token)
 
     return wrapper
 
 
+def _end(store: int, ended: _Call) -> None:
+    """Removes a call. The store lives as long as it has calls, so that no other one has its ``id()`` then.
+
+    Not by ``list.remove``, which compares contexts, and so values of the program's.
+    """
+    left = [call for call in _waiting.get(store, ()) if call is not ended]
+    if left:
+        _waiting[store] = left
+    else:
+        _waiting.pop(store, None)
+
+
 def caller_context() -> Context | None:
     """In a store's background task the context of the current call; ``None`` elsewhere."""
     reference = _store.get()
     store = reference() if reference is not None else None
-    calls = _waiting.get(store, ()) if store is not None else ()
+    calls = _waiting.get(id(store), ()) if store is not None else ()
     return next((call.context for call in calls if not call.has_result), None)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _ROOT: Final = "__root__"
 """Channel of a state that is one value instead of fields."""
 
+_PREVIOUS: Final = "__previous__"
+"""Channel of what the last call of a functional workflow saved."""
+
 _COORDINATES: Final = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
 """Keys of ``configurable`` that address a thread: LangGraph then ignores the inherited ``configurable``."""
 
@@ -152,7 +155,8 @@ def _conversation(value: object) -> str | int | None:
 def identity_in(channels: Mapping[str, Any], known: Identity) -> Identity:
     """The identity with the ids of the state that the run has loaded, its input and its command applied.
 
-    The input of a graph is in a channel of its own until the first node begins.
+    The input of a graph is in a channel of its own until the first node begins. A functional workflow has no state but
+    what its last call saved.
     """
     user_id, conversation_id = _id_in(channels, "user_id"), _id_in(channels, "conversation_id")
     user_id = known.user_id if user_id is None else str(user_id)
@@ -163,7 +167,7 @@ def identity_in(channels: Mapping[str, Any], known: Identity) -> Identity:
 
 
 def _id_in(channels: Mapping[str, Any], name: str) -> object:
-    for source in (START, _ROOT):
+    for source in (START, _ROOT, _PREVIOUS):
         if (value := id_of(_value_of(channels.get(source)), name)) is not None:
             return value
     return id_of({name: _value_of(channels.get(name))}, name)

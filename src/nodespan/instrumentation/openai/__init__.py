@@ -22,8 +22,6 @@ class OpenAIInstrumentor(LibraryInstrumentor):
     _state = STATE
 
     def _wrappers(self) -> Sequence[Seams]:
-        from openai.resources.chat.completions import Completions
+        from nodespan.instrumentation.openai._seam import PARSING, SEAMS, can_parse
 
-        from nodespan.instrumentation.openai._seam import PARSING, SEAMS
-
-        return (SEAMS, PARSING) if hasattr(Completions, "parse") else (SEAMS,)
+        return (SEAMS, PARSING) if can_parse() else (SEAMS,)

@@ -62,7 +62,11 @@ def open_call(resource: object, given: Mapping[str, Any]) -> OpenAICall | None:
 
 
 class OpenAICall:
-    """The span of a call, or additions to the span of the LangChain model or of the instrumentation around it."""
+    """The span of a call, or additions to the span of the LangChain model or of the instrumentation around it.
+
+    Attributes:
+        has_left: The call has ended.
+    """
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class OpenAICall:
         self._texts: list[str] = []
         self._tool_calls = ToolCallPieces()
         self._chunks = 0
-        self._has_left = False
+        self.has_left = False
         self._scope = outer
         if self._is_own:
             self._scope = ModelCallSpan(
@@ -127,9 +131,9 @@ class OpenAICall:
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the call, once."""
-        if self._has_left:
+        if self.has_left:
             return
-        self._has_left = True
+        self.has_left = True
         outcome = outcome_of(error)
         if outcome == "cancelled" and self._result.finish_reason is not None:
             outcome = "ok"  # the whole answer was read, without the end of the stream

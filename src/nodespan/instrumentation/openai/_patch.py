@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
 from nodespan.instrumentation.openai._call import open_call
-from nodespan.spans.guard import Guard
+from nodespan.spans.attributes import fact
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     _Proxy = wrapt.ObjectProxy[Any]
 else:
     _Proxy = wrapt.ObjectProxy  # cannot be subscripted at run time
-
-_PARSING = Guard("read a raw response of the openai package")
 
 
 def create(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,6 +73,8 @@ class _Step:
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self._call.leave()
         elif error is not None:
+            if (answer := fact(error, "completion")) is not None:  # cut short, so that it could not be parsed
+                self._call.read_answer(answer)
             self._call.leave(error)
 
 
@@ -83,25 +84,31 @@ def _with_traceparent(call: OpenAICall, kwargs: dict[str, Any]) -> dict[str, Any
 
 
 def _observed(call: OpenAICall, answer: Any) -> Any:
-    """The answer: one that is read later wrapped, so that it ends the call; any other as it is, with the call ended.
-
-    A raw response keeps the result of its ``parse``, so parsing it here changes nothing if its body has been read.
-    """
+    """The answer: one that is read later wrapped, so that it ends the call; any other as it is, with the call ended."""
     kind = cast("type[Any]", type(answer))
     if hasattr(kind, "__next__"):
         return SyncStream(answer, call)
     if hasattr(kind, "__anext__"):
         return AsyncStream(answer, call)
-    parsed = answer
-    if hasattr(kind, "parse") and hasattr(answer, "http_response"):
-        if not answer.http_response.is_stream_consumed:
-            return (AsyncResponse if inspect.iscoroutinefunction(kind.parse) else SyncResponse)(answer, call)
-        parsed = None
-        with _PARSING:
-            parsed = answer.parse()
-    call.read_answer(parsed)
+    if not hasattr(answer, "http_response"):
+        call.read_answer(answer)
+    elif answer.http_response.is_stream_consumed:
+        _read_body(call, answer)
+    else:
+        return (AsyncResponse if inspect.iscoroutinefunction(kind.parse) else SyncResponse)(answer, call)
     call.leave()
     return answer
+
+
+def _read_body(call: OpenAICall, response: Any) -> None:
+    """Reads the answer in a response's body, if the program or the package has read that.
+
+    Not by ``parse``, which calls the parser that the program has given.
+    """
+    with suppress(Exception):  # the body was not kept, or is no JSON
+        from openai.types.chat import ChatCompletion
+
+        call.read_answer(ChatCompletion.construct(**response.http_response.json()))
 
 
 class _Later(_Proxy):
@@ -111,14 +118,24 @@ class _Later(_Proxy):
         super().__init__(answer)
         self._self_call = call
 
+    def _leave(self, error: BaseException | None = None) -> None:
+        """Ends the call of a response, with its answer if that has been read."""
+        if not self._self_call.has_left:
+            _read_body(self._self_call, self.__wrapped__)
+            self._self_call.leave(error)
+
 
 class SyncResponse(_Later):
     """A raw or streamed response whose body has not been read: parsing or closing it ends its call."""
 
     def parse(self, *args: Any, **kwargs: Any) -> Any:
         """Reads the answer; a stream ends the call when it is read."""
-        with _Step(self._self_call):
-            answer = self.__wrapped__.parse(*args, **kwargs)
+        try:
+            with self._self_call.step():
+                answer = self.__wrapped__.parse(*args, **kwargs)
+        except BaseException as error:
+            self._leave(error)
+            raise
         return _observed(self._self_call, answer)
 
     def close(self) -> Any:
@@ -126,7 +143,7 @@ class SyncResponse(_Later):
         try:
             return self.__wrapped__.close()
         finally:
-            self._self_call.leave()
+            self._leave()
 
 
 class AsyncResponse(_Later):
@@ -134,8 +151,12 @@ class AsyncResponse(_Later):
 
     async def parse(self, *args: Any, **kwargs: Any) -> Any:
         """Reads the answer; a stream ends the call when it is read."""
-        with _Step(self._self_call):
-            answer = await self.__wrapped__.parse(*args, **kwargs)
+        try:
+            with self._self_call.step():
+                answer = await self.__wrapped__.parse(*args, **kwargs)
+        except BaseException as error:
+            self._leave(error)
+            raise
         return _observed(self._self_call, answer)
 
     async def close(self) -> Any:
@@ -143,7 +164,7 @@ class AsyncResponse(_Later):
         try:
             return await self.__wrapped__.close()
         finally:
-            self._self_call.leave()
+            self._leave()
 
 
 class SyncStream(_Later):

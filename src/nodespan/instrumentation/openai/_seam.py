@@ -24,3 +24,12 @@ PARSING: Final = Seams(
     ),
 )
 """Names of newer versions only."""
+
+
+def can_parse() -> bool:
+    """Whether the installed package can parse chat completions, if it is installed."""
+    try:
+        from openai.resources.chat.completions import Completions
+    except ImportError:
+        return False
+    return hasattr(Completions, "parse")
