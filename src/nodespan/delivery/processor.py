@@ -22,6 +22,7 @@ from nodespan.delivery.outage_log import OutageLog
 from nodespan.delivery.outbox_sender import OutboxSender
 from nodespan.delivery.running_spans import AFTER_S, RunningSpans
 from nodespan.delivery.senders import make_sender
+from nodespan.delivery.wakeup import Wakeup
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.fastspan import LeanSpan
 from nodespan.otlp import Encoded, encode_spans, join_batches
@@ -107,11 +108,11 @@ class StoreSpanProcessor(SpanProcessor):
         self._unwritten: deque[tuple[Encoded, list[Key]]] = deque()
         self.running = RunningSpans(self._running_after_s)
         self._is_asleep = False
-        self._wake = threading.Event()
+        self._wake = Wakeup()
         self._starting = threading.Lock()
         self._writing = threading.Lock()
-        self._news = threading.Event()
-        self._hurry = threading.Event()
+        self._news = Wakeup()
+        self._hurry = Wakeup()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._unstarted = [self._keep_writing, *([self._keep_sending] if self._destination else [])]
@@ -234,7 +235,6 @@ class StoreSpanProcessor(SpanProcessor):
             self._is_asleep = is_idle = self.running.is_idle
             left_s = max(write_at - time.monotonic(), 0.0)
             self._wake.wait(left_s if is_idle else min(left_s, self._running_after_s))
-            self._wake.clear()
             if time.monotonic() >= write_at:
                 self._write()
                 write_at = time.monotonic() + self._write_interval_s
@@ -362,8 +362,8 @@ class StoreSpanProcessor(SpanProcessor):
                 self._hurry.wait(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 not all processes at once
             else:
                 self._news.wait(_IDLE_S)
-            self._news.clear()
-            self._hurry.clear()
+            self._news.wait(0.0)
+            self._hurry.wait(0.0)
             is_done = False
             with _SENDING:
                 is_done, asked_s = self._send()

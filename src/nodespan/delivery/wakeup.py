@@ -25,4 +25,4 @@ class Wakeup:
     def wait(self, timeout_s: float) -> None:
         """Waits for ``set``, for at most this time, and forgets it."""
         with suppress(Empty):
-            self._calls.get(timeout=timeout_s)
+            self._calls.get(timeout=max(timeout_s, 0.0))
