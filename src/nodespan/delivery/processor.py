@@ -87,7 +87,7 @@ class StoreSpanProcessor(SpanProcessor):
         queue_max: int = QUEUE_MAX,
         running_after_s: float = AFTER_S,
     ) -> None:
-        self.store = store
+        self.store, self._path = store, store.path
         self._destination = destination
         self._identity = None if destination is None else destination.identity(load_secret(store.path))
         self._outages = outages or OutageLog()
@@ -211,8 +211,7 @@ class StoreSpanProcessor(SpanProcessor):
 
     def _log_what_is_left(self) -> None:
         unstored = len(self._queue) + sum(batch.spans for batch, _ in self._unwritten)
-        waiting = 0 if self._destination is None else self.report().waiting - unstored
-        log_what_is_left(self.store, self._destination, unstored, waiting)
+        log_what_is_left(self.store, self._path, self._destination, unstored, self.report().waiting - unstored)
 
     def _start(self) -> None:
         # A span that ends in a garbage collection in here must not wait for this very thread.
