@@ -8,26 +8,39 @@ from nodespan.spans.log import warn
 from nodespan.store import MEMORY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nodespan.delivery.destination import Destination
     from nodespan.store import SqliteStore
 
 
-def log_what_is_left(store: SqliteStore, destination: Destination | None, unstored: int, waiting: int) -> None:
-    """Logs the spans that are lost at the end of the process, and those that the next start sends."""
+def log_what_is_left(
+    store: SqliteStore, path: Path, destination: Destination | None, unstored: int, waiting: int
+) -> None:
+    """Logs the spans that are lost at the end of the process, and those that the next start sends.
+
+    Args:
+        store: Of the last spans: the file, or the memory that has replaced it.
+        path: Of the store at the start of the process.
+        destination: Where spans are sent; ``None`` if they stay in the store.
+        unstored: Spans that are in no store.
+        waiting: Spans in a store that are to be sent.
+    """
     if unstored:
         message = "%d spans could not be stored in %s, which is locked or unavailable. They are lost."
         warn("export.lost_at_exit", message, unstored, store.path)
-    if destination is None or waiting <= 0:
+    if destination is None:
         return
-    if store.path == MEMORY:
+    in_memory = sum(each.spans for each in store.waiting()) if store.path == MEMORY else 0
+    if in_memory:
         message = "%d spans were not exported to %s. They were in memory and are lost."
-        warn("export.lost_at_exit", message, waiting, destination.label)
-    else:
+        warn("export.lost_at_exit", message, in_memory, destination.label)
+    if waiting > in_memory:
         message = (
             "%d spans were not exported to %s. They are in %s and will be sent on the next start; "
             "to send them now, run `nodespan flush`."
         )
-        warn("export.left_behind", message, waiting, destination.label, store.path)
+        warn("export.left_behind", message, waiting - in_memory, destination.label, path)
 
 
 def waits_for(identity: str, store: SqliteStore) -> bool:

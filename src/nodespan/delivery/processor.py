@@ -22,6 +22,7 @@ from nodespan.delivery.outage_log import OutageLog
 from nodespan.delivery.outbox_sender import OutboxSender
 from nodespan.delivery.running_spans import AFTER_S, RunningSpans
 from nodespan.delivery.senders import make_sender
+from nodespan.delivery.wakeup import Wakeup
 from nodespan.errors import StoreBusyError, StoreError
 from nodespan.fastspan import LeanSpan
 from nodespan.otlp import Encoded, encode_spans, join_batches
@@ -86,7 +87,7 @@ class StoreSpanProcessor(SpanProcessor):
         queue_max: int = QUEUE_MAX,
         running_after_s: float = AFTER_S,
     ) -> None:
-        self.store = store
+        self.store, self._path = store, store.path
         self._destination = destination
         self._identity = None if destination is None else destination.identity(load_secret(store.path))
         self._outages = outages or OutageLog()
@@ -107,11 +108,11 @@ class StoreSpanProcessor(SpanProcessor):
         self._unwritten: deque[tuple[Encoded, list[Key]]] = deque()
         self.running = RunningSpans(self._running_after_s)
         self._is_asleep = False
-        self._wake = threading.Event()
+        self._wake = Wakeup()
         self._starting = threading.Lock()
         self._writing = threading.Lock()
-        self._news = threading.Event()
-        self._hurry = threading.Event()
+        self._news = Wakeup()
+        self._hurry = Wakeup()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._unstarted = [self._keep_writing, *([self._keep_sending] if self._destination else [])]
@@ -210,8 +211,7 @@ class StoreSpanProcessor(SpanProcessor):
 
     def _log_what_is_left(self) -> None:
         unstored = len(self._queue) + sum(batch.spans for batch, _ in self._unwritten)
-        waiting = 0 if self._destination is None else self.report().waiting - unstored
-        log_what_is_left(self.store, self._destination, unstored, waiting)
+        log_what_is_left(self.store, self._path, self._destination, unstored, self.report().waiting - unstored)
 
     def _start(self) -> None:
         # A span that ends in a garbage collection in here must not wait for this very thread.
@@ -234,7 +234,6 @@ class StoreSpanProcessor(SpanProcessor):
             self._is_asleep = is_idle = self.running.is_idle
             left_s = max(write_at - time.monotonic(), 0.0)
             self._wake.wait(left_s if is_idle else min(left_s, self._running_after_s))
-            self._wake.clear()
             if time.monotonic() >= write_at:
                 self._write()
                 write_at = time.monotonic() + self._write_interval_s
@@ -362,8 +361,8 @@ class StoreSpanProcessor(SpanProcessor):
                 self._hurry.wait(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 not all processes at once
             else:
                 self._news.wait(_IDLE_S)
-            self._news.clear()
-            self._hurry.clear()
+            self._news.wait(0.0)
+            self._hurry.wait(0.0)
             is_done = False
             with _SENDING:
                 is_done, asked_s = self._send()

@@ -268,11 +268,13 @@ class RunningSpans:
     def _leave_store(self) -> None:
         store, process = self._store, self._process
         self._process = None
+        is_removed = False
         if store is not None and process is not None:
             with suppress(StoreError):
                 store.database.write(lambda connection: remove_process(connection, process.id), _LEAVE_S)
+                is_removed = True
         if self._lock is not None:
-            self._lock.release()
+            self._lock.release(removes_file=is_removed)
             self._lock = None
 
 

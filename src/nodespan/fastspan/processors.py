@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, SynchronousMultiSpanProcessor
 from typing_extensions import override
+
+from nodespan.spans.guard import Guard
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from nodespan.fastspan.span import LeanSpan
+
+_CALLING: Final = Guard("call a span processor of the program")
 
 
 @runtime_checkable
@@ -65,7 +69,10 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
     def start_span(self, span: LeanSpan, context: Context | None) -> None:
         """Reports a started span, live."""
         for on_start in self._starts:
-            on_start(span, parent_context=context)
+            try:
+                on_start(span, parent_context=context)
+            except Exception as error:  # noqa: BLE001 reported; one processor does not cost the others their span
+                _CALLING.failed(error)
 
     def end_span(self, span: LeanSpan) -> None:
         """Reports an ended span: to others as the SDK does, first ``_on_ending``, then a read-only copy."""
@@ -73,10 +80,12 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
             for on_end in self._ends:
                 on_end(span)
             return
-        self._on_ending(span)
+        with _CALLING:
+            self._on_ending(span)
         readable = span._readable_span()
         for processor in self._span_processors:
-            processor.on_end(span if accepts_lean_spans(processor) else readable)
+            with _CALLING:
+                processor.on_end(span if accepts_lean_spans(processor) else readable)
 
 
 def accepts_lean_spans(processor: object) -> bool:

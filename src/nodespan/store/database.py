@@ -59,7 +59,8 @@ class Database:
         self.path = path
         self._schema = schema
         self._may_replace = may_replace
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may interrupt a call and make another
+        self._is_in_call = False
         self._connection: sqlite3.Connection | None = None
         self._finalizer: finalize[..., Database] | None = None
         self._file: tuple[int, int] | None = None
@@ -103,7 +104,8 @@ class Database:
     def close(self) -> None:
         """Closes the connection; the next call opens it again. The content of a database in memory is then gone."""
         with self._lock:
-            self._close()
+            if not self._is_in_call:  # else a signal handler has interrupted one, which goes on
+                self._close()
 
     def copy_to(self, path: Path, prepare: Callable[[sqlite3.Connection], object]) -> None:
         """Writes a copy of the file into a new one of mode 0600, of one state, without blocking writers.
@@ -136,6 +138,10 @@ class Database:
         lock = self._lock
         if not lock.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0.0)):
             raise StoreBusyError(f"The store {self.path} is in use by another thread.")
+        if self._is_in_call:
+            lock.release()
+            raise StoreBusyError(f"The store {self.path} is in use by the code that this signal handler interrupts.")
+        self._is_in_call = True
         try:
             try:
                 return self._try(begin, work, timeout_s)
@@ -148,6 +154,7 @@ class Database:
                 raise StoreBusyError(f"The store {self.path} is locked by another process: {error}.") from error
             raise self._cannot(error) from error
         finally:
+            self._is_in_call = False
             lock.release()
 
     def _try(self, begin: str | None, work: Callable[[sqlite3.Connection], _T], timeout_s: float | None = None) -> _T:
@@ -292,7 +299,7 @@ class Database:
         """Continues; in a child, a database in memory is empty."""
         if is_child:
             self._close()
-            self._lock = threading.Lock()
+            self._lock = threading.RLock()
         else:
             self._lock.release()
 

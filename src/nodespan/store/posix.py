@@ -84,13 +84,18 @@ class ProcessLock:
         _own.add(path)
         fcntl.lockf(self._handle, fcntl.LOCK_EX)  # waits for no more than a look of another process
 
-    def release(self) -> None:
-        """Removes the file and releases the lock; in a forked child the parent keeps both."""
+    def release(self, *, removes_file: bool = True) -> None:
+        """Releases the lock and removes the file; in a forked child the parent keeps both.
+
+        Args:
+            removes_file: ``False`` where something of the process is left, which the free lock then marks as dead.
+        """
         if self._handle < 0:
             return
         if self._path in _own:
             _own.discard(self._path)
-            self._path.unlink(missing_ok=True)
+            if removes_file:
+                self._path.unlink(missing_ok=True)
         os.close(self._handle)
         self._handle = -1
 

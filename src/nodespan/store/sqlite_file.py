@@ -72,6 +72,9 @@ def content_of(path: Path, schema: Schema) -> Content:
     # Without locks, log and shared memory, so that nothing of a foreign database is touched, not even at closing.
     connection = connect(path, "immutable=1")
     try:
+        # Without this, SQLite calls a file damaged that is shorter than its header states. So is the file while its log
+        # is copied into it, first page first, and after a kill in the midst of that, until the log is read.
+        connection.execute("PRAGMA writable_schema = ON")
         application_id, version = number(connection, "application_id"), number(connection, "user_version")
         if application_id == schema.application_id:
             return "ours" if version == schema.version else "other_version"

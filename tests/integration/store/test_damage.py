@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from nodespan.errors import StoreError, StoreForeignError
 from nodespan.otlp import Encoded
 from nodespan.spans.log import CODE_FIELD
-from nodespan.store import SqliteStore, database, default_path
+from nodespan.store import SqliteStore, StoreReader, database, default_path
 from nodespan.store.mounts import network_file_system
 
 HERE = "http://here:4318"
@@ -244,3 +245,32 @@ except nodespan.errors.ConfigurationError as error:
 def test_a_platform_without_posix_locks_is_a_clear_error():
     done = subprocess.run([sys.executable, "-c", WITHOUT_POSIX_LOCKS], check=True, capture_output=True, text=True)
     assert "Supported: Linux and macOS" in done.stdout
+
+
+KILLED_IN_A_CHECKPOINT = """
+import os, signal, sys
+from contextlib import closing
+from pathlib import Path
+from nodespan.otlp import Encoded
+from nodespan.store import SqliteStore
+
+store = SqliteStore(Path(sys.argv[1]))
+for _ in range(50):
+    store.append(Encoded(b"x" * 3_000, 1), "here", "me")
+pages = store.database.read(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+with open(sys.argv[1], "r+b") as file:  # the first page is copied from the log, the others are not yet
+    file.seek(28)
+    file.write(pages.to_bytes(4, "big"))
+    file.flush()
+    assert os.fstat(file.fileno()).st_size < pages * 4096
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("opens", [SqliteStore, lambda path: StoreReader(SqliteStore(path))])
+def test_a_process_that_is_killed_while_it_copies_the_log_into_the_file_damages_nothing(path, opens, caplog):
+    subprocess.run([sys.executable, "-c", KILLED_IN_A_CHECKPOINT, str(path)], check=False)
+    with closing(opens(path)) as store:
+        assert len(store.unsent("here")[0] if isinstance(store, SqliteStore) else list(store.iter_batches())) == 50
+    assert damaged(path) == []
+    assert codes_of(caplog) == []

@@ -1,0 +1,61 @@
+"""What is left where the store is locked, or has failed, when a process ends."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+from nodespan.store import SqliteStore, StoreReader, store_path
+from running import states
+
+ENDS = """
+import sys, time, nodespan
+from opentelemetry import trace
+telemetry = nodespan.configure()
+span = trace.get_tracer("x").start_span("open at the end")
+while not telemetry.store.database.read(lambda c: c.execute("SELECT count(*) FROM running").fetchone()[0]):
+    time.sleep(0.01)
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_span_of_a_process_that_ended_beside_a_locked_store_is_lost_at_once_and_not_running():
+    with subprocess.Popen([sys.executable, "-c", ENDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        with closing(sqlite3.connect(store_path(), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            process.communicate(b"\n", timeout=30)
+            other.execute("ROLLBACK")
+    with StoreReader(SqliteStore(store_path())) as reader:
+        assert states(reader) == {"open at the end": "lost"}
+
+
+FILE_IS_FULL = """
+import os, resource, signal, nodespan
+from opentelemetry import trace
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+telemetry = nodespan.configure(endpoint="http://127.0.0.1:9")
+tracer = trace.get_tracer("x")
+for _ in range(3):
+    tracer.start_span("in the file").end()
+telemetry.force_flush(0.1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(telemetry.store.path).st_size, resource.RLIM_INFINITY))
+for _ in range(2):
+    tracer.start_span("in memory", attributes={"long": "x" * 1_000_000}).end()
+telemetry.force_flush(0.1)
+print(telemetry.store.path)
+"""
+
+
+def test_what_is_lost_with_the_memory_and_what_is_in_the_file_have_a_warning_each(run_python):
+    done = run_python(FILE_IS_FULL, OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
+    assert done.stdout.strip() == "memory"
+    assert (
+        "\n2 spans were not exported to http://127.0.0.1:9/v1/traces. They were in memory and are lost." in done.stderr
+    )
+    assert f"\n3 spans were not exported to http://127.0.0.1:9/v1/traces. They are in {store_path()}" in done.stderr
