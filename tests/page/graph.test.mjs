@@ -22,13 +22,13 @@ test("nodes have their executions and edges their counts", () => {
   assert.deepEqual(model.edges.map((each) => [each.source, each.target, each.count]), [["__start__", "plan", 1], ["plan", "act", 2], ["act", "plan", 1], ["act", "__end__", 1], ["act", "never", 0]]);
 });
 
-test("an undeclared jump is an edge of its own, marked", () => {
+test("an undeclared jump is a separate marked edge", () => {
   const spans = runOf([["plan", 1, { edges: [edge("write", false, "edge")] }], ["write", 2]]);
   const model = graphModel(tree(spans), 0, document_(["plan", "write"], [["__start__", "plan"]]), 0);
   assert.deepEqual(model.edges.at(-1), { source: "plan", target: "write", kind: "edge", count: 1, isDeclared: false, points: null });
 });
 
-test("an iteration shows its executions and edges alone", () => {
+test("an iteration shows only its executions and edges", () => {
   const spans = runOf([["plan", 1, { edges: [edge("act")] }], ["act", 2, { edges: [edge("plan")] }], ["plan", 3, { edges: [edge("act")] }], ["act", 4, { edges: [edge("write")] }], ["write", 5]]);
   const document = document_(["plan", "act", "write"], [["plan", "act"], ["act", "plan"], ["act", "write"]]);
   const model = graphModel(tree(spans), 0, document, 1);
@@ -79,7 +79,7 @@ test("the graph equals the executions and edges of any run", () => {
   }
 });
 
-test("the time of a model call is that of its phases, and the rest is other", () => {
+test("the time of a model call consists of its phases and the rest", () => {
   const found = tree([
     { name: "chat m", operation: "chat", duration: 1000 }, { name: "pipeline.queue", parent: 0, duration: 100 }, { name: "llama_cpp.prefill", parent: 0, start: 100, duration: 500 },
     { name: "llama_cpp.decode", parent: 0, start: 600, duration: 300 },

@@ -24,13 +24,13 @@ test("a child that arrives before its parent is placed under it when that arrive
   assert.deepEqual([...nodes].map((row) => names(trace)[row]), ["root", "parent", "child"]);
 });
 
-test("an open span that is not named any more has left without an end", () => {
+test("an open span that is no longer listed has no end", () => {
   const trace = new Trace(traceDocument([{ name: "a", state: 1 }, { name: "b", state: 1, start: 1 }, { name: "c", state: 3, start: 2 }]));
   trace.merge(delta([], { open: [id(1)] }), "2");
   assert.deepEqual([...trace.state.slice(0, 3)], [0, 1, 3]);
 });
 
-test("edges and writes come with the span that has them", () => {
+test("edges and writes are stored with their span", () => {
   const trace = new Trace(traceDocument([{ name: "invoke_node plan", state: 1 }]));
   const edges = [{ target: "act", kind: "edge", is_declared: true }];
   trace.merge(delta([{ id: id(0), name: "invoke_node plan", edges }]), "2");
@@ -45,7 +45,7 @@ test("a run that starts later is added once", () => {
   assert.deepEqual(trace.runs.map((run) => run.row), [0, 2]);
 });
 
-test("spans of many changes give the same trace as one document", () => {
+test("spans of many changes produce the same trace as one document", () => {
   let seed = 3;
   const random = (n) => (seed = (seed * 1103515245 + 12345) % 2147483648) % n;
   for (let round = 0; round < 50; round++) {

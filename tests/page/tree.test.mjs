@@ -25,7 +25,7 @@ test("a cycle of parents ends as a root and each span is shown once", () => {
   assert.equal(labels(found).length, 3);
 });
 
-test("six or more of one name are one row until it is opened", () => {
+test("six or more spans of one name are one row until it is opened", () => {
   const chats = Array.from({ length: 312 }, (_, i) => ({ name: "chat m", operation: "chat", parent: 0, start: i, status: i === 7 ? 2 : 0 }));
   const found = tree([{ name: "root", duration: 400 }, ...chats, { name: "other", parent: 0, start: 400 }]);
   assert.deepEqual(labels(found), ["root", "  [chat m ×312]", "  other"]);
@@ -36,7 +36,7 @@ test("six or more of one name are one row until it is opened", () => {
   assert.equal(opened.length, 3 + 312);
 });
 
-test("five of one name are not folded", () => {
+test("five spans of one name are not folded", () => {
   const found = tree([{ name: "root" }, ...Array.from({ length: 5 }, (_, i) => ({ name: "chat m", parent: 0, start: i }))]);
   assert.equal(labels(found).length, 6);
 });
@@ -55,7 +55,7 @@ test("parallel executions in one step are no loop", () => {
   assert.equal(found.groups.length, 0);
 });
 
-test("many iterations are closed; the one that runs is open", () => {
+test("many iterations are closed; the running one is open", () => {
   const executions = Array.from({ length: 20 }, (_, i) => [i % 2 ? "act" : "plan", i + 1, i === 19 ? { state: 1 } : {}]);
   const shown = labels(tree(runOf(executions)));
   assert.equal(shown.filter((label) => label.includes("iteration")).length, 10);
@@ -81,7 +81,7 @@ test("errors and open spans are counted upwards, through groups", () => {
   assert.equal(found.running[0], 1);
 });
 
-test("every span is shown exactly once when all is open, whatever the shape", () => {
+test("every span of any tree is shown exactly once when all rows are open", () => {
   let seed = 7;
   const random = (n) => (seed = (seed * 1103515245 + 12345) % 2147483648) % n;
   for (let round = 0; round < 200; round++) {
@@ -97,7 +97,7 @@ test("every span is shown exactly once when all is open, whatever the shape", ()
   }
 });
 
-test("the critical path follows what the end waited for and adds up to the whole", () => {
+test("the critical path has the spans that determine the end and covers the whole duration", () => {
   const found = tree([
     { name: "root", start: 0, duration: 100 }, { name: "short", parent: 0, start: 10, duration: 20 }, { name: "long", parent: 0, start: 10, duration: 60 },
     { name: "last", parent: 0, start: 75, duration: 20 },

@@ -268,7 +268,7 @@ with open(sys.argv[1], "r+b") as file:  # the first page is copied from the log,
 
 
 @pytest.mark.parametrize("opens", [SqliteStore, lambda path: StoreReader(SqliteStore(path))])
-def test_a_process_that_is_killed_while_it_copies_the_log_into_the_file_damages_nothing(path, opens, caplog):
+def test_a_kill_during_a_checkpoint_does_not_damage_the_store(path, opens, caplog):
     subprocess.run([sys.executable, "-c", KILLED_IN_A_CHECKPOINT, str(path)], check=False)
     with closing(opens(path)) as store:
         assert len(store.unsent("here")[0] if isinstance(store, SqliteStore) else list(store.iter_batches())) == 50

@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.mark.parametrize("method", ["on_start", "_on_ending", "on_end"])
-def test_a_processor_that_raises_costs_no_other_processor_the_span(method, run_python):
+def test_an_error_of_a_processor_does_not_affect_other_processors(method, run_python):
     done = run_python(
         """
         import sys, nodespan

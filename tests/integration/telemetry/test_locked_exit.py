@@ -22,7 +22,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_span_of_a_process_that_ended_beside_a_locked_store_is_lost_at_once_and_not_running():
+def test_a_span_of_a_process_that_ended_while_the_store_was_locked_is_lost():
     with subprocess.Popen([sys.executable, "-c", ENDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -52,7 +52,7 @@ print(telemetry.store.path)
 """
 
 
-def test_what_is_lost_with_the_memory_and_what_is_in_the_file_have_a_warning_each(run_python):
+def test_lost_spans_and_stored_spans_have_separate_warnings(run_python):
     done = run_python(FILE_IS_FULL, OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
     assert done.stdout.strip() == "memory"
     assert (

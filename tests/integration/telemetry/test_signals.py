@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.mark.parametrize("call", ["force_flush", "shutdown"])
-def test_a_handler_that_ends_telemetry_inside_a_call_of_the_store_does_not_wait_for_itself(call, run_python):
+def test_a_handler_that_ends_telemetry_inside_a_call_of_the_store_does_not_deadlock(call, run_python):
     done = run_python(
         f"""
         import faulthandler, signal, nodespan
@@ -23,7 +23,7 @@ def test_a_handler_that_ends_telemetry_inside_a_call_of_the_store_does_not_wait_
     assert (done.stdout.strip(), done.returncode) == ("1 1", 0), done.stderr
 
 
-def test_a_storm_of_handlers_that_flush_inside_a_flush_ends_and_loses_no_count(run_python):
+def test_many_handlers_that_flush_inside_a_flush_end_and_counts_are_exact(run_python):
     done = run_python(
         """
         import faulthandler, signal, time, nodespan
