@@ -7,6 +7,7 @@ import traceback
 from typing import Any, Final, cast
 
 from nodespan import semconv
+from nodespan.spans.attributes import fact
 from nodespan.spans.redaction import safe_text
 
 CAPTURE_MESSAGES: Final = "NODESPAN_CAPTURE_EXCEPTION_MESSAGES"
@@ -15,7 +16,8 @@ CAPTURE_MESSAGES: Final = "NODESPAN_CAPTURE_EXCEPTION_MESSAGES"
 def error_type(error: BaseException) -> str:
     """The exception's class as ``error.type`` names it: module and qualified name, builtins without module."""
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    module = fact(kind, "__module__")
+    return kind.__qualname__ if module in (None, "builtins") else f"{module}.{kind.__qualname__}"
 
 
 def exception_message(error: BaseException) -> str | None:

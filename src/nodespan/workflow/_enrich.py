@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langgraph.types import Command
 
 from nodespan import semconv
-from nodespan.instrumentation.langgraph import WorkflowSpan, field_of
+from nodespan.spans.attributes import fact
 from nodespan.spans.directory import NodeIds, span_id_of, trace_id_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.workflow._chunks import PIPELINE_CHUNK
+
+if TYPE_CHECKING:
+    from nodespan.instrumentation.langgraph import WorkflowSpan
 
 Event = dict[str, Any]
 
@@ -167,7 +170,10 @@ def _entries(value: object, *, per_node: bool) -> dict[str, Any] | None:
         value = cast("tuple[object, ...]", value)[-1]
     if isinstance(value, Command):
         value = cast("object", value.update)
-    found = field_of(value, "node_metadata")
+    if isinstance(value, Mapping):
+        found = cast("Mapping[str, object]", value).get("node_metadata")
+    else:
+        found = fact(value, "node_metadata")
     if found is not None and isinstance(found, Mapping):  # asking None whether it is one takes as long as the rest
         return dict(cast("Mapping[str, Any]", found)) or None
     if not per_node or not isinstance(value, dict):

@@ -119,6 +119,15 @@ def test_an_updated_state_gives_the_identity(how, run, exporter):
     assert [ids_of(span) for span in runs(exporter)] == [("t1", None), WHOLE]
 
 
+def can_store(value):
+    """Whether checkpoints may have the value; LangGraph 0.6 rejects half a surrogate."""
+    try:
+        InMemorySaver().serde.dumps_typed({"thread_id": value})
+    except TypeError:
+        return False
+    return True
+
+
 ODD = {
     "half a surrogate": ("\ud800", "?"),
     "emoji": ("\U0001f999", "\U0001f999"),
@@ -133,7 +142,8 @@ ODD = {
 @pytest.mark.parametrize("field", ["user_id", "conversation_id"])
 def test_an_unusual_id_is_recorded_in_an_encodable_form(odd, start, field, exporter):
     assert graph(step).invoke({"x": 0, field: odd}) == {"x": 1, field: odd}
-    graph(step).invoke({"x": 0}, {"configurable": {"thread_id": odd, field: odd}})
+    saver = InMemorySaver() if can_store(odd) else None
+    graph(step, checkpointer=saver).invoke({"x": 0}, {"configurable": {"thread_id": odd, field: odd}})
     spans = exporter.get_finished_spans()
     assert [span.name for span in spans] == ["invoke_node step", "invoke_workflow LangGraph"] * 2
     for each in decode_batch(encode_spans(spans)[0].data):

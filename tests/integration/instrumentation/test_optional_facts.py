@@ -64,6 +64,55 @@ async def test_a_workflow_whose_attributes_cannot_be_read_is_executed(tracer_pro
     assert names(exporter) == ["invoke_workflow Lazy"]
 
 
+async def test_events_with_values_that_cannot_be_read_have_their_ids(tracer_provider):
+    graph = chain(("node", lambda state: {"n": Lazy()}, {}))
+    composer = ComposerService(tracer_provider=tracer_provider)
+    events = [event async for event in composer.execute_workflow(graph, {"n": 0})]
+    assert len(events) > 3
+    assert all(event["metadata"]["span_id"] for event in events)
+
+
+class Uncomparable:
+    def __eq__(self, other):
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
+@both
+def test_values_of_a_config_that_cannot_be_compared_cost_no_label(is_async, exporter):
+    config = {
+        "configurable": {"user_id": Uncomparable(), "other": Uncomparable()},
+        "metadata": {"user_id": "u-1", "session_id": "s-1", "other": Uncomparable()},
+    }
+    graph = chain(("node", lambda state: {"n": 1}, {}))
+    asyncio.run(graph.ainvoke({"n": 0}, config)) if is_async else graph.invoke({"n": 0}, config)
+    for span in exporter.get_finished_spans():
+        assert span.attributes["nodespan.metadata.session_id"] == "s-1"
+        assert span.attributes["nodespan.metadata.user_id"] == "u-1"
+
+
+class Unnamed(type):
+    @property
+    def __module__(cls):  # pyright: ignore[reportIncompatibleVariableOverride]
+        raise RuntimeError("no module")
+
+
+class UnnamedError(Exception, metaclass=Unnamed):
+    pass
+
+
+@both
+def test_an_error_whose_class_cannot_be_named_passes_unchanged(is_async, exporter):
+    def fails(state):
+        raise UnnamedError
+
+    graph = chain(fails)
+    with pytest.raises(UnnamedError):
+        asyncio.run(graph.ainvoke({"n": 0})) if is_async else graph.invoke({"n": 0})
+    assert [span.attributes["error.type"] for span in exporter.get_finished_spans()] == ["UnnamedError"] * 2
+
+
 class Vectors(Embeddings):
     @property
     def model(self):

@@ -54,13 +54,18 @@ def label(run: WorkflowSpan, graph: Graph, config: Mapping[str, Any]) -> None:
 def _found(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     configurable = {key: value for one in configs for key, value in section(one, "configurable").items()}
     metadata = {key: value for one in configs for key, value in section(one, "metadata").items()}
-    given = {key: value for key, value in metadata.items() if key not in configurable or configurable[key] != value}
+    given = {key: value for key, value in metadata.items() if not _is_copy(value, configurable.get(key))}
     found = _metadata(given)
     if tags := _tags(tag for one in configs for tag in cast("Iterable[object]", one.get("tags") or ())):
         found[semconv.TAGS] = tags
     if (thread_id := configurable.get("thread_id")) is not None:
         found[semconv.LANGGRAPH_THREAD_ID] = str(thread_id)
     return found
+
+
+def _is_copy(value: object, configured: object) -> bool:
+    """Whether LangGraph has copied a value of metadata from ``configurable``; it copies plain ones."""
+    return isinstance(value, _SCALARS) and type(value) is type(configured) and value == configured
 
 
 def _tags(tags: Iterable[object]) -> list[str]:
