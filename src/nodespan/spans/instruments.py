@@ -116,8 +116,9 @@ class Instruments:
     def observe(self, source: _Source, readings: Mapping[str, Callable[[_Source], Readings]]) -> None:
         """Reads a source at each collection until it is garbage-collected. Idempotent.
 
-        Values with equal labels are added up over all sources; of ages, in seconds, the greatest counts. The readings run on the collecting thread, while the
-        provider holds a lock: they must be fast, and must not acquire a lock that is held during this call.
+        Values with equal labels are added up over all sources; of ages, in seconds, the greatest counts. The readings
+        run on the collecting thread, while the provider holds a lock: they must be fast, and must not acquire a lock
+        that is held during this call.
 
         Args:
             source: Held weakly.
