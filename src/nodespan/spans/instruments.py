@@ -116,8 +116,9 @@ class Instruments:
     def observe(self, source: _Source, readings: Mapping[str, Callable[[_Source], Readings]]) -> None:
         """Reads a source at each collection until it is garbage-collected. Idempotent.
 
-        Values with equal labels are added up over all sources. The readings run on the collecting thread, while the
-        provider holds a lock: they must be fast, and must not acquire a lock that is held during this call.
+        Values with equal labels are added up over all sources; of ages, in seconds, the greatest counts. The readings
+        run on the collecting thread, while the provider holds a lock: they must be fast, and must not acquire a lock
+        that is held during this call.
 
         Args:
             source: Held weakly.
@@ -148,7 +149,7 @@ class Instruments:
             if entry.kind == "metric" and entry.type.startswith("observable "):
                 kind = entry.type.replace("updown", "up_down_").replace(" ", "_")
                 create = getattr(self._meter, f"create_{kind}")
-                create(entry.name, [self._reader(entry.name)], entry.unit, entry.meaning)
+                create(entry.name, [self._reader(entry.name, is_age=entry.unit == "s")], entry.unit, entry.meaning)
 
     def _write(self, name: str, value: float, labels: Labels, context: Context | None) -> None:
         if None in labels.values():
@@ -182,7 +183,7 @@ class Instruments:
         self._writers[name] = writer
         return writer
 
-    def _reader(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _reader(self, name: str, *, is_age: bool) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_: CallbackOptions) -> Iterable[Observation]:
             self._catch_up()
             totals: dict[tuple[tuple[str, str | int | None], ...], float] = {}
@@ -193,7 +194,8 @@ class Instruments:
                     with _READING:
                         for value, labels in reading(source):
                             key = tuple(labels.items())
-                            totals[key] = totals.get(key, 0) + value
+                            before = totals.get(key, 0)
+                            totals[key] = max(before, value) if is_age else before + value
             return [Observation(total, dict(key)) for key, total in totals.items()]
 
         return read

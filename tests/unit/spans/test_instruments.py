@@ -247,3 +247,11 @@ def test_a_failing_meter_is_logged_once_and_does_not_recurse(measured, monkeypat
     monkeypatch.undo()
     kinds = measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
     assert kinds["record a metric"] >= 3
+
+
+def test_of_the_ages_of_several_sources_the_greatest_is_observed(measured):
+    instruments = get_instruments(measured.provider)
+    sources = [Source(3.0), Source(5.0), Source(4.0)]
+    for source in sources:
+        instruments.observe(source, {semconv.NODE_RUNNING_AGE: read})
+    assert measured.of(semconv.NODE_RUNNING_AGE) == {(): 5.0}
