@@ -11,7 +11,6 @@ from langchain_core.language_models import FakeListLLM
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from nodespan.instrumentation import instrument, uninstrument
-from nodespan.instrumentation import langgraph as room
 from nodespan.instrumentation._seams import Seams
 from nodespan.instrumentation.langgraph import _seam
 from nodespan.instrumentation.langgraph._fallback import NodeCallbacks
@@ -36,8 +35,7 @@ def lacking(monkeypatch, tracer_provider):
             return replace(seam, name=f"{seam.name}_of_old") if is_lacking else seam
 
         seams = Seams("a LangGraph", tuple(map(renamed, _seam.SEAMS._seams)))
-        for place in (_seam, room):
-            monkeypatch.setattr(place, "SEAMS", seams)
+        monkeypatch.setattr(_seam, "SEAMS", seams)
         for part in ("RUNS", "NODES"):
             monkeypatch.setattr(_seam, part, tuple(map(renamed, getattr(_seam, part))))
         instrument(tracer_provider=tracer_provider, langchain=False, llama_cpp=False)
