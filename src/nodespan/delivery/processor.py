@@ -333,7 +333,8 @@ class StoreSpanProcessor(SpanProcessor):
 
     def _take_outcomes(self) -> None:
         """Reads the outcome of this process's spans that another process has sent, or that had to make room."""
-        for store in list(self._senders):
+        # Without a destination there is none, and the writer may wait for a lock with the only connection.
+        for store in list(self._senders) if self._destination is not None else ():
             with self._tolerating(store):
                 for outcome, spans in store.take_outcomes(self._writer).items():
                     self._count_outcome(spans, outcome)

@@ -90,15 +90,15 @@ def test_a_program_with_another_endpoint_is_not_starved():
 import sys, time, nodespan
 from opentelemetry import trace
 telemetry = nodespan.configure("busy", endpoint=sys.argv[1])
-print("up", flush=True)
 while True:
     trace.get_tracer("x").start_span("busy").end()
     time.sleep(0.02)
 """
     with OtlpReceiver() as busy, OtlpReceiver() as other:
+        busy.delay_s = 30.0  # its program has always something to send, and holds its lock
         program = subprocess.Popen([sys.executable, "-c", code, busy.endpoint], stdout=subprocess.PIPE)
         try:
-            program.stdout.readline()
+            busy.wait_for(lambda receiver: receiver.arrivals)
             assert run("other", other.endpoint, timeout_s=10)[0] == [5, 0, {}]
         finally:
             program.kill()
@@ -313,11 +313,11 @@ def test_a_flush_returns_in_time_while_the_store_is_locked():
         store.stats()
         held = hold(store.path)
         trace.get_tracer("x").start_span("a").end()
-        time.sleep(0.4)  # the writer waits for the lock as well
+        time.sleep(0.3)  # the writer waits for the lock as well, for 1 s in all
         started = time.monotonic()
         report = telemetry.force_flush(0.1)
         took_s = time.monotonic() - started
         held.close()
         assert (report.waiting, bool(report)) == (1, False)
-        assert took_s < 1
+        assert took_s < 0.5
         assert telemetry.force_flush(10).waiting == 0
