@@ -91,7 +91,9 @@ def exporting(on_trouble: Callable[[str], None]) -> Generator[None]:
         on_trouble: Called with the reason of a failure.
     """
     for name in _SDK_LOGGERS:
-        logging.getLogger(name).addFilter(_passes)  # adding it again changes nothing
+        filters = logging.getLogger(name).filters
+        if _passes not in filters:
+            filters.insert(0, _passes)  # before the SDK's own, which drops records that are like the last one
     _here.on_trouble = on_trouble
     try:
         yield

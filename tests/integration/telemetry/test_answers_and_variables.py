@@ -56,6 +56,22 @@ def test_a_grpc_port_used_over_http_is_reported_for_each_signal(monkeypatch, cap
         assert "\N{REPLACEMENT CHARACTER}" not in line
 
 
+def test_each_outage_of_logs_is_reported_with_its_reason(monkeypatch, caplog):
+    """The SDK drops a record of its log exporter that has the form of the one before, within 20 s."""
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    logger = logging.getLogger("nodespan")
+    with OtlpReceiver() as receiver:
+        receiver.answers.append((503, {}, b""))
+        with configure(endpoint=receiver.endpoint):
+            logger.warning("a line")
+            receiver.wait_for(lambda one: one.log_records)
+    caplog.clear()
+    with OtlpReceiver("grpc") as receiver, configure(endpoint=receiver.endpoint):
+        logger.warning("a line")
+    [outage] = [one.getMessage() for one in caplog.records if one.getMessage().startswith("Cannot export logs")]
+    assert "the port expects gRPC" in outage
+
+
 def test_a_proxy_of_the_environment_is_used_and_its_answer_reported(monkeypatch, caplog):
     with OtlpReceiver() as proxy:
         proxy.answers.extend([(403, {}, b"blocked by proxy")] * 20)
