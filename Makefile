@@ -7,11 +7,13 @@ ARGS ?=
 DIR := .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(DIR)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-# Two processes, as the model itself keeps a core busy; snapshots are compared, and only changed on request.
+# Tests start many processes of Python, each of which would compile nodespan anew.
+export PYTHONDONTWRITEBYTECODE :=
+# Three processes on two cores, as many tests wait; snapshots are compared, and only changed on request.
 # Tests of the real servers have targets of their own.
 APART := --ignore=tests/stack --ignore=tests/scale
 ONLY ?= tests $(APART)
-PYTEST := $(BIN)/python -m pytest -n 2 --inline-snapshot=disable
+PYTEST := $(BIN)/python -m pytest -n 3 --inline-snapshot=disable
 PINNED := -c constraints.txt --build-constraint constraints.txt
 # Both exist only after every step before them went well, so that an interrupted set-up is taken up again.
 VENV := $(DIR)/.made

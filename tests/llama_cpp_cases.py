@@ -47,7 +47,11 @@ CASES = [
     Case("cold chat", (chat("What is the sea?", seed=5, max_tokens=12),)),
     Case("no seed needed at temperature 0", (raw(STORY, temperature=0.0, max_tokens=12),), is_extended=True),
     Case("prefix", (raw(STORY, seed=5, max_tokens=4), raw(STORY + " it was", seed=6, max_tokens=8))),
-    Case("chat turn", (chat("What is the sea?", seed=5, max_tokens=4), chat("What is a ship?", seed=6, max_tokens=8))),
+    Case(
+        "chat turn",
+        (chat("What is the sea?", seed=5, max_tokens=4), chat("What is a ship?", seed=6, max_tokens=8)),
+        is_extended=True,
+    ),
     Case("exact hit", (raw(STORY, seed=5, max_tokens=1), raw(STORY, seed=5, max_tokens=8))),
     Case("longer one cached", (raw(STORY, seed=5, max_tokens=8), raw(STORY, seed=5, max_tokens=8)), is_extended=True),
     Case(
@@ -55,21 +59,29 @@ CASES = [
         (raw(STORY, seed=5, max_tokens=8), raw("An apple is", seed=5, max_tokens=8)),
         is_extended=True,
     ),
-    Case("one token more than cached", (raw(words(10), seed=5, max_tokens=1), raw(words(11), seed=5, max_tokens=4))),
+    Case(
+        "one token more than cached",
+        (raw(words(10), seed=5, max_tokens=1), raw(words(11), seed=5, max_tokens=4)),
+        is_extended=True,
+    ),
     Case("a prompt of one token", (raw(words(1), seed=5, max_tokens=6),), is_extended=True),
     Case("one token of answer", (raw(STORY, seed=5, max_tokens=1),), "length"),
     *(
-        Case(f"batch border {count}", (raw(words(count), seed=5, max_tokens=4),), is_extended=count > N_BATCH + 1)
+        Case(
+            f"batch border {count}",
+            (raw(words(count), seed=5, max_tokens=4),),
+            is_extended=count not in (N_BATCH, N_BATCH + 1),
+        )
         for count in (N_BATCH - 1, N_BATCH, N_BATCH + 1, 2 * N_BATCH, 2 * N_BATCH + 1)
     ),
-    Case("stop string", (chat(SUM, temperature=0.0, max_tokens=40, stop=(" came", " =")),), "stop"),
+    Case("stop string", (chat(SUM, temperature=0.0, max_tokens=40, stop=(" came", " =")),), "stop", is_extended=True),
     Case("stop string of several tokens", (chat(SUM, temperature=0.0, max_tokens=40, stop=("+ 1 =",)),), "stop"),
     Case("end token", (chat(SUM, temperature=0.0, max_tokens=40),), "stop", is_extended=True),
     Case("end token as the last one allowed", (chat(SUM, temperature=0.0, max_tokens=8),), "stop"),
     Case("end token at once", (raw(GREETING, temperature=0.0, max_tokens=9),), "stop"),
     Case("emoji", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=15),), is_extended=True),
     Case("emoji cut by max_tokens", (raw("🎉🎊🎉🎊🎉🎊🎉🎊🎉🎊", temperature=0.0, max_tokens=13),)),
-    Case("context full", (raw(words(N_CTX - 10), seed=5),)),
+    Case("context full", (raw(words(N_CTX - 10), seed=5),), is_extended=True),
 ]
 EACH_CASE = pytest.mark.parametrize(
     "case",

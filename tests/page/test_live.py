@@ -146,6 +146,7 @@ def test_a_resumed_tab_is_up_to_date(page: Page, context: BrowserContext, viewer
     expect(other.locator("tr.is-running")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_a_killed_program_is_shown_as_lost(page: Page, start: Start) -> None:
     process = start("30")
     page.locator("tr.is-running").wait_for(timeout=60_000)

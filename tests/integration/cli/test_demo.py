@@ -34,7 +34,7 @@ def leaves(names):
     return [(name, []) for name in sorted(names)]
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", pytest.param("grpc", marks=pytest.mark.extended)])
 def test_its_trace_at_a_collector_has_the_expected_spans(cli, smollm2, tmp_path, monkeypatch, protocol):
     model = tmp_path / "small.gguf"
     model.symlink_to(smollm2)

@@ -157,6 +157,7 @@ def test_a_run_is_shown_from_its_first_node_through_a_retry_to_its_end(reader, c
     assert cli("traces", "--running", "--json").json == []
 
 
+@pytest.mark.extended
 def test_following_ends_with_a_killed_run_and_shows_its_phase(reader, cli, watch):
     with program() as process:
         trace_id = running(reader, "invoke_node slow")

@@ -250,11 +250,17 @@ def run(program: str, smollm2: Path) -> subprocess.CompletedProcess[str]:
     [
         pytest.param('list(ask("The sea", max_tokens=2))', id="idle"),
         pytest.param('stream = ask("The sea"); next(stream)', id="decoding"),
-        pytest.param('stream = ask("word " * 1800); time.sleep(1)', id="prefilling"),
+        pytest.param('stream = ask("word " * 1800); time.sleep(1)', id="prefilling", marks=pytest.mark.extended),
         pytest.param('stream = ask("The sea", max_tokens=900); next(stream); time.sleep(1.5)', id="unread"),
-        pytest.param('streams = [ask("The sea") for _ in range(5)]; next(streams[0])', id="waiting"),
+        pytest.param(
+            'streams = [ask("The sea") for _ in range(5)]; next(streams[0])', id="waiting", marks=pytest.mark.extended
+        ),
         pytest.param('stream = ask("The sea")', id="loading"),
-        pytest.param('threading.Thread(target=lambda: list(ask("The sea", max_tokens=5))).start()', id="in a thread"),
+        pytest.param(
+            'threading.Thread(target=lambda: list(ask("The sea", max_tokens=5))).start()',
+            id="in a thread",
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_running_generations_do_not_prevent_the_interpreter_from_exiting(program: str, smollm2: Path) -> None:

@@ -97,7 +97,9 @@ def garble(handler):
     handler.wfile.write(b"\x00\xff\x15garbage\r\n\r\n\xfe" * 10)
 
 
-@pytest.mark.parametrize("misbehaviour", [reset, hang_up, garble])
+@pytest.mark.parametrize(
+    "misbehaviour", [reset, *(pytest.param(way, marks=pytest.mark.extended) for way in (hang_up, garble))]
+)
 def test_interrupted_connections_lose_no_span(misbehaviour, make_spans, figures):
     with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
         receiver.answers.extend([misbehaviour] * 2)
@@ -186,7 +188,7 @@ def test_a_batch_that_breaks_the_destination_does_not_block_others(make_spans, f
     assert "500 panic" in caplog.text
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", pytest.param("grpc", marks=pytest.mark.extended)])
 def test_a_batch_that_is_too_large_is_split_and_only_a_single_large_span_is_dropped(protocol, make_spans, figures):
     receiver = OtlpReceiver(protocol)
     receiver.max_bytes = 20_000
@@ -260,7 +262,7 @@ def test_an_unresolvable_name_is_logged_and_nothing_is_lost(make_spans, caplog):
         assert "Name or service not known" in caplog.text or "name resolution" in caplog.text
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", pytest.param("grpc", marks=pytest.mark.extended)])
 def test_an_untrusted_certificate_keeps_spans_in_the_store_until_it_is_replaced(
     protocol, certificates, monkeypatch, make_spans, figures
 ):

@@ -122,6 +122,7 @@ def test_spans_of_a_rotated_key_wait_until_they_are_readdressed():
         assert len(receiver.spans) == 7
 
 
+@pytest.mark.extended
 def test_a_path_that_was_wrong_is_corrected_by_readdressing():
     with OtlpReceiver() as receiver:
         receiver.answers.extend([(404, {}, b"")] * 20)

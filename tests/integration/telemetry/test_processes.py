@@ -63,7 +63,7 @@ print(time.time(), flush=True)
 """
 
 
-@pytest.mark.parametrize("is_mute", [False, True])
+@pytest.mark.parametrize("is_mute", [False, pytest.param(True, marks=pytest.mark.extended)])
 def test_an_exit_while_offline_takes_two_seconds_and_spans_are_sent_later(
     is_mute, closed_port, run_python, figures, tmp_path
 ):

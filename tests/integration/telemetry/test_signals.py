@@ -23,6 +23,7 @@ def test_a_handler_that_ends_telemetry_inside_a_call_of_the_store_does_not_deadl
     assert (done.stdout.strip(), done.returncode) == ("1 1", 0), done.stderr
 
 
+@pytest.mark.extended
 def test_many_handlers_that_flush_inside_a_flush_end_and_counts_are_exact(run_python):
     done = run_python(
         """

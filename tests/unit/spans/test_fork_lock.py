@@ -36,7 +36,7 @@ def is_free(lock):
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(2)
+    thread.join(0.3)
     return bool(found)
 
 
