@@ -25,6 +25,8 @@ PROCESSES = 8
 PAUSE_S = 0.6
 STEP = 500
 ARRIVED_S = 180.0
+DRAINED_S = 300.0
+"""The metrics of the programs, eight requests a second, continue while the agent sends those that it has queued."""
 STILL_S = 2.0
 """How long a counter must not change before the chain counts as empty: four times its longest batching time."""
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -258,9 +260,8 @@ class Count:
 
     def wait_until_agent_empty(self) -> None:
         """Wait until the agent has once sent all accepted data."""
-        eventually(
-            lambda: self.counters.of_agent("otelcol_exporter_queue_size"), lambda size: size == 0, "agent's queue"
-        )
+        size = "otelcol_exporter_queue_size"
+        eventually(lambda: self.counters.of_agent(size), lambda queued: queued == 0, "agent's queue", DRAINED_S)
 
     def wait_until_gateways_empty(self) -> None:
         """Wait until the gateways have once sent their queues to Jaeger."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scale_chain import GATEWAYS, PARTITIONS, TOPICS, Chain
 
-from scale_load import HEADER, PROCESSES, STEP, Count, Programs
+from scale_load import DRAINED_S, HEADER, PROCESSES, STEP, Count, Programs
 from stack_backends import Prometheus, eventually
 
 AWAY_S = 3.0
@@ -174,6 +174,7 @@ def test_a_fault_under_load_loses_no_span_that_was_reported_stored(
         lambda: (prometheus.query(counted), count.counters.queues()),  # the queues show where metrics are held up
         lambda seen: bool(seen[0]) and seen[0][0][1] == executions,
         f"{executions} executions of nodes in Prometheus",
+        DRAINED_S,
     )
 
 
