@@ -11,9 +11,24 @@ from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from opentelemetry import context as context_api
 from opentelemetry.propagate import extract
+
+
+def works(state: Any) -> dict[str, Any]:
+    """A node that writes."""
+    return {"seen": ["worked"], "n": 1}
+
+
+def asks(state: Any) -> dict[str, Any]:
+    """A node that interrupts."""
+    return {"seen": [interrupt("go on?")]}
+
+
+def fails(state: Any) -> dict[str, Any]:
+    """A node that raises."""
+    raise ValueError("the remote node is down")
 
 
 class RemoteServer:

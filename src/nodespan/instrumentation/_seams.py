@@ -38,11 +38,13 @@ class Seams:
 
     Args:
         library: Name of the library and its supported versions.
+        is_newer: Older supported versions have none of them. Where the first is missing, nothing is wrapped or logged.
     """
 
-    def __init__(self, library: str, seams: Sequence[Seam]) -> None:
+    def __init__(self, library: str, seams: Sequence[Seam], *, is_newer: bool = False) -> None:
         self._library = library
         self._seams = seams
+        self._is_newer = is_newer
         self._claimants: WeakSet[object] = WeakSet()
         self._installed: dict[Seam, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self._reported: set[Seam] = set()
@@ -54,6 +56,9 @@ class Seams:
         Returns:
             The seams that this version of the library lacks. Each is logged once as a warning.
         """
+        first = self._seams[0]
+        if self._is_newer and not _has(_target(first), first.name):
+            return ()
         with self._lock:
             self._claimants.add(claimant)
             return tuple(seam for seam in self._seams if seam not in self._installed and not self._wrap(seam))

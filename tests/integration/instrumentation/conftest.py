@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib.metadata import version
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from opentelemetry import context as context_api
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -15,6 +17,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation.langchain import LangChainInstrumentor
 from nodespan.instrumentation.langgraph import LangGraphInstrumentor
+from remote_graphs import RemoteServer
+from small_graphs import chain
 
 
 class OpenSpans(SpanProcessor):
@@ -66,6 +70,32 @@ def traced(tracer_provider):
     LangGraphInstrumentor().instrument(tracer_provider=tracer_provider)
     yield
     LangGraphInstrumentor().uninstrument()
+
+
+@pytest.fixture
+def all_traced(tracer_provider, measured):
+    """``instrument()`` of every library, with metrics."""
+    instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
+    yield
+    uninstrument()
+
+
+@pytest.fixture
+def serve(all_traced):
+    """``server, remote = serve(*bodies)``: a server of a chain of nodes, and a ``RemoteGraph`` of it."""
+    from langgraph.pregel.remote import RemoteGraph
+
+    with ExitStack() as servers:
+
+        def serves(*bodies):
+            server = RemoteServer(chain(*bodies, name="Inside", checkpointer=InMemorySaver()))
+            servers.enter_context(server.serving())
+            remote = RemoteGraph("assistant", url=server.url, name="Far")
+            servers.callback(remote.sync_client.http.client.close)
+            return server, remote
+
+        yield serves
+    gc.collect()  # while the warnings of responses that LangGraph leaves open are ignored
 
 
 @pytest.fixture

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel.remote import RemoteException, RemoteGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind
 
 from nodespan import semconv
-from nodespan.instrumentation import instrument, uninstrument
-from remote_graphs import RemoteServer
+from nodespan.instrumentation import uninstrument
+from remote_graphs import asks, fails, works
 from small_graphs import chain, thread
 
 # LangGraph leaves responses open: of an interrupt, and of an event loop that has ended.
@@ -28,40 +26,6 @@ has_v2 = pytest.mark.skipif(
     "version" not in (RemoteGraph.invoke.__kwdefaults__ or {}), reason="this LangGraph has no version v2 of chunks"
 )
 both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-
-
-@pytest.fixture(autouse=True)
-def all_traced(tracer_provider, measured):
-    instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
-    yield
-    uninstrument()
-    gc.collect()  # while their warnings are ignored
-
-
-def works(state):
-    return {"seen": ["worked"], "n": 1}
-
-
-def asks(state):
-    return {"seen": [interrupt("go on?")]}
-
-
-def fails(state):
-    raise ValueError("the remote node is down")
-
-
-@pytest.fixture
-def serve():
-    with ExitStack() as servers:
-
-        def serves(*bodies):
-            server = RemoteServer(chain(*bodies, name="Inside", checkpointer=InMemorySaver()))
-            servers.enter_context(server.serving())
-            remote = RemoteGraph("assistant", url=server.url, name="Far")
-            servers.callback(remote.sync_client.http.client.close)
-            return server, remote
-
-        yield serves
 
 
 def call(graph, is_async, given, config=None):

@@ -21,6 +21,8 @@ from measured import Measured
 from nodespan import semconv
 from nodespan.testing import FakeServer, span_tree
 
+pytestmark = pytest.mark.usefixtures("all_traced")
+
 QUESTION: Any = [{"role": "user", "content": "what is the sea"}]
 
 
@@ -28,13 +30,6 @@ QUESTION: Any = [{"role": "user", "content": "what is the sea"}]
 def server() -> Iterator[FakeServer]:
     with FakeServer("llama-server") as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def instrumented(tracer_provider: TracerProvider, measured: Measured) -> Iterator[None]:
-    nodespan.instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
-    yield
-    nodespan.uninstrument()
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from pydantic import BaseModel
 import nodespan
 from nodespan.testing import FakeServer
 
+pytestmark = pytest.mark.usefixtures("all_traced")
+
 CALL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "what is the sea"}]}
 STREAMED: dict[str, Any] = {**CALL, "stream": True, "stream_options": {"include_usage": True}}
 TEXT = "The sea is wide."
@@ -29,13 +31,6 @@ TEXT = "The sea is wide."
 def server() -> Iterator[FakeServer]:
     with FakeServer("openai", has_usage=True) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def instrumented(tracer_provider: Any, measured: Any) -> Iterator[None]:
-    nodespan.instrument(tracer_provider=tracer_provider, meter_provider=measured.provider)
-    yield
-    nodespan.uninstrument()
 
 
 @pytest.fixture

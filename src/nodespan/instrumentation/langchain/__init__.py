@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langchain_core.language_models import BaseChatModel
-
 from nodespan.instrumentation._instrumentor import LibraryInstrumentor
 from nodespan.instrumentation.langchain._embeddings import EmbeddingSeams
 from nodespan.instrumentation.langchain._seam import EVENT_STREAMS, LANGGRAPH, SEAMS
@@ -27,5 +25,4 @@ class LangChainInstrumentor(LibraryInstrumentor):
     _embeddings = EmbeddingSeams()
 
     def _wrappers(self) -> Sequence[Wrappers]:
-        events = (EVENT_STREAMS,) if hasattr(BaseChatModel, "_iter_v2_events") else ()
-        return (SEAMS, *events, LANGGRAPH, self._embeddings)
+        return SEAMS, EVENT_STREAMS, LANGGRAPH, self._embeddings

@@ -76,5 +76,5 @@ EVENT_STREAMS: Final = Seams(
         Seam(_MANAGERS, "CallbackManagerForLLMRun", "on_stream_event", _patch.piece, "times to a first event"),
         Seam(_MANAGERS, "AsyncCallbackManagerForLLMRun", "on_stream_event", _patch.piece, "times to a first event"),
     ),
+    is_newer=True,
 )
-"""Names of newer versions only, with their purpose."""

@@ -1,7 +1,7 @@
 """Event streams (version v3) of a ``RemoteGraph``: a context manager, whose run begins when it is entered.
 
-Its status is what the program learns: an error that it gets, an interrupt, an abort. A program that leaves the stream
-before its end leaves the run to the server.
+Its status is that of the received part: an error, an interrupt, an abort. If the program leaves the stream before its
+end, the run continues on the server.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
+from nodespan.instrumentation._proxy import Proxy
 from nodespan.instrumentation.langgraph._remote import INTERRUPT, RemoteRun
 from nodespan.instrumentation.langgraph._run import STATE
 from nodespan.spans.guard import Guard
@@ -19,10 +18,6 @@ from nodespan.spans.scope import current_scope
 
 if TYPE_CHECKING:
     from nodespan.instrumentation._steps import Enclosure
-
-    _Proxy = wrapt.ObjectProxy[Any]
-else:
-    _Proxy = wrapt.ObjectProxy  # cannot be subscripted at run time
 
 _READING = Guard("read the interrupts of a remote graph")
 
@@ -59,7 +54,7 @@ def _is_traced(kwargs: dict[str, Any]) -> bool:
     return kwargs.get("version") == "v3" and (STATE.tracer is not None or current_scope() is not None)
 
 
-class _RunStream(_Proxy):
+class _RunStream(Proxy):
     """A stream whose run has a span. Every other attribute is the original's.
 
     Args:

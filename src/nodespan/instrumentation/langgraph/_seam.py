@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Final
 
@@ -52,16 +51,14 @@ REMOTE_EVENTS: Final = Seams(
         Seam(*_REMOTE, "stream_events", _remote_events.stream_events, "event streams of remote graphs"),
         Seam(*_REMOTE, "astream_events", _remote_events.astream_events, "async event streams of remote graphs"),
     ),
+    is_newer=True,
 )
-"""Names of newer versions only."""
 
 
 def install(claimant: object) -> None:
     """Wraps LangGraph for as long as the claimant lives; a missing seam with a substitute is replaced by it."""
     missing = SEAMS.install(claimant)
-    module, name = _REMOTE
-    if "stream_events" in vars(getattr(sys.modules.get(module), name, object)):
-        REMOTE_EVENTS.install(claimant)
+    REMOTE_EVENTS.install(claimant)
     STATE.lacks_runs = not set(RUNS).isdisjoint(missing)
     STATE.lacks_nodes = not set(NODES).isdisjoint(missing)
     if STATE.lacks_nodes:

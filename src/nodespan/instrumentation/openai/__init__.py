@@ -22,6 +22,6 @@ class OpenAIInstrumentor(LibraryInstrumentor):
     _state = STATE
 
     def _wrappers(self) -> Sequence[Seams]:
-        from nodespan.instrumentation.openai._seam import PARSING, SEAMS, can_parse
+        from nodespan.instrumentation.openai._seam import PARSING, SEAMS
 
-        return (SEAMS, PARSING) if can_parse() else (SEAMS,)
+        return SEAMS, PARSING

@@ -7,8 +7,7 @@ import inspect
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-import wrapt
-
+from nodespan.instrumentation._proxy import Proxy
 from nodespan.instrumentation.openai._call import open_call
 from nodespan.spans.attributes import fact
 
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from nodespan.instrumentation.openai._call import OpenAICall
-
-if TYPE_CHECKING:
-    _Proxy = wrapt.ObjectProxy[Any]
-else:
-    _Proxy = wrapt.ObjectProxy  # cannot be subscripted at run time
 
 
 def create(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,12 +84,13 @@ def _observed(call: OpenAICall, answer: Any) -> Any:
         return SyncStream(answer, call)
     if hasattr(kind, "__anext__"):
         return AsyncStream(answer, call)
-    if not hasattr(answer, "http_response"):
+    response = fact(answer, "http_response")
+    if response is None:
         call.read_answer(answer)
-    elif answer.http_response.is_stream_consumed:
+    elif fact(response, "is_stream_consumed"):
         _read_body(call, answer)
     else:
-        return (AsyncResponse if inspect.iscoroutinefunction(kind.parse) else SyncResponse)(answer, call)
+        return (AsyncResponse if inspect.iscoroutinefunction(fact(answer, "parse")) else SyncResponse)(answer, call)
     call.leave()
     return answer
 
@@ -111,7 +106,7 @@ def _read_body(call: OpenAICall, response: Any) -> None:
         call.read_answer(ChatCompletion.construct(**response.http_response.json()))
 
 
-class _Later(_Proxy):
+class _Later(Proxy):
     """An answer that is read later. Every other attribute is the original's."""
 
     def __init__(self, answer: Any, call: OpenAICall) -> None:

@@ -22,14 +22,5 @@ PARSING: Final = Seams(
         Seam(_MODULE, "Completions", "parse", _patch.create, "spans of parsed chat completions"),
         Seam(_MODULE, "AsyncCompletions", "parse", _patch.acreate, "spans of asynchronous parsed chat completions"),
     ),
+    is_newer=True,
 )
-"""Names of newer versions only."""
-
-
-def can_parse() -> bool:
-    """Whether the installed package can parse chat completions, if it is installed."""
-    try:
-        from openai.resources.chat.completions import Completions
-    except ImportError:
-        return False
-    return hasattr(Completions, "parse")
