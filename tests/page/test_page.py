@@ -52,6 +52,17 @@ class TestRuns:
         expect(page).to_have_url(re.compile("min=600"))
         expect(page.locator(".empty")).to_be_visible()
 
+    def test_the_trends_are_those_of_the_listed_runs(self, page: Page, viewer: Viewer) -> None:
+        ended = [run for run in viewer.client.get("/runs.json").json()["traces"] if run["state"] == "ended"]
+        trend = page.get_by_role("img", name=f"Duration of {len(ended)} runs")
+        heights = [float(point.split(",")[1]) for point in trend.locator("polyline").get_attribute("points").split()]
+        durations = [run["duration_s"] for run in reversed(ended)]
+        assert len(heights) == len(ended) > 1
+        assert min(heights) == heights[durations.index(max(durations))]  # the longest run is highest
+        assert max(heights) == heights[durations.index(min(durations))]
+        rates = [run["tokens_out"] / run["decode_s"] for run in ended if run["decode_s"] and run["tokens_out"]]
+        assert page.get_by_role("img", name=f"Decode of {len(rates)} runs").count() == (len(rates) > 1)
+
     def test_runs_are_grouped_by_conversation(self, page: Page) -> None:
         page.locator("tr[data-id]").first.wait_for()
         page.keyboard.press("c")
