@@ -26,6 +26,13 @@ from nodespan.types import GenerationRequest, ModelProfile, ModelProfileType
 from pipelines import chat, raw, wait_for
 
 STORY = "Once upon a time there was a ship, and the sea around it was"
+ENDLESS = {"ignore_eos": True}
+"""Of llama-server: an answer does not end by itself before ``max_tokens``."""
+
+
+def long_answer(**sampling: Any) -> GenerationRequest:
+    """A request whose answer takes many seconds."""
+    return chat(STORY, max_tokens=900, **sampling).model_copy(update={"options": ENDLESS})
 
 
 def profile_of(*servers: LlamaServer, **more: Any) -> ModelProfile:
@@ -160,7 +167,7 @@ def test_by_default_as_many_run_at_once_as_the_server_has_slots(llama_server: Ll
 @pytest.mark.parametrize("read", [0, 3])
 def test_closing_a_stream_frees_the_servers_slot(llama_server: LlamaServer, runner: Runner, read: int) -> None:
     text_of(runner.stream_pipeline(chat("warm", max_tokens=1)))
-    stream = runner.stream_pipeline(chat(STORY, max_tokens=900))
+    stream = runner.stream_pipeline(long_answer())
     wait_for(lambda: llama_server.busy() == 1)
     for _ in range(read):
         next(stream)
@@ -174,14 +181,14 @@ def test_closing_a_stream_frees_the_servers_slot(llama_server: LlamaServer, runn
 
 
 def test_a_deadline_frees_the_servers_slot(llama_server: LlamaServer, runner: Runner) -> None:
-    stream = runner.stream_pipeline(chat(STORY, max_tokens=900), deadline_s=0.5)
+    stream = runner.stream_pipeline(long_answer(), deadline_s=0.5)
     with pytest.raises(TimeoutError):
         text_of(stream)
     wait_for(lambda: llama_server.busy() == 0)
 
 
 def test_tokens_of_an_abandoned_stream_are_the_received_ones(runner: Runner) -> None:
-    stream = runner.stream_pipeline(chat(STORY, seed=1, max_tokens=900))
+    stream = runner.stream_pipeline(long_answer(seed=1))
     for _ in range(5):
         next(stream)
     stream.close()
@@ -225,7 +232,7 @@ def test_a_server_killed_amid_an_answer_and_started_again(smollm2: Path, tmp_pat
     server = LlamaServer(smollm2, tmp_path)
     with server, PipelineFactory({ModelProfileType.Primary: profile_of(server)}) as factory:
         runner = Runner(factory)
-        stream = runner.stream_pipeline(chat(STORY, max_tokens=900))
+        stream = runner.stream_pipeline(long_answer())
         assert next(stream).content
         server.kill()
         with pytest.raises((httpx.TransportError, ServerError)):
