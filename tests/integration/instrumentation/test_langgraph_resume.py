@@ -72,7 +72,7 @@ def test_question_and_answer_of_an_interrupt_are_captured_content(inner, capture
         ]
     else:
         assert found == [(None, None)] * 3
-        assert "0664" not in str([span.to_json() for span in exporter.get_finished_spans()])
+        assert "call 0664" not in str([span.to_json() for span in exporter.get_finished_spans()])
 
 
 def test_questions_of_parallel_nodes_are_all_captured(run, exporter, monkeypatch):
