@@ -37,11 +37,15 @@ class LeanSpanProcessor(Protocol):
 
 
 class LeanProcessors(SynchronousMultiSpanProcessor):
-    """The processors of one provider, in the order in which they were added."""
+    """The processors of one provider, in the order in which they were added.
+
+    Attributes:
+        starts: Methods to call at the start of a span.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._starts: tuple[Callable[..., None], ...] = ()
+        self.starts: tuple[Callable[..., None], ...] = ()
         self._ends: tuple[Callable[[Any], None], ...] = ()
         self._has_others = False
 
@@ -62,13 +66,13 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
     def _sort(self) -> None:
         processors = self._span_processors
         # An on_start that is the SDK's own does nothing and is not called.
-        self._starts = tuple(one.on_start for one in processors if type(one).on_start is not SpanProcessor.on_start)
+        self.starts = tuple(one.on_start for one in processors if type(one).on_start is not SpanProcessor.on_start)
         self._ends = tuple(one.on_end for one in processors)
         self._has_others = not all(accepts_lean_spans(one) for one in processors)
 
     def start_span(self, span: LeanSpan, context: Context | None) -> None:
         """Reports a started span, live."""
-        for on_start in self._starts:
+        for on_start in self.starts:
             try:
                 on_start(span, parent_context=context)
             except Exception as error:  # noqa: BLE001 reported; one processor does not cost the others their span

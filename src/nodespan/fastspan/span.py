@@ -101,17 +101,20 @@ class SpanOrigin:
     capacity: int
     keeps_plain: bool
 
-    def accept(self, attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The attributes as the SDK would hold them, in the span's own dict; ``None`` to let the SDK clean them."""
-        if not self.keeps_plain or len(attributes) > self.capacity or "" in attributes:
-            return None
-        if type(attributes) is PlainAttributes:
-            return attributes
-        if not _TEXT.issuperset(map(type, attributes)):
-            return None
-        if PLAIN.issuperset(map(type, attributes.values())):
-            return dict(attributes)
-        return _with_tuples(attributes)
+    def has_room(self, attributes: Mapping[str, Any], held: int = 0) -> bool:
+        """Whether a span with so many attributes can hold these as they are, if their types allow it."""
+        return self.keeps_plain and held + len(attributes) <= self.capacity and "" not in attributes
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The attributes as the SDK would hold them; ``None`` where its own cleaning is needed."""
+    if type(attributes) is PlainAttributes:
+        return attributes
+    if not _TEXT.issuperset(map(type, attributes)):
+        return None
+    if PLAIN.issuperset(map(type, attributes.values())):
+        return dict(attributes)
+    return _with_tuples(attributes)
 
 
 def _with_tuples(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -190,14 +193,6 @@ class LeanSpan(sdk.Span):
         """Whether the span is exported."""
         return bool(self._flags & TraceFlags.SAMPLED)
 
-    def hold(self, attributes: Mapping[str, Any]) -> None:
-        """Holds the attributes of the start."""
-        accepted = self._origin.accept(attributes)
-        if accepted is not None:
-            self._values = accepted
-        else:
-            self._clean(attributes)
-
     @override
     def set_attribute(self, key: str, value: Any) -> None:
         with self._lock:
@@ -225,16 +220,18 @@ class LeanSpan(sdk.Span):
             if self._end_time is not None:
                 sdk_logger.warning("Setting attribute on ended span.")
                 return
-            origin, values = self._origin, self._values
-            has_room = len(values) + len(attributes) <= origin.capacity
-            accepted = origin.accept(attributes) if has_room else None
-            if accepted is None:
-                self._clean(attributes)
-                return
-            if not values.keys().isdisjoint(accepted):
-                for key in accepted:
-                    values.pop(key, None)
-            values.update(accepted)
+            self._set(attributes)
+
+    def _set(self, attributes: Mapping[str, Any]) -> None:
+        values = self._values
+        accepted = _plain(attributes) if self._origin.has_room(attributes, len(values)) else None
+        if accepted is None:
+            self._clean(attributes)
+            return
+        if not values.keys().isdisjoint(accepted):
+            for key in accepted:
+                values.pop(key, None)
+        values.update(accepted)
 
     def _clean(self, attributes: Mapping[str, Any]) -> None:
         """Adds attributes by the SDK's container: invalid keys, other types, limits, and the SDK's own warnings."""
@@ -255,6 +252,16 @@ class LeanSpan(sdk.Span):
             if self._end_time is not None:
                 sdk_logger.warning("Calling end() on an ended span.")
                 return
+            self._end_time = time_ns() if end_time is None else end_time
+        self._origin.processors.end_span(self)
+
+    def end_with(self, attributes: Mapping[str, Any], end_time: int | None = None) -> None:
+        """``set_attributes`` and ``end`` at the cost of one."""
+        with self._lock:
+            if self._end_time is not None:
+                sdk_logger.warning("Calling end() on an ended span.")
+                return
+            self._set(attributes)
             self._end_time = time_ns() if end_time is None else end_time
         self._origin.processors.end_span(self)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from threading import Lock
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -21,6 +22,8 @@ from typing_extensions import override
 
 from nodespan.fastspan.processors import LeanProcessors
 from nodespan.fastspan.span import LeanSpan, SpanOrigin
+from nodespan.spans.attributes import PlainAttributes
+from nodespan.spans.current import SPAN_KEY, get_current
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -35,17 +38,15 @@ if hasattr(os, "register_at_fork"):
 _new_span: Final = object.__new__  # the SDK's Span.__new__ only refuses direct calls of its constructor
 
 
-def _random_span_id() -> int:
-    while not (span_id := _random.getrandbits(64)):
-        pass
-    return span_id
+def _samples_all(sampler: object) -> bool:
+    return type(sampler) is StaticSampler and sampler._decision is Decision.RECORD_AND_SAMPLE
 
 
 class LeanTracer(sdk.Tracer):
     """A tracer of the SDK's whose spans are ``LeanSpan``.
 
-    A child of a sampled ``LeanSpan`` starts without a call of the sampler where the sampler's answer is known: always
-    on, or parent based with it for local parents. Any other span starts by the SDK's procedure.
+    A root, or a child of a sampled ``LeanSpan``, starts without a call of the sampler where the sampler's answer is
+    known: always on, or parent based with it for roots or local parents. Any other span starts by the SDK's procedure.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -70,11 +71,13 @@ class LeanTracer(sdk.Tracer):
             limits.max_span_attribute_length is None,
         )
         ids = self.id_generator
-        self._new_span_id = _random_span_id if type(ids) is RandomIdGenerator else ids.generate_span_id
+        self._new_span_id = partial(_random.getrandbits, 64) if type(ids) is RandomIdGenerator else ids.generate_span_id
         sampler = self.sampler
-        if type(sampler) is ParentBased:
-            sampler = sampler._local_parent_sampled
-        self._records_children = type(sampler) is StaticSampler and sampler._decision is Decision.RECORD_AND_SAMPLE
+        has_cases = type(sampler) is ParentBased
+        self._records_children = _samples_all(sampler._local_parent_sampled if has_cases else sampler)
+        samples_roots = _samples_all(sampler._root if has_cases else sampler)
+        random_flag = TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else 0
+        self._root_flags = TraceFlags(TraceFlags.SAMPLED | random_flag) if samples_roots else None
 
     @override
     def _set_resource(self, resource: Resource) -> None:
@@ -93,43 +96,53 @@ class LeanTracer(sdk.Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> Span:
-        parent = trace.get_current_span(context)
+        parent = (get_current() if context is None else context).get(SPAN_KEY)
         if (
             type(parent) is LeanSpan
             and parent._flags & 1  # sampled; the enum's name would be looked up at each call
             and self._records_children
             and self._tracer_config.is_enabled
         ):
-            span = self._make(name, parent._trace_id, parent._span_id, parent._flags, start_time)
+            span = self._make(name, parent._trace_id, parent._span_id, parent._flags, start_time, attributes)
             if parent._trace_state is not None:
                 span._trace_state = parent._trace_state
+        elif parent is None and self._root_flags is not None and self._tracer_config.is_enabled:
+            trace_id = self.id_generator.generate_trace_id()
+            span = self._make(name, trace_id, 0, self._root_flags, start_time, attributes)
         else:
-            sampled = self._ask_sampler(name, parent, context, kind, attributes, links, start_time)
+            sampled = self._ask_sampler(name, context, kind, attributes, links, start_time)
             if not isinstance(sampled, tuple):
                 return sampled
             span, attributes = sampled
-        if attributes:
-            span.hold(attributes)
+        if attributes and span._values is not attributes:
+            span.set_attributes(attributes)
         if kind is not _INTERNAL:
             span._kind = kind
         if links:
             span._links_made = span._new_links(links)
-        if not record_exception:
-            span._record_exception = False
-        if not set_status_on_exception:
-            span._set_status_on_exception = False
+        if not (record_exception and set_status_on_exception):
+            span._record_exception, span._set_status_on_exception = record_exception, set_status_on_exception
         span._origin.processors.start_span(span, context)
         return span
 
-    def _make(self, name: str, trace_id: int, parent_id: int, flags: TraceFlags, start_time: int | None) -> LeanSpan:
+    def _make(
+        self,
+        name: str,
+        trace_id: int,
+        parent_id: int,
+        flags: TraceFlags,
+        start_time: int | None,
+        attributes: Mapping[str, Any] | None,
+    ) -> LeanSpan:
+        """A span that holds the very attributes of its start where these need no conversion."""
         span = _new_span(LeanSpan)
-        span._origin = self._origin
+        span._origin = origin = self._origin
         span._name = name
         span._trace_id = trace_id
-        span._span_id = self._new_span_id()
+        span._span_id = self._new_span_id() or self.id_generator.generate_span_id()  # 0 is no id
         span._parent_id = parent_id
         span._flags = flags
-        span._values = {}
+        span._values = attributes if type(attributes) is PlainAttributes and origin.has_room(attributes) else {}
         span._start_time = time_ns() if start_time is None else start_time
         span._lock = Lock()
         return span
@@ -137,7 +150,6 @@ class LeanTracer(sdk.Tracer):
     def _ask_sampler(
         self,
         name: str,
-        parent: Span,
         context: Context | None,
         kind: SpanKind,
         attributes: Mapping[str, Any] | None,
@@ -145,7 +157,9 @@ class LeanTracer(sdk.Tracer):
         start_time: int | None,
     ) -> Span | tuple[LeanSpan, Mapping[str, Any] | None]:
         """Roots, remote parents, parents of other tracers, and samplers that decide: step by step as the SDK."""
-        enclosing: Any = parent.get_span_context()  # a span of another library may have anything here
+        enclosing: Any = trace.get_current_span(
+            context
+        ).get_span_context()  # a span of another library may have anything here
         if enclosing is not None and not isinstance(enclosing, SpanContext):
             raise TypeError("parent_span_context must be a SpanContext or None.")
         if not self._is_enabled():
@@ -164,7 +178,7 @@ class LeanTracer(sdk.Tracer):
         if not result.decision.is_recording():
             made = SpanContext(trace_id, self.id_generator.generate_span_id(), False, flags, result.trace_state)
             return NonRecordingSpan(made)
-        span = self._make(name, trace_id, 0 if enclosing is None else enclosing.span_id, flags, start_time)
+        span = self._make(name, trace_id, 0 if enclosing is None else enclosing.span_id, flags, start_time, None)
         if result.trace_state:
             span._trace_state = result.trace_state
         if enclosing is not None:

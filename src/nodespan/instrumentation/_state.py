@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nodespan.spans.current import is_suppressed
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import current_scope, enclosing, get_tracer, is_suppressed, makes_spans
+from nodespan.spans.scope import current_scope, enclosing, get_tracer, makes_spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,12 +20,13 @@ AsyncSteps: TypeAlias = AsyncGenerator[Any, Any]
 class Enclosure(Protocol):
     """Work that is done in steps."""
 
-    def step(self) -> AbstractContextManager[None]:
-        """Makes the work's span current, over the context that the consumer has at this step."""
+    @property
+    def saw(self) -> Callable[[Any], None] | None:
+        """Reads an item before the consumer receives it; ``None`` where no item is read."""
         ...
 
-    def saw(self, item: object) -> None:
-        """Reads an item before the consumer receives it."""
+    def step(self) -> AbstractContextManager[None]:
+        """Makes the work's span current in each step, over the context that the consumer has at that step."""
         ...
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -36,13 +37,12 @@ class Enclosure(Protocol):
 class Suppressed:
     """Work begun where instrumentation was suppressed: it stays suppressed, wherever its steps are consumed."""
 
+    saw = None
+
     @staticmethod
     def step() -> AbstractContextManager[None]:
         """Suppresses instrumentation."""
         return suppressed()
-
-    def saw(self, item: object) -> None:
-        """Does nothing."""
 
     def leave(self, error: BaseException | None = None) -> None:
         """Does nothing."""
@@ -58,19 +58,20 @@ def in_steps(open_work: Open, steps: Iterator[Any]) -> Steps:
     if work is None:
         yield from steps
         return
-    sent = None
+    step, saw, sent = work.step(), work.saw, None
     try:
         while True:
-            with work.step():
+            with step:
                 try:
                     item = next(steps) if sent is None else cast("Steps", steps).send(sent)
                 except StopIteration:
                     break
-            work.saw(item)
+            if saw is not None:
+                saw(item)
             sent = yield item
     except BaseException as error:
         try:
-            with work.step():
+            with step:
                 if isinstance(steps, Generator):
                     steps.close()
         finally:
@@ -89,18 +90,20 @@ async def in_async_steps(open_work: Open, steps: AsyncSteps) -> AsyncSteps:
         finally:
             await aclose(steps)
         return
+    step, saw = work.step(), work.saw
     try:
         while True:
-            with work.step():
+            with step:
                 try:
                     item = await anext(steps)
                 except StopAsyncIteration:
                     break
-            work.saw(item)
+            if saw is not None:
+                saw(item)
             yield item
     except BaseException as error:
         try:
-            with work.step():
+            with step:
                 await aclose(steps)
         finally:
             work.leave(error)

@@ -58,14 +58,19 @@ def fact(source: object, name: str) -> Any:  # pyright: ignore[reportExplicitAny
         return None
 
 
-def to_attributes(attributes: Mapping[str, Any]) -> PlainAttributes:  # pyright: ignore[reportExplicitAny] as above
-    """The attributes that have a value, converted; the same object where they are plain already."""
-    if type(attributes) is PlainAttributes:
+def to_attributes(
+    attributes: Mapping[str, Any],  # pyright: ignore[reportExplicitAny] as above
+    others: PlainAttributes | None = None,
+) -> PlainAttributes:
+    """The attributes that have a value, converted, after a copy of others; the same object where they are plain."""
+    if type(attributes) is PlainAttributes and others is None:
         return attributes
-    held = PlainAttributes()
+    held = PlainAttributes(others or ())
     for key, value in attributes.items():
-        # Most are short texts; a call for each of them would be the larger part of the time.
-        if type(value) is str and value.isascii() and len(value) <= MAX_TEXT_BYTES:
+        # Most are short texts and small numbers; a call for each of them would be the larger part of the time.
+        if (type(value) is str and value.isascii() and len(value) <= MAX_TEXT_BYTES) or (
+            type(value) is int and -_INT64 <= value < _INT64
+        ):
             held[key] = value
         elif value is not None and (changed := to_attribute(value)) is not None:
             held[key] = changed

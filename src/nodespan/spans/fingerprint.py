@@ -90,7 +90,12 @@ def fingerprint(value: object) -> str:
         name = name.replace(" ", "_")
     try:
         simple = _SIMPLE.get(kind)
-        data = simple(value) if simple is not None else _Canonical().encode(value)
+        if simple is None:
+            data = _Canonical().encode(value)
+        elif kind is str and len(value) > MAX_BYTES:  # pyright: ignore[reportArgumentType]
+            raise _LargeError
+        else:
+            data = simple(value).encode()
     except _LargeError:
         return f"{name} {LARGE} -"
     except Exception:  # noqa: BLE001 the value is the program's own: a property may raise, another thread may change it
@@ -101,18 +106,12 @@ def fingerprint(value: object) -> str:
     return f"{name} {len(data)} {NO_FORM if digits is None else digits(data)}"
 
 
-def _text(value: str) -> bytes:
-    if len(value) > MAX_BYTES:
-        raise _LargeError
-    return encode_basestring_ascii(value).encode()
-
-
-_SIMPLE: Final[dict[type, Callable[[Any], bytes]]] = {
-    str: _text,
-    int: lambda value: b"%d" % value,
-    bool: lambda value: b"true" if value else b"false",
-    type(None): lambda value: b"null",
-    float: lambda value: repr(value).encode(),
+_SIMPLE: Final[dict[type, Callable[[Any], str]]] = {
+    str: encode_basestring_ascii,
+    int: int.__repr__,
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): {None: "null"}.__getitem__,
+    float: float.__repr__,
 }
 """The JSON of what most channels hold, without an encoder."""
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
 
 from nodespan import semconv
 from nodespan._version import __version__
+from nodespan.spans.current import SPAN_KEY
 from nodespan.spans.guard import Guard, set_failure_counter
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ Readings: TypeAlias = Iterable[tuple[float, Labels]]
 
 _Source = TypeVar("_Source")
 
-(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 _RECORDING: Final = Guard("record a metric")
 _READING: Final = Guard("read an observed metric")
 _DEFERRED_MAX: Final = 4096
@@ -71,7 +71,7 @@ def get_instruments(meter_provider: MeterProvider | None = None) -> Instruments:
 
 def exemplar_context(span: Span) -> Context:
     """A context with this span only, for an exemplar."""
-    return Context({_SPAN_KEY: span})
+    return Context({SPAN_KEY: span})
 
 
 class Instruments:

@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanKind
 from typing_extensions import override
 
 from nodespan import semconv
-from nodespan.spans.attributes import to_attributes
+from nodespan.spans.attributes import PlainAttributes, to_attributes
 from nodespan.spans.content import ModelContent
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.instruments import exemplar_context
@@ -173,11 +173,16 @@ class ModelCallSpan(SpanScope):
 
     @override
     def set(self, attributes: Mapping[str, Any]) -> None:
+        super().set(self._own(attributes))
+
+    def _own(self, attributes: Mapping[str, Any]) -> PlainAttributes:
+        """What the call's own span has of the attributes, and its content."""
         if self._passes_usage_on:
             attributes = {name: value for name, value in attributes.items() if _USAGE not in name}
+        held = to_attributes(attributes)
         if self.content is not None:
-            self.content.facts.update(to_attributes(attributes))
-        super().set(attributes)
+            self.content.facts.update(held)
+        return held
 
     @override
     def fail(self, error: BaseException) -> None:
@@ -186,13 +191,15 @@ class ModelCallSpan(SpanScope):
         super().fail(error)
 
     @override
-    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+    def finish(
+        self, outcome: Outcome = "ok", *, end_time_ns: int | None = None, attributes: PlainAttributes | None = None
+    ) -> bool:
         if self.is_open:
-            if self.measured:
-                self.set(self.measured)
+            if self.measured or attributes:
+                attributes = self._own({**(attributes or {}), **self.measured})
             if self.content is not None:
                 self.content.write(self.span)
-        return super().finish(outcome, end_time_ns=end_time_ns)
+        return super().finish(outcome, end_time_ns=end_time_ns, attributes=attributes)
 
     def record(
         self,

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import SpanKind, StatusCode
+from typing_extensions import override
 
 from nodespan import semconv
 from nodespan._version import __version__
 from nodespan.spans.attributes import PlainAttributes, to_attributes
+from nodespan.spans.current import SPAN_KEY, SUPPRESSION, attach, detach, get_current, is_suppressed
 from nodespan.spans.exceptions import error_type, exception_attributes, exception_message
 from nodespan.spans.guard import Guard
 from nodespan.spans.identity import NO_IDENTITY, Identity
 from nodespan.spans.instruments import get_instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
@@ -31,14 +32,10 @@ if TYPE_CHECKING:
     from nodespan.spans.directory import RunDirectory
     from nodespan.spans.instruments import Instruments
 
-# See Attached: the public functions of the same names log "Failed to detach context" where it does not.
-_runtime: Final[Any] = getattr(context_api, "_RUNTIME_CONTEXT", context_api)
 Outcome = Literal["ok", "error", "interrupted", "cancelled"]
 
 _OWNER_KEY: Final = context_api.create_key("nodespan-owner")
 _innermost: Final[ContextVar[SpanScope | None]] = ContextVar("nodespan-innermost", default=None)
-(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
-"""The API's own key; with it a context is copied once, not once for each of the two entries."""
 _STARTING: Final = Guard("start a span")
 _WRITING: Final = Guard("write to a span")
 _ENDING: Final = Guard("end a span")
@@ -57,33 +54,14 @@ _PEERS: Final = frozenset(
 """Scopes of other instrumentations of the same libraries: their spans are beside nodespan's tree, not inside it."""
 
 
-def _suppression() -> Context:
-    """What ``suppress_instrumentation()`` adds to a context."""
-    token = context_api.attach(Context())
-    try:
-        with suppress_instrumentation():
-            return context_api.get_current()
-    finally:
-        context_api.detach(token)
-
-
-_SUPPRESSION: Final = _suppression()
+_SUPPRESSION_KEYS: Final = frozenset(SUPPRESSION)
 _NO_TRACER: Final = trace.NoOpTracer()
 _NO_METERS: Final = NoOpMeterProvider()
 
 
-def is_suppressed(context: Context | None = None) -> bool:
-    """Whether the program has suppressed instrumentation in the context (the current one if not given)."""
-    found: Context = _runtime.get_current() if context is None else context
-    for key in _SUPPRESSION:  # noqa: SIM110 a generator would cost more than the look-ups, at each span
-        if found.get(key):
-            return True
-    return False
-
-
-def suppressed() -> Attached:
-    """Suppresses instrumentation in a ``with`` block, over the context that is current at this call."""
-    return Attached(Context({**context_api.get_current(), **_SUPPRESSION}))
+def suppressed() -> Step:
+    """Suppresses instrumentation in each step of work, over the context that is current at that step."""
+    return Step(lambda base: Context({**base, **SUPPRESSION}), None)
 
 
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
@@ -122,10 +100,11 @@ def own_context() -> Context:
 
 def enclosing() -> tuple[Context, SpanScope | None]:
     """``own_context()``, and the innermost scope in it, as ``current_scope()`` finds it: both at the cost of one."""
-    context = _runtime.get_current()
-    scope = context.get(_OWNER_KEY)
-    if isinstance(scope, SpanScope) and scope is _innermost.get() and context.get(_SPAN_KEY) is scope.span:
-        return context, None if not scope.is_suppressed and is_suppressed(context) else scope
+    context = get_current()
+    scope = _innermost.get()
+    if scope is not None and context.get(_OWNER_KEY) is scope and context.get(SPAN_KEY) is scope.span:
+        is_hidden = not _SUPPRESSION_KEYS.isdisjoint(context) and not scope.is_suppressed and is_suppressed(context)
+        return context, None if is_hidden else scope
     scope = current_scope()
     return _own_parent(scope, context) or context, scope
 
@@ -137,7 +116,7 @@ def _is_of_a_peer(span: Span) -> bool:
 
 def _own_parent(owner: SpanScope | None, context: Context | None) -> Context | None:
     """The context to start a span under: where a peer's span is current, the owner's around it instead."""
-    if owner is None or (context is not None and context.get(_SPAN_KEY) is owner.span):
+    if owner is None or (context is not None and context.get(SPAN_KEY) is owner.span):
         return context
     return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
@@ -171,8 +150,6 @@ class SpanScope:
         "__weakref__",
         "_finished",
         "_raised_below",
-        "_step",
-        "_step_base",
         "directory",
         "error_type",
         "identity",
@@ -201,9 +178,7 @@ class SpanScope:
         around: SpanScope | None = None,
     ) -> None:
         self._finished = threading.Lock()
-        self._raised_below: list[BaseException] = []
-        self._step_base: Context | None = None
-        self._step: Attached | None = None
+        self._raised_below: tuple[BaseException, ...] = ()
         self.started_ns = time.perf_counter_ns()
         self.error_type: str | None = None
         if around is None:
@@ -222,9 +197,11 @@ class SpanScope:
         self.node: str | None = around.node if around is not None else None
         self.span: Span = trace.INVALID_SPAN
         try:
-            held = to_attributes(attributes) if attributes else PlainAttributes()
-            held.update(self.identity.attributes)
-            self.span = tracer.start_span(name, parent, kind, held or None, links, start_time_ns)
+            if type(attributes) is not PlainAttributes:
+                attributes = to_attributes(attributes) if attributes else PlainAttributes()
+            if self.identity.attributes:
+                attributes.update(self.identity.attributes)
+            self.span = tracer.start_span(name, parent, kind, attributes or None, links, start_time_ns)
         except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _STARTING.failed(error)
 
@@ -250,25 +227,26 @@ class SpanScope:
     def context_over(self, base: Context | None = None) -> Context:
         """The base (the current context if not given) with this span current and this owner to be found in it."""
         if base is None:
-            base = context_api.get_current()
-        return Context({**base, _OWNER_KEY: self, _SPAN_KEY: self.span})
+            base = get_current()
+        return Context({**base, _OWNER_KEY: self, SPAN_KEY: self.span})
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
-        return Attached(self.context_over(base), self)
+        if base is None:
+            base = get_current()
+        return Attached(Context({**base, _OWNER_KEY: self, SPAN_KEY: self.span}), self)
 
-    def step(self) -> Attached:
-        """The same for one of many steps of the work, which never overlap: one object serves all over one context."""
-        base = _runtime.get_current()
-        if self._step is None or base is not self._step_base:
-            self._step_base, self._step = base, self.attached(base)
-        return self._step
+    def step(self) -> Step:
+        """The same for many steps of the work, over the context that is current at each."""
+        return Step(self.context_over, self)
 
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Sets what can be held of the attributes; ``None`` values are left out."""
         if self.span.is_recording():
-            with _WRITING:
+            try:
                 self.span.set_attributes(to_attributes(attributes))
+            except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
+                _WRITING.failed(error)
 
     def event(self, name: str, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
         """Adds an event that happens now."""
@@ -299,21 +277,34 @@ class SpanScope:
     def note_raised(self, error: BaseException) -> None:
         """Stores an error that a span below has recorded, until this span ends."""
         if self.is_open and len(self._raised_below) < _RAISED_BELOW_MAX:
-            self._raised_below.append(error)
+            self._raised_below = (*self._raised_below, error)
 
-    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+    def finish(
+        self, outcome: Outcome = "ok", *, end_time_ns: int | None = None, attributes: PlainAttributes | None = None
+    ) -> bool:
         """Ends the span, once.
+
+        Args:
+            outcome: How the work ended.
+            end_time_ns: Unix time in ns; now if not given.
+            attributes: To set with the outcome. The caller does not use the dict afterwards.
 
         Returns:
             Whether this call ended it.
         """
         if not self._finished.acquire(blocking=False):
             return False
-        self._raised_below.clear()
-        self._step = self._step_base = None  # the first leads back to this owner
+        self._raised_below = ()
         try:
-            self.span.set_attribute(semconv.STATUS, outcome)
-            self.span.end(end_time_ns)
+            if attributes is None:
+                attributes = PlainAttributes()
+            attributes[semconv.STATUS] = outcome
+            end_with: Any = getattr(self.span, "end_with", None)  # of nodespan's own spans
+            if end_with is not None:
+                end_with(attributes, end_time_ns)
+            else:
+                self.span.set_attributes(attributes)
+                self.span.end(end_time_ns)
         except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
             _ENDING.failed(error)
         return True
@@ -339,7 +330,7 @@ class Attached:
         self._owner = owner or current_scope(context)
 
     def __enter__(self) -> None:
-        self._token = _runtime.attach(self._context)
+        self._token = attach(self._context)
         self._owner_token = _innermost.set(self._owner)
 
     def __exit__(
@@ -350,6 +341,31 @@ class Attached:
         # log that as "Failed to detach context".
         try:
             _innermost.reset(self._owner_token)
-            _runtime.detach(self._token)
+            detach(self._token)
         except ValueError:
             pass
+
+
+class Step(Attached):
+    """The context of work that is done in steps, made current in a ``with`` block for each; steps never overlap.
+
+    Args:
+        over: Makes the context of a step over the one that is current when it begins. Called anew only where that is
+            another one than at the step before.
+        owner: The one that is found in it.
+    """
+
+    __slots__ = ("_base", "_over")
+
+    def __init__(self, over: Callable[[Context], Context], owner: SpanScope | None) -> None:
+        self._over = over
+        self._owner = owner
+        self._base: Context | None = None
+
+    @override
+    def __enter__(self) -> None:
+        base = get_current()
+        if base is not self._base:
+            self._base, self._context = base, self._over(base)
+        self._token = attach(self._context)
+        self._owner_token = _innermost.set(self._owner)

@@ -225,7 +225,7 @@ def test_an_internal_error_does_not_reach_the_program(switch, monkeypatch, caplo
     def breaks(*args, **kwargs):
         raise ZeroDivisionError("ours")
 
-    for name in ("node_attributes", "workflow_attributes", "is_hidden"):
+    for name in ("node_attributes", "workflow_attributes", "node_template"):
         monkeypatch.setattr(f"nodespan.instrumentation.langgraph._convert.{name}", breaks)
         assert chain(step).invoke({"seen": []}) == {"seen": [1]}
         assert asyncio.run(chain(step).ainvoke({"seen": []})) == {"seen": [1]}

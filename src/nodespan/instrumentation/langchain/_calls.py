@@ -22,9 +22,10 @@ from nodespan.instrumentation.langchain._spans import (
 )
 from nodespan.instrumentation.langchain._stores import caller_context
 from nodespan.spans.content import capture
+from nodespan.spans.current import is_suppressed
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import current_model_call
-from nodespan.spans.scope import current_scope, is_suppressed, own_context
+from nodespan.spans.scope import attached_scope, current_scope, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,10 @@ def chat(model: Any, args: Arguments, kwargs: Keywords) -> Call | None:
 
 def chat_of_several(model: Any, args: Arguments, kwargs: Keywords) -> ModelCall | None:
     """``BaseChatModel._generate_with_cache(messages, stop, run_manager, ...)``: one of several calls."""
-    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), Entry.ONE_OF_SEVERAL)
+    last, several = attached_scope(), Entry.ONE_OF_SEVERAL
+    if isinstance(last, ModelCall) and last.is_open and last.continues_in(model, several):
+        return None  # as nearly always: it is the one call of ``generate`` or ``stream``
+    call = _model_call(semconv.CHAT, model, _with_stop(args, kwargs), several)
     if call is not None and (manager := args[2] if len(args) > 2 else kwargs.get("run_manager")) is not None:
         choose_run_ids(call, manager.run_id)
     _set_input(call, args[0] if args else kwargs["messages"])

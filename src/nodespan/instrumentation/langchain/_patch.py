@@ -29,9 +29,11 @@ Open = Callable[[Any, tuple[Any, ...], dict[str, Any]], Call | None]
 def _opened(open_call: Open, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     if STATE.tracer is None:
         return None
-    with _OPENING:
+    try:
         return open_call(target, args, kwargs)
-    return None
+    except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
+        _OPENING.failed(error)
+        return None
 
 
 def enclosed(open_call: Open, original: Function) -> Function:

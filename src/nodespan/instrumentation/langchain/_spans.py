@@ -16,6 +16,7 @@ from nodespan import semconv
 from nodespan.instrumentation._outcome import end_span, outcome_of
 from nodespan.instrumentation._state import InstrumentationState, Surroundings
 from nodespan.instrumentation.langchain import _convert, _messages
+from nodespan.spans.attributes import to_attributes
 from nodespan.spans.content import set_content
 from nodespan.spans.directory import span_id_of
 from nodespan.spans.exceptions import error_type
@@ -159,9 +160,12 @@ class ModelCall(ModelCallSpan):
         if self._first_chunk_s is not None:
             self._facts |= {semconv.REQUEST_STREAM: True, semconv.RESPONSE_TIME_TO_FIRST_CHUNK: self._first_chunk_s}
         self._record_call(error)
-        self.set(self._facts)
         self._model = None
-        end_span(self, error)
+        if error is None:
+            self.finish(attributes=to_attributes(self._facts))
+        else:
+            self.set(self._facts)
+            end_span(self, error)
 
     def _answered(
         self, generations: Sequence[_convert.Generation], llm_output: Mapping[str, Any] | None = None
@@ -180,7 +184,7 @@ class ModelCall(ModelCallSpan):
     def _record_call(self, error: BaseException | None) -> None:
         """The call's metrics, with the facts that its span has."""
         outcome = outcome_of(error)
-        facts = {**self._facts, **self.measured}
+        facts = {**self._facts, **self.measured} if self.measured else self._facts
         [reason] = (facts.get(semconv.RESPONSE_FINISH_REASONS) or [None])[:1]
         self.record(
             duration_s=self.duration_s,

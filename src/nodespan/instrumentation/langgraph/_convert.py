@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 from uuid import UUID
 
-from langgraph.constants import TAG_HIDDEN
-
 from nodespan import semconv
-from nodespan.spans.attributes import PlainAttributes, fact, to_attribute, to_attributes
+from nodespan.spans.attributes import PlainAttributes, fact, to_attributes
 
 if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._identity import RunFacts
@@ -54,11 +52,6 @@ class Graph(Protocol):
 _SCALARS: Final = (str, int, float, UUID)
 
 
-def is_hidden(task: Task) -> bool:
-    """Whether the task is LangGraph's own bookkeeping (``__start__``), not a node of the user's."""
-    return TAG_HIDDEN in (task.config.get("tags") or ())
-
-
 def display_name(task: Task) -> str:
     """The display name of a node's runnable, else LangGraph's name of the node."""
     steps: Sequence[object] = fact(task.proc, "steps") or (task.proc,)
@@ -96,17 +89,16 @@ def node_template(task: Task, workflow_name: str | None) -> NodeTemplate:
 
 def node_attributes(task: Task, template: NodeTemplate) -> PlainAttributes:
     """Attributes of a node's span from its start, for a sampler to look at."""
-    metadata, configurable = section(task.config, "metadata"), section(task.config, "configurable")
-    attributes = PlainAttributes(template.attributes)
-    for name, value in (
-        (semconv.LANGGRAPH_STEP, metadata.get("langgraph_step")),
-        (semconv.LANGGRAPH_TASK_ID, task.id),
-        (semconv.LANGGRAPH_CHECKPOINT_NS, configurable.get("checkpoint_ns")),
-        (semconv.LANGGRAPH_CHECKPOINT_ID, _checkpoint_id(configurable)),
-    ):
-        if value is not None and (held := to_attribute(value)) is not None:
-            attributes[name] = held
-    return attributes
+    metadata: Mapping[str, Any] = task.config.get("metadata") or {}
+    configurable: Mapping[str, Any] = task.config.get("configurable") or {}
+    own: dict[str, object] = {
+        semconv.LANGGRAPH_STEP: metadata.get("langgraph_step"),
+        semconv.LANGGRAPH_TASK_ID: task.id,
+        semconv.LANGGRAPH_CHECKPOINT_NS: configurable.get("checkpoint_ns"),
+    }
+    if configurable.get(_CHECKPOINTER):
+        own[semconv.LANGGRAPH_CHECKPOINT_ID] = _checkpoint_id(configurable)
+    return to_attributes(own, template.attributes)
 
 
 def callback_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict[str, Any]:
@@ -125,9 +117,7 @@ def callback_attributes(metadata: Mapping[str, Any], workflow_name: str) -> dict
 
 
 def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
-    """Checkpoint that the task's step began from; there is one only with a checkpointer."""
-    if not configurable.get(_CHECKPOINTER):
-        return None
+    """Checkpoint that the task's step began from."""
     steps: dict[str, str] | None = configurable.get("checkpoint_map")
     return next(reversed(steps.values())) if steps else None
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nodespan import semconv
 from nodespan.instrumentation._outcome import outcome_of
-from nodespan.instrumentation.langgraph._convert import section
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import BRANCH_TO, END, START, DeclaredGraph
 from nodespan.instrumentation.langgraph._writes import to_record, values, written
@@ -52,24 +51,35 @@ class Plan(NamedTuple):
     writes: Sequence[Write]
 
 
-def task_returned(node: NodeSpan, task: Task) -> None:
-    """Records the edges that the task took, on its span."""
-    parent = node.parent
-    if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
-        try:
-            plan = _plan(graph, task.name, task.writes)
-            _write(node, parent, task, _taken(graph, task.name, plan, task.writes), plan.writes)
-        except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
-            _RECORDING.failed(error)
+def of_execution(node: NodeSpan, task: Task) -> PlainAttributes | None:
+    """Attributes of a node's span: the edges that its task took, and what it wrote. Never raises."""
+    run = node.parent
+    if not isinstance(run, WorkflowSpan) or (graph := run.graph) is None or not node.span.is_recording():
+        return None
+    try:
+        writes = task.writes
+        key = task.name, tuple([channel for channel, _ in writes])
+        plan = graph.plans.get(key) or _planned(graph, key)
+        attributes = PlainAttributes()
+        if edges := _taken(graph, task.name, plan, writes) if plan.has_sends else plan.edges:
+            attributes[semconv.LANGGRAPH_EDGES] = edges
+        if plan.writes:
+            attributes[semconv.LANGGRAPH_WRITES] = written(plan.writes, writes)
+            if run.captures_values:
+                set_content(node.span, {semconv.LANGGRAPH_WRITTEN_VALUES: values(plan.writes, writes)})
+    except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
+        _RECORDING.failed(error)
+        return None
+    return attributes
 
 
-def task_failed(node: NodeSpan, task: Task, error: BaseException) -> None:
+def execution_failed(node: NodeSpan, task: Task, error: BaseException) -> None:
     """Records the edge to the error handler that LangGraph routes to when a node fails."""
-    parent = node.parent
-    if isinstance(parent, WorkflowSpan) and (graph := parent.graph) is not None:
+    run = node.parent
+    if isinstance(run, WorkflowSpan) and (graph := run.graph) is not None and outcome_of(error) == "error":
         with _RECORDING:
-            handler = graph.handlers.get(task.name) if outcome_of(error) == "error" else None
-            _write(node, parent, task, () if handler is None else (f"branch {handler}",), ())
+            if (handler := graph.handlers.get(task.name)) is not None:
+                node.set({semconv.LANGGRAPH_EDGES: (f"branch {handler}",)})
 
 
 def run_entered(task: Task, context: Context) -> None:
@@ -77,35 +87,16 @@ def run_entered(task: Task, context: Context) -> None:
     run = current_scope(context) if task.name == START else None
     if isinstance(run, WorkflowSpan) and (graph := run.graph) is not None and run.span.is_recording():
         with _RECORDING:
-            if edges := _taken(graph, START, _plan(graph, START, task.writes), task.writes):
+            key = START, tuple([channel for channel, _ in task.writes])
+            plan = graph.plans.get(key) or _planned(graph, key)
+            if edges := _taken(graph, START, plan, task.writes):
                 run.span.set_attribute(semconv.LANGGRAPH_EDGES, edges)
 
 
-def _write(node: NodeSpan, parent: WorkflowSpan, task: Task, edges: tuple[str, ...], recorded: Sequence[Write]) -> None:
-    iteration = parent.iteration(task.name, section(task.config, "metadata").get("langgraph_step"))
-    span = node.span
-    if not span.is_recording():
-        return
-    attributes = PlainAttributes()
-    if edges:
-        attributes[semconv.LANGGRAPH_EDGES] = edges
-    if recorded:
-        attributes[semconv.LANGGRAPH_WRITES] = written(recorded, task.writes)
-        if parent.captures_values:
-            set_content(span, {semconv.LANGGRAPH_WRITTEN_VALUES: values(recorded, task.writes)})
-    if iteration > 1:
-        attributes[semconv.LANGGRAPH_ITERATION] = iteration
-    if attributes:
-        span.set_attributes(attributes)
-
-
-def _plan(graph: DeclaredGraph, source: str, writes: Iterable[tuple[str, object]]) -> Plan:
-    channels = tuple([channel for channel, _ in writes])
-    plan = graph.plans.get((source, channels))
-    if plan is None:
-        plan = _made(graph, source, channels)
-        if len(graph.plans) < _PLANS_MAX and len(channels) <= _PLAN_CHANNELS_MAX:
-            graph.plans[source, channels] = plan
+def _planned(graph: DeclaredGraph, key: tuple[str, tuple[str, ...]]) -> Plan:
+    plan = _made(graph, *key)
+    if len(graph.plans) < _PLANS_MAX and len(key[1]) <= _PLAN_CHANNELS_MAX:
+        graph.plans[key] = plan
     return plan
 
 

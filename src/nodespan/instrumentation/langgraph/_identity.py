@@ -6,7 +6,7 @@ from a checkpoint or a ``Command``, is known when LangGraph has loaded it; its i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from langchain_core.runnables.config import var_child_runnable_config
@@ -25,6 +25,9 @@ _ROOT: Final = "__root__"
 
 _PREVIOUS: Final = "__previous__"
 """Channel of what the last call of a functional workflow saved."""
+
+_STATES: Final = (START, _ROOT, _PREVIOUS)
+"""Channels that hold a whole state."""
 
 _COORDINATES: Final = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
 """Keys of ``configurable`` that address a thread: LangGraph then ignores the inherited ``configurable``."""
@@ -53,7 +56,14 @@ class _EffectiveConfig:
         self._graph = graph
         self._explicit = (config, *own_configs(graph))
         self._inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
-        self._resets = any(not _COORDINATES.isdisjoint(section(one, "configurable")) for one in self._explicit)
+        self._configurable = [found for one in self._explicit if (found := one.get("configurable"))]
+        resets = any(not _COORDINATES.isdisjoint(one) for one in self._configurable)
+        inherited = self._inherited.get("configurable")
+        self._sections: list[Mapping[str, Any]] = [
+            *self._configurable,
+            *([inherited] if inherited and not resets else []),
+            *[found for one in (*self._explicit, self._inherited) if (found := one.get("metadata"))],
+        ]
 
     def run_name(self) -> str | None:
         """As LangChain, without inheritance."""
@@ -61,16 +71,11 @@ class _EffectiveConfig:
 
     def explicit(self, name: str) -> Any:
         """A value of ``configurable`` that the call or the graph gives."""
-        return next((value for one in self._explicit if (value := section(one, "configurable").get(name))), None)
+        return next((value for one in self._configurable if (value := one.get(name))), None)
 
     def id(self, name: str) -> object:
         """An id of ``configurable`` or ``metadata``."""
-        for part in ("configurable", "metadata"):
-            inherits = part == "metadata" or not self._resets
-            for one in (*self._explicit, self._inherited) if inherits else self._explicit:
-                if (value := id_of(section(one, part), name)) is not None:
-                    return value
-        return None
+        return _first_id(self._sections, name)
 
     def inherited_thread_id(self) -> object:
         """Thread of the run around."""
@@ -84,10 +89,19 @@ class _EffectiveConfig:
         return _react_agent_name(self._graph)
 
 
+def _first_id(sources: Iterable[object], name: str) -> object:
+    for source in sources:
+        if (value := id_of(source, name)) is not None:
+            return value
+    return None
+
+
 def _react_agent_name(graph: object) -> str | None:
     """The name given to LangGraph's ``create_react_agent``, whose graphs are known by the function of their node."""
     nodes: object = fact(graph, "nodes")
     node = cast("dict[str, object]", nodes).get("agent") if isinstance(nodes, dict) else None
+    if node is None:
+        return None
     asks: object = fact(fact(node, "bound"), "func")
     if fact(asks, "__module__") != "langgraph.prebuilt.chat_agent_executor":
         return None
@@ -125,13 +139,11 @@ def run_facts(
     thread_id = effective.id("thread_id")
     inherits = outer is None or thread_id is None or thread_id == effective.inherited_thread_id()
 
-    def known(name: str) -> object:
-        for source in (run_input, context):
-            if (value := id_of(source, name)) is not None:
-                return value
-        return effective.id(name)
-
-    user_id, conversation_id = known("user_id"), known("conversation_id")
+    given = [source for source in (run_input, context) if source is not None]
+    user_id, conversation_id = (
+        value if (value := _first_id(given, name)) is not None else effective.id(name)
+        for name in ("user_id", "conversation_id")
+    )
     if conversation_id is None:
         conversation_id = around.conversation_id if inherits and around.conversation_id is not None else thread_id
     identity = Identity(
@@ -158,7 +170,8 @@ def identity_in(channels: Mapping[str, Any], known: Identity) -> Identity:
     The input of a graph is in a channel of its own until the first node begins. A functional workflow has no state but
     what its last call saved.
     """
-    user_id, conversation_id = _id_in(channels, "user_id"), _id_in(channels, "conversation_id")
+    states = [state for source in _STATES if (state := _value_of(channels.get(source))) is not None]
+    user_id, conversation_id = _id_in(channels, states, "user_id"), _id_in(channels, states, "conversation_id")
     user_id = known.user_id if user_id is None else str(user_id)
     conversation_id = known.conversation_id if conversation_id is None else _conversation(conversation_id)
     if user_id == known.user_id and conversation_id == known.conversation_id:
@@ -166,11 +179,9 @@ def identity_in(channels: Mapping[str, Any], known: Identity) -> Identity:
     return Identity(user_id, conversation_id, known.agent_name)
 
 
-def _id_in(channels: Mapping[str, Any], name: str) -> object:
-    for source in (START, _ROOT, _PREVIOUS):
-        if (value := id_of(_value_of(channels.get(source)), name)) is not None:
-            return value
-    return id_of({name: _value_of(channels.get(name))}, name)
+def _id_in(channels: Mapping[str, Any], states: list[object], name: str) -> object:
+    found = _first_id(states, name)
+    return id_of({name: _value_of(channels.get(name))}, name) if found is None and name in channels else found
 
 
 def _value_of(channel: Any) -> object:

@@ -32,6 +32,7 @@ _SECRET_PARTS: Final = ("key", "token", "secret", "password", "auth")
 _OTHERS_KEYS: Final = ("langgraph_", "checkpoint_", "lc_", "ls_", "__", "nodespan.")
 """Keys that LangGraph, LangChain, LangSmith and nodespan put into metadata begin so."""
 _OTHERS_TAGS: Final = ("graph:step:", "seq:step:", "map:key:", "langsmith:")
+_SECTIONS: Final = frozenset({"tags", "metadata", "configurable"})
 _SCALARS: Final = (str, bool, int, float)
 
 _LABELLING: Final = Guard("read tags and metadata of a run")
@@ -43,7 +44,10 @@ def label(run: WorkflowSpan, graph: Graph, config: Mapping[str, Any]) -> None:
         outer = run_around(run.parent)
         around: Mapping[str, Any] = outer.labels if outer is not None else {}
         inherited: Mapping[str, Any] = var_child_runnable_config.get() or {}
-        found = _found([inherited, *reversed(list(own_configs(graph))), config])
+        configs = [inherited, *reversed(list(own_configs(graph))), config]
+        if not around and all(map(_SECTIONS.isdisjoint, configs)):
+            return
+        found = _found(configs)
         if tags := [*(around.get(semconv.TAGS, ())), *found.pop(semconv.TAGS, ())]:
             found[semconv.TAGS] = list(dict.fromkeys(tags))[:MAX_LABELS]
         run.labels = to_attributes({**around, **found})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphInterrupt
 
 from nodespan.instrumentation._steps import AsyncSteps, Steps, in_async_steps, in_steps
-from nodespan.instrumentation.langgraph._edges import run_entered, task_failed, task_returned
+from nodespan.instrumentation.langgraph._edges import execution_failed, of_execution, run_entered
 from nodespan.instrumentation.langgraph._resume import (
     Loop,
     is_unfinished,
@@ -84,11 +84,10 @@ def run_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
             with node.attached(context):
                 result = original(task, *args, **kwargs)
         except BaseException as error:
-            task_failed(node, task, error)
+            execution_failed(node, task, error)
             node.leave(error)
             raise
-        task_returned(node, task)
-        node.leave()
+        node.finish(attributes=of_execution(node, task))
         return result
 
     return wrapper
@@ -109,11 +108,10 @@ def arun_with_retry(original: Callable[..., Any]) -> Callable[..., Any]:
             with node.attached(context):
                 result = await original(task, *args, **kwargs)
         except BaseException as error:
-            task_failed(node, task, error)
+            execution_failed(node, task, error)
             node.leave(error)
             raise
-        task_returned(node, task)
-        node.leave()
+        node.finish(attributes=of_execution(node, task))
         return result
 
     return wrapper

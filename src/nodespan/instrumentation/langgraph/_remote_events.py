@@ -92,9 +92,9 @@ class RunStream(_RunStream):
         return self
 
     def __exit__(self, *raised: Any) -> Any:
-        if self._self_work is not None:
+        if self._self_work is not None and (saw := self._self_work.saw) is not None:
             with _READING:
-                self._self_work.saw({INTERRUPT: self.__wrapped__.interrupts})
+                saw({INTERRUPT: self.__wrapped__.interrupts})
         try:
             return self.__wrapped__.__exit__(*raised)
         finally:
@@ -125,9 +125,9 @@ class AsyncRunStream(_RunStream):
         return self
 
     async def __aexit__(self, *raised: Any) -> Any:
-        if self._self_work is not None:
+        if self._self_work is not None and (saw := self._self_work.saw) is not None:
             with _READING:
-                self._self_work.saw({INTERRUPT: await self.__wrapped__.interrupts()})
+                saw({INTERRUPT: await self.__wrapped__.interrupts()})
         try:
             return await self.__wrapped__.__aexit__(*raised)
         finally:

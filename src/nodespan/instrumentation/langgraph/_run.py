@@ -16,9 +16,10 @@ from nodespan.instrumentation.langgraph._labels import label
 from nodespan.instrumentation.langgraph._resume import OptIn, opts_in
 from nodespan.instrumentation.langgraph._spans import WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import declare
+from nodespan.spans.current import is_suppressed
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import get_instruments
-from nodespan.spans.scope import SpanScope, current_scope, is_suppressed, own_context
+from nodespan.spans.scope import SpanScope, current_scope, own_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,17 +127,15 @@ def _is_real(run: WorkflowSpan, context: Context) -> bool:
 
 
 class InstrumentedRun:
-    """Makes the run's span current for each step of its generator, over the context the consumer has at that step."""
+    """Makes the run's span current for each step of its generator. What a graph streams is not recorded."""
 
     __slots__ = ("_adopted", "_run", "step")
+    saw = None
 
     def __init__(self, run: WorkflowSpan, *, adopted: bool) -> None:
         self._run = run
         self._adopted = adopted
         self.step = run.step
-
-    def saw(self, item: object) -> None:
-        """Does nothing: what a graph streams is not recorded."""
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the run's span; an adopted one is ended by its opener."""

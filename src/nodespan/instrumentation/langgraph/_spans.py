@@ -7,6 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from langgraph.constants import TAG_HIDDEN
 from opentelemetry.trace import SpanKind
 from typing_extensions import override
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from nodespan.instrumentation.langgraph._identity import RunFacts
     from nodespan.instrumentation.langgraph._topology import DeclaredGraph
+    from nodespan.spans.attributes import PlainAttributes
     from nodespan.spans.instruments import Instruments
     from nodespan.spans.scope import Outcome
 
@@ -159,10 +161,12 @@ class WorkflowSpan(SpanScope):
         self.finish(outcome)
 
     @override
-    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+    def finish(
+        self, outcome: Outcome = "ok", *, end_time_ns: int | None = None, attributes: PlainAttributes | None = None
+    ) -> bool:
         while self.callback_spans:  # their ends were not reported
             self.callback_spans.popitem()[1].finish("cancelled")
-        if not super().finish(outcome, end_time_ns=end_time_ns):
+        if not super().finish(outcome, end_time_ns=end_time_ns, attributes=attributes):
             return False
         if self.instruments.are_live:
             with _COUNTING:
@@ -280,10 +284,13 @@ class NodeSpan(SpanScope):
         self._attempt_started_ns = time.perf_counter_ns()
 
     @override
-    def finish(self, outcome: Outcome = "ok", *, end_time_ns: int | None = None) -> bool:
+    def finish(
+        self, outcome: Outcome = "ok", *, end_time_ns: int | None = None, attributes: PlainAttributes | None = None
+    ) -> bool:
         if self.facts and self.is_open:
             self.set(self.facts)
-        if not super().finish(outcome, end_time_ns=end_time_ns):
+        self._last_failed = None
+        if not super().finish(outcome, end_time_ns=end_time_ns, attributes=attributes):
             return False
         if self.instruments.are_live:
             try:
@@ -298,17 +305,12 @@ class NodeSpan(SpanScope):
 
     def leave(self, error: BaseException | None = None) -> None:
         """Ends the span as the execution ended."""
-        last_failed, self._last_failed = self._last_failed, None
-        if error is None:
-            self.finish()
-            return
         outcome = outcome_of(error)
-        if outcome != "error":
+        if error is None or outcome != "error":
             self.finish(outcome)
             return
-        if self.attempt > 1 and last_failed is not error:
+        if self.attempt > 1 and self._last_failed is not error:
             self.attempt_failed(error)
-            self._last_failed = None
         if self.directory is not None:
             self.directory.note_failure(error, self.ids)
         self.fail(error)
@@ -321,13 +323,19 @@ def open_node(
     task: _convert.Task, tracer: Tracer, instruments: Instruments, around: SpanScope | None, context: Context
 ) -> NodeSpan | None:
     """Opens the span of a LangGraph task in the scope around; LangGraph's own bookkeeping has none."""
-    if _convert.is_hidden(task):
+    tags = task.config.get("tags")
+    if tags and TAG_HIDDEN in tags:
         return None
-    run = run_around(around)
+    run = around if isinstance(around, WorkflowSpan) else run_around(around)
     template = _template(task, run)
     attributes = _convert.node_attributes(task, template)
-    if run is not None and run.labels:
-        attributes.update(run.labels)
+    if run is not None:
+        if run.labels:
+            attributes.update(run.labels)
+        if run is around and run.graph is not None:
+            iteration = run.iteration(task.name, attributes.get(semconv.LANGGRAPH_STEP))
+            if iteration > 1:
+                attributes[semconv.LANGGRAPH_ITERATION] = iteration
     name, shown_name = template.span_name, template.shown_name
     return NodeSpan(tracer, name, shown_name, attributes, instruments, parent=context, around=around)
 

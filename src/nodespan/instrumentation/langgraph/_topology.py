@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from nodespan import semconv
@@ -33,6 +33,7 @@ MAX_BYTES: Final = 32 * 1024
 """Largest topology; a graph of 200 nodes has about 20 KiB."""
 
 _DECLARING: Final = Guard("read a declared graph")
+_UNREAD: Final = object()
 _declared: Final[WeakKeyDictionary[object, DeclaredGraph | None]] = WeakKeyDictionary()
 
 
@@ -93,10 +94,11 @@ def declared(graph: Any) -> DeclaredGraph | None:
     key = next(iter(graph.nodes.values()), None)
     if key is None:
         return None
-    if key not in _declared:
+    found = _declared.get(key, _UNREAD)
+    if found is _UNREAD:
         _declared[key] = None  # ends the recursion where a graph contains itself
-        _declared[key] = _read(graph)
-    return _declared[key]
+        found = _declared[key] = _read(graph)
+    return cast("DeclaredGraph | None", found)
 
 
 def _read(graph: Any) -> DeclaredGraph | None:

@@ -21,12 +21,13 @@ from nodespan.spans.exceptions import error_type
 from nodespan.spans.guard import Guard
 from nodespan.spans.model_call import ModelCallSpan, current_model_call
 from nodespan.spans.phases import Phase, publish
-from nodespan.spans.scope import Attached
+from nodespan.spans.scope import Step
 from nodespan.types import ModelProfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
     import llama_cpp
@@ -133,9 +134,12 @@ class LlamaCall:
         """See ``HasPhase``."""
         return engine_phase(self._results[-1]) if self._results else None
 
-    def step(self) -> Attached:
-        """Makes the span current, and this call visible to the methods inside."""
-        return Attached(context_api.set_value(_CALL_KEY, self, self._scope.context_over() if self._is_own else None))
+    def step(self) -> Step:
+        """Makes the span current in each step, and this call visible to the methods inside."""
+        return Step(self._context_over, self._scope)
+
+    def _context_over(self, base: Context) -> Context:
+        return context_api.set_value(_CALL_KEY, self, self._scope.context_over(base) if self._is_own else base)
 
     def generation(self) -> GenerationResult:
         """Returns the result for the next run of the engine in this call, which may have several."""

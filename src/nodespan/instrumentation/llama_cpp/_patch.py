@@ -15,7 +15,7 @@ from nodespan.instrumentation._steps import Suppressed, in_steps
 from nodespan.instrumentation.llama_cpp import _convert
 from nodespan.instrumentation.llama_cpp._call import LlamaCall, current_call, open_call
 from nodespan.instrumentation.llama_cpp._messages import set_input
-from nodespan.spans.scope import is_suppressed
+from nodespan.spans.current import is_suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
