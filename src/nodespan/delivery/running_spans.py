@@ -71,8 +71,8 @@ class RunningSpans:
     ``on_start`` may be called from any thread; all else belongs to the thread that writes batches.
 
     Attributes:
-        untracked: Spans that were not tracked: ``MAX_TRACKED`` had a row, or ``MAX_STARTED`` had started since the writer
-            last looked.
+        untracked: Spans so far that were not tracked: ``MAX_TRACKED`` had a row, or ``MAX_STARTED`` had started since
+            the writer last looked.
 
     Args:
         after_s: How long a span is open before it has a row.
