@@ -55,12 +55,8 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
     if as_json:
         print_json(found)
     elif not found:
-        what = (
-            "No trace in {}. Make one: nodespan demo"
-            if wanted == TraceFilter()
-            else "No trace in {} matches the options."
-        )
-        console.print(what.format(store_path()), soft_wrap=True)
+        rest = ". Make one: nodespan demo" if wanted == TraceFilter() else " matches the options."
+        console.print(f"No trace in {store_path()}{rest}", soft_wrap=True)
     elif console.width < _TABLE_WIDTH:
         for trace in found:
             console.print(_line(trace), soft_wrap=True)
@@ -112,9 +108,7 @@ def show_trace(console: Console, prefix: str | None, *, follow: bool, verbose: b
             follow_trace(console, reader, prefix, as_json=as_json)
             return
         if prefix is None:
-            raise ConfigurationError(
-                "The id of a trace is missing. Give it or a unique prefix, or --follow for the next trace."
-            )
+            raise ConfigurationError("The id of a trace is missing. Give it, or --follow for the next trace.")
         content = reader.get(prefix)
     if as_json:
         print_json(content["spans"])
