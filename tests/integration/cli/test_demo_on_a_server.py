@@ -8,6 +8,7 @@ from nodespan.types import Sampling
 from otlp_receiver import OtlpReceiver
 
 OF_THE_SERVER = {"server.address", "server.port", "nodespan.server.other_s", "nodespan.server.dialect"}
+OF_A_NODE = {"nodespan.server_queue_s"}
 PROTOCOL = {"nodespan.server_queue_s", "gen_ai.response.id"}
 OF_THE_PROCESS = {  # a server reports only the number of cached tokens
     f"nodespan.prefix.{name}" for name in ("shared_tokens", "repeated_tokens", "previous_node", "cost_s")
@@ -37,12 +38,20 @@ def test_the_two_traces_differ_only_in_the_server(cli, smollm2, tmp_path, monkey
     assert without_the_servers_queue(tree(served)) == tree(local)
     assert [span.name for span in served].count("server.queue") == 4
 
-    def chats(spans):
-        return [set(span.attributes) for span in spans if span.name.startswith("chat ")]
+    def kinds(spans):
+        return {(span.name, span.kind) for span in spans}
 
-    for ours, theirs in zip(chats(local), chats(served), strict=True):
-        assert theirs - ours <= OF_THE_SERVER | PROTOCOL
-        assert ours - theirs <= OF_THE_PROCESS
+    model = next(span.name for span in local if span.name.startswith("chat "))
+    assert {name for name, _ in kinds(served) ^ kinds(local)} == {model, "server.queue"}
+    assert {kind for name, kind in kinds(served) if name == model} == {"CLIENT"}
+
+    def attributes(spans, name):
+        return [set(span.attributes) for span in spans if span.name == name]
+
+    for name in {span.name for span in local}:
+        for ours, theirs in zip(attributes(local, name), attributes(served, name), strict=True):
+            assert theirs - ours <= (OF_THE_SERVER | PROTOCOL if name == model else OF_A_NODE), name
+            assert ours - theirs <= (OF_THE_PROCESS if name == model else set()), name
     values = [
         {span.attributes["gen_ai.provider.name"] for span in spans if span.name.startswith("chat ")}
         for spans in (local, served)
