@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from llama_server import LlamaServer, free_port
 from nodespan.cli import _workflow
 from nodespan.types import Sampling
@@ -57,6 +59,22 @@ def test_the_two_traces_differ_only_in_the_server(cli, smollm2, tmp_path, monkey
         for spans in (local, served)
     ]
     assert values == [{"llama_cpp"}, {"llama_cpp"}]
+
+
+def test_answers_of_parallel_nodes_are_printed_one_after_the_other(cli, smollm2, tmp_path, monkeypatch):
+    """A server with two slots generates both at once."""
+    monkeypatch.setattr(_workflow, "_SAMPLING", Sampling(max_tokens=12, temperature=0.0))
+    with LlamaServer(smollm2, tmp_path) as server:
+        assert cli("demo", "--server", server.url).code == 0, cli.err
+    printed = cli.out.partition("invoke_workflow")[0]
+    begins = re.findall(r"^(answer|example|objection|summary)  ", printed, re.MULTILINE)
+    assert sorted(begins) == ["answer", "example", "objection", "summary"]
+
+
+def test_a_server_and_a_model_file_exclude_each_other(cli, tmp_path):
+    cli("demo", "--server", "http://127.0.0.1:1/v1", "--model", str(tmp_path / "m.gguf"))
+    assert cli.code == 2
+    assert "--server" in cli.err
 
 
 def test_an_unreachable_server_is_reported_with_a_remedy(cli):
