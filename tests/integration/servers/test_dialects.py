@@ -261,6 +261,19 @@ def test_a_request_is_repeated_to_a_busy_server_and_not_after_an_error(
         assert text_of(run(server)(chat("a"))) == "The sea is wide."
 
 
+def test_failed_attempts_are_in_the_time_outside_of_the_phases(
+    run: Callable[..., Ask], exporter: InMemorySpanExporter
+) -> None:
+    with FakeServer("llama-server", delay_s=0.01, status=503, failures=1) as server:
+        text_of(run(server)(chat("a")))
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    times = {name: ((span.end_time or 0) - (span.start_time or 0)) / 1e9 for name, span in spans.items()}
+    other_s = (spans["chat m"].attributes or {})["nodespan.server.other_s"]
+    assert other_s > 0.25  # the pause before the second attempt
+    whole_s = times.pop("chat m")
+    assert other_s + sum(times.values()) == pytest.approx(whole_s, abs=0.05)
+
+
 def test_a_request_to_a_busy_server_is_sent_to_another(run: Callable[..., Ask], exporter: InMemorySpanExporter) -> None:
     with FakeServer("vllm", status=503) as busy, FakeServer("vllm") as free:
         stream = run(busy, free)(chat("a"))

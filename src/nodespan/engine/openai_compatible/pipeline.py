@@ -101,6 +101,7 @@ class OpenAICompatiblePipeline:
         import httpx
 
         self._describe(result)
+        began_at = time.perf_counter()
         tried: list[Endpoint] = []
         while True:
             endpoint = self._endpoints.choose(tried)
@@ -131,7 +132,7 @@ class OpenAICompatiblePipeline:
                 await asyncio.sleep(0 if self._has_another(tried) else _PAUSE_S * len(tried))
                 continue
             finally:
-                reader.finish()
+                reader.finish(began_at)
             await self._count(endpoint, request, "".join(pieces), result)
             return
 
