@@ -29,9 +29,10 @@ CLI_INTRODUCTION = """\
 
 <!-- Written by `make docs` from src/nodespan/cli/_app.py. -->
 
-`nodespan COMMAND`. With `--json` a command prints one JSON document and nothing else. On a terminal, output is coloured
-and long operations show their progress. Exit codes: 0 success, 1 failure (the reason is printed), 2 invalid usage.
-[configuration.md](configuration.md) describes the choice of store and endpoint.
+`nodespan COMMAND`. With `--json` a command prints one JSON document and nothing else; with `--follow` too, one document
+per line. On a terminal, output is coloured and long operations show their progress. Exit codes: 0 success, 1 failure
+(the reason is printed), 2 invalid usage, 130 interrupted. [configuration.md](configuration.md) describes the choice of
+store and endpoint.
 """
 READ_MODEL_INTRODUCTION = """\
 # The read model

@@ -95,6 +95,8 @@ def demo(
     """Run a workflow of four nodes on a local model, streamed live, and show its trace."""
     from nodespan.cli._demo import show_demo
 
+    if server and model:
+        raise typer.BadParameter("--server and --model exclude each other.")
     show_demo(Console(), prompt, model, otlp, server)
 
 

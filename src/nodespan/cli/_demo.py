@@ -87,18 +87,40 @@ def run_demo(console: Console, prompt: str, profile: ModelProfile) -> str | None
 async def _stream(console: Console, workflow: Any, prompt: str) -> str | None:
     state = WorkflowState.from_prompt(prompt, user_id="demo", conversation_id="demo")
     trace_id: str | None = None
-    speaking = ""
+    answers = _Answers(console)
     async for event in ComposerService().execute_workflow(workflow, state):
         trace_id = event["metadata"]["trace_id"]
-        if event["name"] != "pipeline_chunk":
-            continue
-        if (node := event["metadata"]["node_name"]) != speaking:
-            console.print()
-            console.print(Text(f"{node}  ", "cyan"), end="")
-            speaking = node
-        console.print(event["data"]["content"], end="", soft_wrap=True)
+        if event["name"] == "pipeline_chunk":
+            answers.add(event["metadata"]["node_name"], event["data"]["content"], is_last="metadata" in event["data"])
     console.print()
     return trace_id
+
+
+class _Answers:
+    """Prints answers as they arrive. Of nodes that answer at once, one is printed at a time; the others are kept."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._printed = ""
+        self._kept: dict[str, str] = {}
+        self._ended: set[str] = set()
+
+    def add(self, node: str, text: str, *, is_last: bool) -> None:
+        """Prints a part of a node's answer, or keeps it."""
+        self._kept[node] = self._kept.get(node, "") + text
+        if is_last:
+            self._ended.add(node)
+        while self._kept:
+            node = next(iter(self._kept))
+            if node != self._printed:
+                self._console.print()
+                self._console.print(Text(f"{node}  ", "cyan"), end="")
+                self._printed = node
+            self._console.print(self._kept[node], end="", soft_wrap=True)
+            self._kept[node] = ""
+            if node not in self._ended:
+                return
+            del self._kept[node]
 
 
 def command() -> str:

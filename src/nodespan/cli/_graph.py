@@ -99,8 +99,8 @@ def _graphs(reader: StoreReader, which: str) -> list[Shown]:
     except StoreError as no_trace:
         try:
             found = reader.get_graph(which)
-        except StoreError:
-            raise StoreError(f"{no_trace} It is no graph's hash either.") from None
+        except StoreError as no_graph:
+            raise StoreError(f"{no_graph} {no_trace}") from None
         return [_shown(found["hash"], found["topology"], None), *_below(found)]
     return graphs_of(content)
 

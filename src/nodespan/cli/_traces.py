@@ -15,12 +15,11 @@ from nodespan.cli._tree import duration, render_tree
 from nodespan.cli._watch import follow_trace, follow_traces
 from nodespan.cli._words import SHORT_ID, STYLES, phase_text
 from nodespan.errors import ConfigurationError
-from nodespan.store import MEMORY, StoreReader, open_store, store_path
+from nodespan.store import MEMORY, StoreReader, TraceFilter, open_store, store_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nodespan.store import TraceFilter
     from nodespan.store.records import TraceRecord
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -44,7 +43,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
     with open_reader() as reader:
         if wanted.is_running and store_path() == MEMORY:
             raise ConfigurationError(
-                "--running: with NODESPAN_STORE=memory the spans that run in another process cannot be seen. "
+                "--running: with NODESPAN_STORE=memory the open spans of other processes are not visible. "
                 "Set NODESPAN_STORE to a file for both."
             )
         if follow:
@@ -56,7 +55,8 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
     if as_json:
         print_json(found)
     elif not found:
-        console.print(f"No such trace in {store_path()}. Make one: nodespan demo", soft_wrap=True)
+        rest = ". Make one: nodespan demo" if wanted == TraceFilter() else " matches the options."
+        console.print(f"No trace in {store_path()}{rest}", soft_wrap=True)
     elif console.width < _TABLE_WIDTH:
         for trace in found:
             console.print(_line(trace), soft_wrap=True)
@@ -108,7 +108,7 @@ def show_trace(console: Console, prefix: str | None, *, follow: bool, verbose: b
             follow_trace(console, reader, prefix, as_json=as_json)
             return
         if prefix is None:
-            raise ConfigurationError("Give the id of a trace, or --follow for the next one that runs.")
+            raise ConfigurationError("The id of a trace is missing. Give it, or --follow for the next trace.")
         content = reader.get(prefix)
     if as_json:
         print_json(content["spans"])
@@ -126,7 +126,7 @@ def parse_metadata(pairs: Sequence[str]) -> tuple[str, ...]:
     """
     for pair in pairs:
         if "=" not in pair[1:]:
-            raise ConfigurationError(f"--meta {pair} is no pair. Give KEY=VALUE, such as --meta plan=free.")
+            raise ConfigurationError(f"--meta {pair} has no key or no value. Give KEY=VALUE, such as --meta plan=free.")
     return tuple(pairs)
 
 

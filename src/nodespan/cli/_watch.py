@@ -12,13 +12,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from nodespan.cli._output import safe
+from nodespan.cli._output import Console, safe
 from nodespan.cli._tree import duration, render_tree
 from nodespan.cli._words import SHORT_ID, phase_text, state_text
 from nodespan.errors import StoreError
 
 if TYPE_CHECKING:
-    from nodespan.cli._output import Console
     from nodespan.store import StoreReader, TraceFilter
     from nodespan.store.records import Changes, SpanRecord, TraceContent, TraceRecord
 
@@ -87,10 +86,12 @@ def _running_trace(reader: StoreReader) -> str:
     from nodespan.store import TraceFilter
 
     cursor = reader.cursor()
+    console = Console(stderr=True)
     while True:
         for trace in reader.find(TraceFilter(is_running=True), 20):
             if trace["state"] != "lost":
                 return trace["trace_id"]
+        console.progress("waiting for the next trace")
         cursor = reader.follow(cursor, wait_s=_WAIT_S)["cursor"]
 
 

@@ -281,8 +281,8 @@ class StoreSpanProcessor(SpanProcessor):
             taken += len(spans)
             made += encode_spans(spans)
             ended += self.running.ended(spans)
-        for batch in join_batches(made):
-            self._unwritten.append((batch, ended))  # the rows go with the first; a reader prefers an ended span
+        for batch in reversed(join_batches(made)):
+            self._unwritten.appendleft((batch, ended))  # the rows go with the last; a reader prefers an ended span
             ended = []
         self.running.forget(ended)
         if lost := taken - sum(batch.spans for batch in made):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 AFTER_S: Final = 0.08
 """How long a span is open before it has a row; those that end sooner never touch the store's table."""
 MAX_TRACKED: Final = 10_000
-_STARTED_MAX: Final = 65_536
+MAX_STARTED: Final = 65_536
 _HEARTBEAT_S: Final = 1.0
 _PHASE_S: Final = 1.0
 """A row is written anew for its phase at most this often."""
@@ -71,7 +71,8 @@ class RunningSpans:
     ``on_start`` may be called from any thread; all else belongs to the thread that writes batches.
 
     Attributes:
-        untracked: Spans that got no row because ``MAX_TRACKED`` had one.
+        untracked: Spans so far that were not tracked: ``MAX_TRACKED`` had a row, or ``MAX_STARTED`` had started since
+            the writer last looked.
 
     Args:
         after_s: How long a span is open before it has a row.
@@ -80,7 +81,7 @@ class RunningSpans:
     def __init__(self, after_s: float = AFTER_S) -> None:
         self.untracked = 0
         self._after_s = after_s
-        self._started: deque[ref[ReadableSpan]] = deque(maxlen=_STARTED_MAX)
+        self._started: deque[ref[ReadableSpan]] = deque()
         self._due = 0
         self._tracked: dict[Id, _Tracked] = {}
         self._gone: list[Key] = []
@@ -91,7 +92,10 @@ class RunningSpans:
 
     def on_start(self, span: ReadableSpan) -> None:
         """Registers a started span by a weak reference, in about 0.2 us."""
-        self._started.append(ref(span))
+        if len(self._started) < MAX_STARTED:
+            self._started.append(ref(span))
+        else:
+            self.untracked += 1
 
     @property
     def is_idle(self) -> bool:

@@ -151,7 +151,7 @@ class SpanRecord(TypedDict):
         state: See ``State``.
         status_code: ``UNSET``, ``OK`` or ``ERROR``; ``UNSET`` while it is open.
         status_message: Description of an error.
-        attributes: For an open span, the attributes at its start.
+        attributes: Of an open span, those that it had when its row was written, about 80 ms after its start.
         resource: Attributes of the resource (``service.name``, ...).
         scope: Name of the instrumentation scope.
         events: In order.
@@ -285,7 +285,8 @@ class StoreStatus(TypedDict):
         size_bytes: Size of the stored batches.
         indexed_spans: Spans in the index; less than ``spans`` while it is being filled.
         is_copy: The file is read as a copy without writers (``immutable=1``): ``follow`` finds no changes.
-        untracked: Spans of living processes that got no row, because 10,000 of their process had one.
+        untracked: Number of spans so far of living processes that got no row, because 10,000 of their process had one,
+            or more than 65,536 were started while the store could not be written.
         is_index_temporary: The index is not kept, because the folder cannot be written or the file is a copy.
         sees_running: Running spans of other processes are visible (not with ``NODESPAN_STORE=memory``).
     """

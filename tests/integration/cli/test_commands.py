@@ -14,6 +14,7 @@ from opentelemetry.trace import Link, Status, StatusCode
 
 from nodespan import semconv
 from nodespan.cli import _doctor
+from nodespan.store import store_path
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
 
@@ -95,7 +96,11 @@ def test_traces_are_listed_one_per_line(cli):
     assert cli("traces").code == 0
     (line,) = [line for line in cli.out.splitlines() if trace_id[:8] in line]
     assert [word for word in ("1.0 s", "3", "1", "app", "invoke_workflow plan") if word not in line] == []
-    assert cli("traces", "--node", "absent").out.startswith("No such trace in ")
+    assert cli("traces", "--node", "absent").out == f"No trace in {store_path()} matches the options.\n"
+
+
+def test_an_empty_store_is_reported_with_a_remedy(cli):
+    assert cli("traces").out == f"No trace in {store_path()}. Make one: nodespan demo\n"
 
 
 def test_a_trace_is_shown_by_a_prefix_of_its_id(cli):

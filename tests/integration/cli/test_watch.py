@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from opentelemetry import trace
 
+from nodespan.delivery import running_spans
 from nodespan.store import SqliteStore, StoreReader, TraceFilter, store_path
+from nodespan.telemetry import configure
+from running import until
 
 PATIENCE_S = 60
 COMMAND = [sys.executable, "-c", "from nodespan.cli import main; main()"]
@@ -104,9 +109,9 @@ def running(reader: StoreReader, name: str) -> str:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         found = reader.find(TraceFilter(is_running=True))
-        for trace in found:
-            if any(span["name"] == name for span in reader.get(trace["trace_id"])["spans"]):
-                return trace["trace_id"]
+        for one in found:
+            if any(span["name"] == name for span in reader.get(one["trace_id"])["spans"]):
+                return one["trace_id"]
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
 
@@ -171,6 +176,36 @@ def test_following_ends_with_a_killed_run_and_shows_its_phase(reader, cli, watch
     assert "lost at " in cli.out
     assert cli("traces", "--running").code == 0
     assert "lost" in cli.out
+
+
+def test_the_demo_is_shown_with_nodes_and_phases_from_its_first_second(smollm2, watch):
+    tree = watch("trace", "--follow")
+    with subprocess.Popen([*COMMAND, "demo", "--model", str(smollm2)], stdout=subprocess.PIPE, text=True) as demo:
+        tree.until("running", "invoke_node answer")
+        demo.communicate(timeout=PATIENCE_S)
+        assert demo.returncode == 0
+    assert tree.wait() == 0
+    lines = [line.split("  ", 1)[1].strip() for line in tree.lines]
+    assert lines.index("running  invoke_workflow demo") < lines.index("running  invoke_node answer")
+    for node in ("answer", "example", "objection", "summary"):
+        ended = next(i for i, line in enumerate(lines) if re.fullmatch(rf"ended after .*  invoke_node {node}", line))
+        assert f"running  invoke_node {node}" in lines[:ended]
+    chats = [line for line in lines if line.startswith("running  ") and "  chat " in line]
+    phases = {line.split()[1] for line in chats}
+    assert "queued" in phases  # of the two that run at once
+    assert phases & {"loading", "prefilling", "decoding"}
+    assert lines[-1].startswith("ended after ")
+
+
+def test_spans_that_are_not_tracked_are_reported(cli, monkeypatch, reader):
+    monkeypatch.setattr(running_spans, "MAX_TRACKED", 1)
+    with configure():
+        spans = [trace.get_tracer("test").start_span(f"span {number}") for number in range(3)]
+        until(lambda: reader.status()["untracked"], 2)
+        assert cli("traces", "--running").code == 0
+        assert "2 more spans were started and not tracked" in cli.err
+        for span in spans:
+            span.end()
 
 
 def test_a_store_in_memory_cannot_show_runs_of_other_processes(cli, monkeypatch):

@@ -150,6 +150,41 @@ def test_nodes_in_loops_have_the_iteration(run, exporter):
     ]  # fmt: skip
 
 
+def test_executions_of_one_step_are_one_iteration(run, exporter):
+    def sends(state):
+        return [Send("b", {"seen": []})] * 3 if len(state["seen"]) < 6 else END
+
+    branches = [("a", sends, ["b", END])]
+    run(graph({"a": step, "b": step}, [(START, "a"), ("b", "a")], branches=branches), {"seen": []})
+    spans = sorted(exporter.get_finished_spans(), key=lambda span: span.attributes.get("langgraph.step", 0))
+    assert [(span.name[-1], span.attributes.get("langgraph.iteration")) for span in spans[1:]] == [
+        ("a", None), *[("b", None)] * 3, ("a", 2), *[("b", 2)] * 3, ("a", 3),
+    ]  # fmt: skip
+
+
+def test_an_interrupted_node_has_no_edge_to_its_error_handler(exporter):
+    def asks(state):
+        interrupt("?")
+
+    built = graph({"a": (asks, {"error_handler": step})}, [(START, "a")], checkpointer=InMemorySaver())
+    if "__error_handler__a" not in built.nodes:
+        pytest.skip("this LangGraph has no error handlers")
+    built.invoke({"seen": []}, thread())
+    assert edges_of(exporter)[1:] == [("a", [])]
+
+
+def test_nodes_that_write_the_same_have_their_own_edges(exporter):
+    """What is known of one node's writes is not used for another's."""
+    nodes = {"a": step, "b": step, "c": step}
+    branches = [("b", lambda state: "c"), ("c", lambda state: END, [END])]
+    built = graph(nodes, [(START, "a"), (START, "b"), ("a", "c")], branches=branches)
+    for _ in range(2):
+        built.invoke({"seen": []})
+    found = [edge for edge in edges_of(exporter) if edge[0] in "abc"]
+    expected = [("a", ["edge c"]), ("b", ["undeclared branch c"]), ("c", ["implied __end__"])]
+    assert sorted(found, key=lambda edge: edge[0]) == [edge for edge in expected for _ in range(2)]
+
+
 def test_a_failed_and_an_interrupted_node_take_no_edge(exporter):
     def fails(state):
         raise ValueError("down")

@@ -68,12 +68,20 @@ def test_a_run_without_labels_has_no_such_attributes(exporter):
 
 @pytest.mark.usefixtures("traced")
 def test_other_metadata_keys_are_recorded_only_if_listed(exporter, monkeypatch):
-    metadata = {"plan": "free", "region": "eu", "api_key": "k", "AuthHeader": "h", "list": [1], "long": "x" * 257}
-    for keys in ("", "plan", "*"):
+    secret = {"api_key": "k", "AuthHeader": "h", "csrf_token": "t", "Secret": "s", "db.password": "p"}
+    metadata = {"plan": "free", "region": "eu", **secret, "list": [1], "long": "x" * 257}
+    for keys in ("", "plan", "*", ",".join(secret)):
         monkeypatch.setenv(KEYS, keys)
         chain(step).invoke({"seen": []}, {"metadata": metadata})
     runs = [span for span in exporter.get_finished_spans() if span.name.startswith("invoke_workflow")]
-    assert [labels(span) for span in runs] == [{}, {"plan": "free"}, {"plan": "free", "region": "eu"}]
+    assert [labels(span) for span in runs] == [{}, {"plan": "free"}, {"plan": "free", "region": "eu"}, {}]
+
+
+@pytest.mark.usefixtures("traced")
+def test_tags_of_langchain_and_langsmith_are_not_recorded(exporter):
+    tags = ["graph:step:1", "seq:step:2", "map:key:a", "langsmith:hidden", "mine"]
+    chain(step).invoke({"seen": []}, {"tags": tags})
+    assert {labels(span)["tags"] for span in exporter.get_finished_spans()} == {("mine",)}
 
 
 @pytest.mark.usefixtures("traced")

@@ -11,8 +11,12 @@ import pytest
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
-from nodespan.instrumentation.langgraph import _topology
+from nodespan.instrumentation.langgraph import LangGraphInstrumentor, _topology
 from nodespan.spans import announced
 from nodespan.spans.log import CODE_FIELD
 from small_graphs import chain
@@ -104,6 +108,78 @@ def test_the_hash_is_of_the_form_and_not_of_the_name(exporter):
     assert first == renamed != longer
 
 
+def made(*edges, branch=None, join=False, deferred=False, inner=None):
+    """A graph of the nodes a, b and c."""
+    builder = StateGraph(State)
+    builder.add_node("a", inner or step, defer=deferred)
+    builder.add_node("b", step)
+    builder.add_node("c", step)
+    for source, target in ((START, "a"), (START, "b"), *edges):
+        builder.add_edge(source, target)
+    if join:
+        builder.add_edge(["a", "b"], "c")
+    if branch is not None:
+        builder.add_conditional_edges("b", lambda state: END, branch)
+    return builder.compile()
+
+
+def test_each_part_of_the_form_is_in_the_hash():
+    forms = [
+        made(),
+        made(("a", "c")),
+        made(("a", "c"), ("b", "c")),
+        made(join=True),
+        made(branch=[END]),
+        made(branch=["c", END]),
+        made(branch=["c", "a"]),
+        made(deferred=True),
+        made(inner=chain(step)),
+        made(inner=chain(step, ("more", step, {}))),
+    ]
+    assert len({_topology.declared(form).hash for form in forms}) == len(forms)
+    assert (
+        _topology.declared(made(("a", "c"), ("b", "c"))).hash == _topology.declared(made(("b", "c"), ("a", "c"))).hash
+    )
+
+
+def test_an_error_handler_is_a_branch_of_its_node(exporter):
+    builder = StateGraph(State)
+    try:
+        builder.add_node("a", step, error_handler=step)
+    except TypeError:
+        pytest.skip("this LangGraph has no error handlers")
+    builder.add_edge(START, "a")
+    assert _topology.declared(builder.compile()).topology["branches"] == [
+        {"source": "a", "name": "error", "ends": ["__error_handler__a"]}
+    ]
+
+
+class SampledLater(Sampler):
+    """Records without sampling first, and samples from then on."""
+
+    def __init__(self):
+        self.decision = Decision.RECORD_ONLY
+
+    def should_sample(self, *args, **kwargs):
+        return SamplingResult(self.decision)
+
+    def get_description(self):
+        return "SampledLater"
+
+
+def test_the_first_sampled_run_has_the_topology():
+    sampler, exporter = SampledLater(), InMemorySpanExporter()
+    provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    LangGraphInstrumentor().instrument(tracer_provider=provider)
+    graph = chain(step)
+    graph.invoke({"seen": []})
+    sampler.decision = Decision.RECORD_AND_SAMPLE
+    for _ in range(2):
+        graph.invoke({"seen": []})
+    assert [TOPOLOGY in one for one in runs(exporter)] == [True, False]
+
+
 def test_a_graph_is_read_once_and_is_not_kept_alive():
     import gc
     import weakref
@@ -168,4 +244,15 @@ def test_with_a_langgraph_with_other_names_a_warning_is_logged_and_no_edges(expo
     spans = exporter.get_finished_spans()
     assert len(spans) == 2
     assert not [span for span in spans if {EDGES, HASH} & set(span.attributes)]
+    assert [getattr(record, CODE_FIELD, None) for record in caplog.records] == ["graph.unreadable"]
+
+
+@pytest.mark.parametrize("missing", ["branch:to:", "join:", "__pregel_tasks"])
+def test_a_graph_without_one_of_the_channels_of_edges_is_reported(missing, caplog):
+    """Else its edges would be absent without a reason, or its nodes would seem to lead to the end."""
+    graph = made(join=True)
+    for name in [name for name in graph.channels if name.startswith(missing)]:
+        graph.channels[f"other {name}"] = graph.channels.pop(name)
+    with caplog.at_level(logging.WARNING, "nodespan"):
+        assert _topology.declared(graph) is None
     assert [getattr(record, CODE_FIELD, None) for record in caplog.records] == ["graph.unreadable"]

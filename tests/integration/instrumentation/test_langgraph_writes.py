@@ -15,6 +15,7 @@ from langgraph.types import Command, Send
 import nodespan
 from nodespan.runner import PipelineFactory
 from nodespan.spans.fingerprint import fingerprint, set_hash_key
+from nodespan.spans.redaction import set_redaction
 from nodespan.testing import EchoPipeline
 from nodespan.types import ModelProfile, ModelProfileType
 from nodespan.workflow import PipelineNode, WorkflowState
@@ -89,6 +90,20 @@ def test_the_hash_of_a_message_depends_on_its_content_and_not_on_its_id(exporter
 
 
 @pytest.mark.usefixtures("traced", "key")
+def test_the_hash_of_a_message_has_its_calls_and_its_status(exporter):
+    def call(name, **args):
+        return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
+
+    made = [call("f", x=1), call("f", x=2), call("g", x=1), call("f", x=1)]
+    made += [ToolMessage("no", tool_call_id="c", status=status) for status in ("success", "error")]
+    for message in made:
+        one(lambda state, message=message: {"any": message}).invoke({"n": 1})
+    found = [held[WRITES][0] for held in attributes(exporter)]
+    assert found[0] == found[3]
+    assert len(set(found)) == len(found) - 1
+
+
+@pytest.mark.usefixtures("traced", "key")
 def test_commands_sends_and_a_state_that_is_no_mapping(exporter):
     def goes(state):
         return Command(update={"n": 1}, goto=[Send("a", {"n": 0})] if state["n"] else [])
@@ -146,12 +161,13 @@ def test_the_metadata_of_pipeline_nodes_is_left_out(exporter):
 
 
 @pytest.mark.usefixtures("traced", "key")
-def test_values_are_recorded_and_redacted_if_content_is_enabled(exporter, monkeypatch):
+def test_values_are_recorded_redacted_and_cut_if_content_is_enabled(exporter, monkeypatch):
     monkeypatch.setenv(CAPTURE, "SPAN_ONLY")
-    one(lambda state: {"n": 3, "text": "secret", "any": {"k": ["x" * 100_000]}}).invoke({"n": 1})
+    set_redaction(lambda text: text.replace("Ann", "***"))
+    one(lambda state: {"n": 3, "text": "of Ann", "any": {"k": ["x" * 100_000]}}).invoke({"n": 1})
     (found,) = attributes(exporter)
     number, text, cut = json.loads(found[VALUES])
-    assert (number, text) == (3, "secret")
+    assert (number, text) == (3, "of ***")
     assert len(found[VALUES]) <= 32 * 1024
     assert "100000 bytes in all" in cut["k"][0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ def phases(reader: StoreReader, state: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("prefilling", marks=pytest.mark.extended), "decoding"])
-def test_the_phase_of_a_process_killed_in_a_generation_is_stored(kind, smollm2, tmp_path):
+def test_the_phase_of_a_process_killed_in_a_generation_is_stored_and_shown(kind, smollm2, tmp_path, cli):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     with (
@@ -74,4 +75,9 @@ def test_the_phase_of_a_process_killed_in_a_generation_is_stored(kind, smollm2, 
         assert 7_000 <= lost[kind]["total"] <= 7_100
         assert lost[kind]["done"] < lost[kind]["total"]
     assert phases(reader, "running") == []
+    lines = [line for found in reader.find() for line in cli("trace", found["trace_id"]).out.splitlines()]
+    shown = [line.split("while ")[1] for line in lines if re.search(r" lost at \d\d:\d\d:\d\d while ", line)]
+    percent = f" {100 * lost[kind]['done'] // (lost[kind]['total'] or 1)} % of {lost[kind]['total']} tokens"
+    words = percent if kind == "prefilling" else f" {lost[kind]['done']} tokens"
+    assert sorted(shown) == sorted([kind + words, "queued behind 1", "queued behind 2"])
     reader.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -187,6 +189,53 @@ def test_an_incomplete_answer_is_an_error_after_its_text(kind: Any, run: Callabl
     assert len(server.received) == 2  # not repeated after the first byte
 
 
+class Breaking(socketserver.StreamRequestHandler):
+    """Answers with one part of an event, and closes the connection."""
+
+    requests = 0
+
+    def handle(self) -> None:
+        header = b""
+        while not header.endswith(b"\r\n\r\n"):
+            header += self.rfile.readline()
+        if not header.startswith(b"POST"):
+            self.wfile.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        type(self).requests += 1
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"6\r\ndata: \r\n")
+
+
+def test_a_request_is_not_repeated_after_a_part_of_the_first_event(run: Callable[..., Ask]) -> None:
+    Breaking.requests = 0
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Breaking) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises(httpx.TransportError):
+            text_of(run(base_url=f"http://127.0.0.1:{server.server_address[1]}/v1")(chat("a")))
+        server.shutdown()
+    assert Breaking.requests == 1
+
+
+def test_a_server_that_could_not_be_reached_is_used_last_for_a_while(run: Callable[..., Ask]) -> None:
+    with FakeServer("openai", cut_after=0) as broken, FakeServer("openai") as sound:
+        ask = run(broken, sound)
+        for _ in range(3):
+            assert text_of(ask(chat("a"))) == "The sea is wide."
+        assert (len(broken.received), len(sound.received)) == (1, 3)
+
+
+def test_an_address_in_a_private_network_is_not_requested_through_a_proxy(
+    run: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeServer("openai") as proxy, FakeServer("vllm") as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        stream = run(server)(chat("a"))
+        assert text_of(stream) == "The sea is wide."
+        assert proxy.received == proxy.probes == []
+
+
 def test_an_error_amid_an_answer_is_raised_with_its_status(
     run: Callable[..., Ask], exporter: InMemorySpanExporter
 ) -> None:
@@ -210,6 +259,19 @@ def test_a_request_is_repeated_to_a_busy_server_and_not_after_an_error(
         assert the_span(exporter).attributes["error.type"] == str(status)
         server.failures = attempts - 1
         assert text_of(run(server)(chat("a"))) == "The sea is wide."
+
+
+def test_failed_attempts_are_in_the_time_outside_of_the_phases(
+    run: Callable[..., Ask], exporter: InMemorySpanExporter
+) -> None:
+    with FakeServer("llama-server", delay_s=0.01, status=503, failures=1) as server:
+        text_of(run(server)(chat("a")))
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    times = {name: ((span.end_time or 0) - (span.start_time or 0)) / 1e9 for name, span in spans.items()}
+    other_s = (spans["chat m"].attributes or {})["nodespan.server.other_s"]
+    assert other_s > 0.25  # the pause before the second attempt
+    whole_s = times.pop("chat m")
+    assert other_s + sum(times.values()) == pytest.approx(whole_s, abs=0.05)
 
 
 def test_a_request_to_a_busy_server_is_sent_to_another(run: Callable[..., Ask], exporter: InMemorySpanExporter) -> None:

@@ -71,7 +71,7 @@ def test_a_stream_has_the_text_and_the_counts_of_the_whole_answer(llama_server: 
         whole = post(llama_server, path, {"seed": 1, "temperature": 0.0, "max_tokens": 12, **more})
         stream = runner.stream_pipeline(asked)
         text, choice = text_of(stream), whole["choices"][0]
-        assert text == choice["message"]["content"] if "message" in choice else choice["text"]
+        assert text == (choice["message"]["content"] if "message" in choice else choice["text"])
         assert stream.metadata is not None
         assert stream.metadata.input_tokens == whole["usage"]["prompt_tokens"]
         assert stream.metadata.output_tokens == whole["usage"]["completion_tokens"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from model_calls import text_of, the_span
+from nodespan.engine.openai_compatible.endpoints import propagates_to
+from nodespan.engine.openai_compatible.wire import objects
 from nodespan.errors import ConfigurationError, ServerError
 from nodespan.runner import OpenAICompatiblePipeline, PipelineFactory, PipelineStream, Runner
 from nodespan.testing import FakeServer
@@ -134,6 +136,34 @@ def test_the_trace_is_sent_to_the_listed_hosts_only(
     with FakeServer("vllm") as server:
         text_of(run(server)(chat("a")))
     assert ("traceparent" in server.received[0].headers) == is_sent
+
+
+@pytest.mark.parametrize(
+    ("host", "is_sent"),
+    [
+        ("x.b", True),
+        ("y.x.b", True),
+        ("X.B", True),
+        ("a.example", True),
+        ("b", False),
+        ("xb", False),
+        ("c.a.example", False),
+    ],
+)
+def test_a_star_stands_for_the_hosts_below_a_name(host: str, is_sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODESPAN_PROPAGATE_HOSTS", "a.example, *.b")
+    assert propagates_to(host) == is_sent
+
+
+async def test_an_error_inside_a_stream_does_not_contain_a_key() -> None:
+    async def chunks(*lines: bytes) -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
+
+    for line in (f'data: {{"error": {{"message": "bad {SECRET}"}}}}\n', f"data: {{{SECRET}\n"):
+        with pytest.raises(ServerError, match=r"\*\*\*") as raised:
+            _ = [event async for event in objects(chunks(line.encode()), [SECRET])]
+        assert SECRET not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,30 @@ def test_an_open_span_is_running_until_its_end_and_stored_once(reader):
         assert changes["running"] == []
 
 
+def test_a_row_goes_in_the_transaction_that_stores_the_end(reader):
+    """Also where the spans that end at once fill several batches: at each moment each span is open or stored."""
+    names = {f"span {number}" for number in range(4)}
+    with configure() as telemetry:
+        tracer = trace.get_tracer("test")
+        spans = [tracer.start_span(name) for name in sorted(names)]
+        until(rows, 4)
+        seen: list[set[str]] = []
+
+        def look(statement: str) -> None:
+            if statement.startswith("BEGIN"):
+                seen.append(set(states(reader)))
+
+        telemetry.store.database.read(lambda connection: connection.set_trace_callback(look))
+        with telemetry._pipelines.delivery._writing:  # the writer finds all of them at once
+            for span in spans:
+                span.set_attribute("long", "x" * 600_000)
+                span.end()
+        until(lambda: states(reader), dict.fromkeys(names, "ended"))
+        telemetry.store.database.read(lambda connection: connection.set_trace_callback(None))
+    assert len(seen) > 1
+    assert [each for each in seen if each != names] == []
+
+
 def test_short_spans_have_no_row(reader):
     with configure() as telemetry:
         written: list[str] = []
@@ -152,6 +176,20 @@ def test_the_number_of_rows_is_bounded_and_other_spans_are_counted(reader, monke
             span.end()
         until(rows, 0)
         assert telemetry.force_flush(PATIENCE_S).stored == 70
+
+
+def test_spans_that_start_while_the_writer_is_blocked_are_bounded_and_counted(reader, monkeypatch):
+    """The oldest are tracked: a run is open for longer than the spans inside it."""
+    monkeypatch.setattr(running_spans, "MAX_STARTED", 30)
+    with configure() as telemetry:
+        with telemetry._pipelines.delivery._writing:
+            spans = [trace.get_tracer("test").start_span(f"span {number}") for number in range(100)]
+        until(rows, 30)
+        until(lambda: reader.status()["untracked"], 70)
+        assert set(states(reader)) == {f"span {number}" for number in range(30)}
+        for span in spans:
+            span.end()
+        assert telemetry.force_flush(PATIENCE_S).stored == 100
 
 
 def test_a_long_attribute_is_only_in_the_ended_span(reader):

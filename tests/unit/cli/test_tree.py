@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -89,3 +90,59 @@ def test_an_attribute_of_an_unexpected_type_is_omitted():
     attributes = {**USAGE, semconv.MIRROR_KEYS["tokens_per_s"]: "fast", semconv.MIRROR_KEYS["queue_s"]: None}
     (tree,) = render_tree([record("a", "", "chat", 0, 1, attributes=attributes)], 200)
     assert tree.label.plain == "chat  1.0 ms  in 44  cached 24  out 20  first token 940 ms"
+
+
+NOON = 1_800_000_000 * 10**9
+CLOCK = datetime.fromtimestamp(NOON / 1e9, UTC).astimezone().strftime("%H:%M:%S")
+
+
+def open_label(state, phase=None, silent_s=0.2):
+    """The line of an open span, without its name and duration."""
+    span = record("a", "", "chat", 0, 1000)
+    process = {"id": "p", "pid": 1, "start_ns": NOON, "heartbeat_ns": NOON, "silent_s": silent_s}
+    if phase is not None:
+        phase = {"done": None, "total": None, "position": None, "text": "", "since_ns": NOON, "at_ns": NOON, **phase}
+    (tree,) = render_tree([{**span, "state": state, "process": process, "phase": phase}], 200)
+    return tree.label.plain.removeprefix("chat  1.0 s  ")
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ({"name": "queued", "position": 2}, "queued behind 2"),
+        ({"name": "queued"}, "queued"),
+        ({"name": "loading"}, "loading"),
+        ({"name": "prefilling", "done": 812, "total": 1310}, "prefilling 61 % of 1310 tokens"),
+        ({"name": "prefilling"}, "prefilling"),
+        ({"name": "decoding", "done": 41}, "decoding 41 tokens"),
+        ({"name": "decoding"}, "decoding"),
+        ({"name": "retrying", "text": "ConnectionError"}, "retrying ConnectionError"),
+        ({"name": "tool", "text": "se\x1barch"}, "tool se\\x1barch"),
+    ],
+)
+def test_an_open_span_has_its_state_and_phase(phase, words):
+    assert open_label("running", phase) == f"running  {words}"
+    assert open_label("silent", phase, 7.4) == f"silent for 7 s  {words}"
+    assert open_label("lost", phase) == f"lost at {CLOCK} while {words}"
+
+
+def test_an_open_span_without_a_phase_has_its_state():
+    assert open_label("running") == "running"
+    assert open_label("silent", silent_s=None) == "silent"
+    assert open_label("lost") == f"lost at {CLOCK}"
+
+
+def test_a_repeated_prefill_is_a_line_below_the_call():
+    attributes = {
+        **USAGE,
+        semconv.USAGE_INPUT_TOKENS: 1310,
+        semconv.USAGE_CACHE_READ: 96,
+        semconv.PREFIX_SHARED: 96,
+        semconv.PREFIX_REPEATED: 1204,
+        semconv.PREFIX_PREVIOUS_NODE: "plan",
+        semconv.PREFIX_COST: 2.1,
+    }
+    (tree,) = render_tree([record("a", "", "chat", 0, 1, attributes=attributes)], 200)
+    assert tree.label.plain.splitlines()[1:] == [
+        "prefilled 1,214 of 1,310 tokens again: differs from node plan's prompt at token 96, cost 2.1 s"
+    ]

@@ -101,21 +101,21 @@ class OpenAICompatiblePipeline:
         import httpx
 
         self._describe(result)
+        began_at = time.perf_counter()
         tried: list[Endpoint] = []
         while True:
             endpoint = self._endpoints.choose(tried)
             tried.append(endpoint)
             reader = self._reader(result)
             pieces: list[str] = []
-            has_begun = False
+            answer: httpx.Response | None = None
             try:
                 async with (
-                    self._open(endpoint, request, result) as response,
-                    contextlib.aclosing(chunks_of(response)) as chunks,
+                    self._open(endpoint, request, result) as answer,
+                    contextlib.aclosing(chunks_of(answer)) as chunks,
                     contextlib.aclosing(objects(chunks, self._secrets)) as events,
                 ):
                     async for event in events:
-                        has_begun = True
                         if text := reader.read(event):
                             pieces.append(text)
                             yield text
@@ -126,12 +126,13 @@ class OpenAICompatiblePipeline:
             except (httpx.TransportError, ServerError) as error:
                 if isinstance(error, httpx.TransportError):
                     self._endpoints.failed(endpoint)
+                has_begun = answer is not None and answer.num_bytes_downloaded > 0
                 if has_begun or len(tried) >= _ATTEMPTS or not _may_repeat(error):
                     raise
                 await asyncio.sleep(0 if self._has_another(tried) else _PAUSE_S * len(tried))
                 continue
             finally:
-                reader.finish()
+                reader.finish(began_at)
             await self._count(endpoint, request, "".join(pieces), result)
             return
 

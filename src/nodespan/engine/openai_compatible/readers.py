@@ -61,14 +61,18 @@ class Reader:
                 return self._read_choice(choice)
         return ""
 
-    def finish(self) -> None:
-        """Places the phases. Call once, when the answer has ended or was abandoned."""
+    def finish(self, began_at: float) -> None:
+        """Places the phases. Call once, when the answer has ended or was abandoned.
+
+        Args:
+            began_at: When the first attempt began; the attempts before this one are in none of the phases.
+        """
         result = self._result
         ended_at = time.perf_counter()
         result.phases = place_phases(result, self._sent_at, ended_at, self._load_s)
         if result.phases:
             known_s = sum(phase.duration_s for phase in result.phases)
-            result.attributes[semconv.SERVER_OTHER] = max(0.0, ended_at - self._sent_at - known_s)
+            result.attributes[semconv.SERVER_OTHER] = max(0.0, ended_at - began_at - known_s)
 
     def _read_progress(self, progress: Object) -> None:
         """The first report of a slot ends the server's queue; each contains the progress of the prefill."""

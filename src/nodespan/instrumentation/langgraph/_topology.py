@@ -29,6 +29,10 @@ START: Final = "__start__"
 END: Final = "__end__"
 BRANCH_TO: Final = "branch:to:"
 """Begins the name of the channel that triggers a node; the taken edges are read from the writes to these."""
+JOIN: Final = "join:"
+"""Likewise for an edge that waits for several nodes."""
+SENDS: Final = "__pregel_tasks"
+"""The channel of ``Send``."""
 MAX_BYTES: Final = 32 * 1024
 """Largest topology; a graph of 200 nodes has about 20 KiB."""
 
@@ -117,8 +121,9 @@ def _read(graph: Any) -> DeclaredGraph | None:
 
 def _declared_graph(graph: Any) -> DeclaredGraph:
     builder: Any = getattr(graph, "builder", None)  # graphs of the functional API have none
-    if builder is not None and not any(name.startswith(BRANCH_TO) for name in graph.channels):
-        raise ValueError(f"it has no channel {BRANCH_TO}NODE")
+    for kind in _channels(builder):
+        if not any(name.startswith(kind) for name in graph.channels):
+            raise ValueError(f"it has no channel {kind}")
     nodes: dict[str, Any] = {name: node for name, node in graph.nodes.items() if name != START}
     edges: set[tuple[str, str]] = set(builder.edges) if builder is not None else set()
     waiting: set[tuple[tuple[str, ...], str]] = set(builder.waiting_edges) if builder is not None else set()
@@ -153,6 +158,14 @@ def _declared_graph(graph: Any) -> DeclaredGraph:
         frozenset(source for source, _, ends in branches if ends is None),
         {name: handler for name, node in nodes.items() if (handler := _handler(node)) is not None},
     )
+
+
+def _channels(builder: Any) -> Iterable[str]:
+    """The channels that the taken edges are read from."""
+    if builder is not None:
+        yield from (BRANCH_TO, SENDS)
+        if builder.waiting_edges:
+            yield JOIN
 
 
 def _branches(builder: Any, nodes: Mapping[str, Any]) -> Iterable[tuple[str, str, list[str] | None]]:
