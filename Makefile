@@ -49,7 +49,7 @@ test-stack: $(READY) ## Run the tests of the stack: real Collector, Jaeger, Prom
 	@! command -v go >/dev/null || $(BIN)/python tools/stack/stack_binaries.py
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/stack $(ARGS)
 
-test-scale: $(READY) ## Run the tests of docs/scale.md: faults of the chain with Kafka, ClickHouse, Victoria (go, java, mvn; 20 min)
+test-scale: $(READY) ## Run the tests of docs/scale.md: faults of the chain with Kafka, ClickHouse, Victoria (go, java, mvn; 15 min)
 	$(BIN)/python tools/stack/stack_binaries.py scale
 	@$(PIP) install --quiet -c constraints.txt --no-deps --group scale
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/scale $(ARGS)
