@@ -60,6 +60,16 @@ def test_graphs_are_deleted_a_day_after_the_last_run_that_refers_to_them(tmp_pat
     assert stored(store) == []
 
 
+def test_the_store_deletes_unused_graphs_with_its_old_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("nodespan.store.outbox._AGE_CHECK_S", 0.0)
+    store = SqliteStore(tmp_path / "s.db")
+    store.append(batch("aa", "{}"), None)
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 400 * 24 * 3600 * 10**9)
+    store.append(batch("bb", "{}"), None)
+    assert stored(store) == ["bb"]
+
+
 def test_the_number_of_graphs_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
     store = SqliteStore(tmp_path / "s.db")

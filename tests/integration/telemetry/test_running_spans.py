@@ -114,6 +114,23 @@ def test_a_phase_is_rewritten_when_it_changes_and_at_most_once_a_second(reader):
         span.end()
 
 
+def test_an_open_span_without_changes_has_a_heartbeat_each_second(reader, monkeypatch):
+    monkeypatch.setattr("nodespan.store.running.SILENT_AFTER_S", 2.0)
+    with configure():
+        span = trace.get_tracer("test").start_span("open")
+        until(lambda: states(reader), {"open": "running"})
+        seen: set[float] = set()
+        until_at = time.monotonic() + 3.5
+        while time.monotonic() < until_at:
+            (found,) = reader.find()
+            assert found["state"] == "running"
+            process = reader.get(found["trace_id"])["spans"][0]["process"]
+            seen.add(process["heartbeat_ns"])
+            time.sleep(0.05)
+        assert 3 <= len(seen) <= 5
+        span.end()
+
+
 def test_the_span_of_a_tool_has_the_phase_tool(reader):
     with configure():
         attributes = {semconv.OPERATION_NAME: semconv.EXECUTE_TOOL, semconv.TOOL_NAME: "search"}
