@@ -57,6 +57,8 @@ with StoreReader(open_store()) as reader:
 - `get(trace_id)`: one trace with its spans, by id or a unique prefix of it.
 - `cursor()` and `follow(cursor, filter, wait_s)`: the changes since a cursor. A call that finds no change costs some
   microseconds, so polling every 50 ms is cheap.
+- `join_edges(get(...)["spans"])`, of `nodespan.store`: the taken edges of a trace, each with the span ids of the
+  executions that it led to.
 - `status()`: how the store is read, and the number of spans in the index.
 
 **Files.** The store is `nodespan.db`, the outbox. Beside it is `nodespan.index.db`, the search index, which readers

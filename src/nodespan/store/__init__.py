@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nodespan.store.convert import edge_records, write_records
 from nodespan.store.database import MEMORY
+from nodespan.store.edges import join_edges
 from nodespan.store.location import open_store, store_path
 from nodespan.store.merge import matches
 from nodespan.store.outbox import EXPORTED, Batch, Outbox, SqliteStore, StoreLimits, Waiting
@@ -27,6 +28,7 @@ __all__ = [
     "edge_records",
     "hash_key",
     "index_path",
+    "join_edges",
     "load_secret",
     "matches",
     "old_stores",

@@ -99,7 +99,8 @@ class LinkRecord(TypedDict):
 class EdgeRecord(TypedDict):
     """An edge of the graph that a node execution took.
 
-    The executions of its target are those below the same run with the next greater ``langgraph.step``. A ``join`` is
+    The executions of its target are those below the same run with the next greater ``langgraph.step``
+    (``nodespan.store.join_edges``). A ``join`` is
     executed after all of its sources; a deferred node after all other nodes.
 
     Attributes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 import pytest
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
 
 import nodespan
 from nodespan.errors import ConfigurationError
-from nodespan.store import StoreReader, TraceFilter, open_store
+from nodespan.store import StoreReader, TraceFilter, join_edges, open_store
 from small_graphs import chain
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -95,3 +96,67 @@ def test_a_store_finds_traces_by_labels(monkeypatch):
         assert users(metadata=("plan=free",)) == ["u1"]
         assert users(metadata=("plan=pro", "paid=true")) == ["u2"]
         assert users(user="u1", tags=("b",)) == []
+
+
+def test_taken_edges_are_joined_to_executions_by_step():
+    """A loop of two rounds, in each of which one node fans out to two executions of another."""
+
+    def fan_out(state):
+        return [Send("work", {"n": 0}), Send("work", {"n": 1})]
+
+    builder = StateGraph(State)
+    builder.add_node("plan", lambda state: {"n": state.get("n", 0) + 1})
+    builder.add_node("work", lambda state: {})
+    builder.add_node("check", lambda state: {})
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges("plan", fan_out, ["work"])
+    builder.add_edge("work", "check")
+    builder.add_conditional_edges("check", lambda state: "plan" if state["n"] < 2 else END, ["plan", END])
+    with nodespan.configure() as telemetry:
+        nodespan.instrument(langchain=False, llama_cpp=False)
+        builder.compile(name="loop").invoke({"n": 0})
+        assert telemetry.force_flush()
+    nodespan.uninstrument()
+    with StoreReader(open_store()) as reader:
+        spans = reader.get(reader.find()[0]["trace_id"])["spans"]
+    names = {
+        span["span_id"]: f"{span['name'].split()[1]} {span['attributes'].get('langgraph.step', 0)}" for span in spans
+    }
+    joined = sorted(
+        (names[one["source"]], one["edge"]["target"], [names[execution] for execution in one["executions"]])
+        for one in join_edges(spans)
+    )
+    assert joined == [
+        ("check 3", "plan", ["plan 4"]),
+        ("check 6", "__end__", []),
+        ("loop 0", "plan", ["plan 1"]),
+        ("plan 1", "work", ["work 2", "work 2"]),
+        ("plan 4", "work", ["work 5", "work 5"]),
+        ("work 2", "check", ["check 3"]),
+        ("work 2", "check", ["check 3"]),
+        ("work 5", "check", ["check 6"]),
+        ("work 5", "check", ["check 6"]),
+    ]
+    executed = {execution for one in join_edges(spans) for execution in one["executions"]}
+    assert executed == {span["span_id"] for span in spans} - {root_of(spans)}
+
+
+def root_of(spans):
+    return next(span["span_id"] for span in spans if not span["parent_span_id"])
+
+
+def test_spans_whose_parents_are_a_circle_are_joined_to_nothing():
+    with nodespan.configure() as telemetry:
+        nodespan.instrument(langchain=False, llama_cpp=False)
+        builder = StateGraph(State)
+        builder.add_node("a", lambda state: {"n": 1})
+        builder.add_edge(START, "a")
+        builder.add_edge("a", END)
+        builder.compile().invoke({"n": 1})
+        assert telemetry.force_flush()
+    nodespan.uninstrument()
+    with StoreReader(open_store()) as reader:
+        spans = reader.get(reader.find()[0]["trace_id"])["spans"]
+    (node,) = [span for span in spans if span["parent_span_id"]]
+    node["parent_span_id"] = node["span_id"]
+    assert [one["executions"] for one in join_edges([node])] == [[]]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from nodespan import semconv
 from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
-from nodespan.instrumentation.langgraph._topology import BRANCH_TO, END, START, DeclaredGraph
+from nodespan.instrumentation.langgraph._topology import BRANCH_TO, END, JOIN, SENDS, START, DeclaredGraph
 from nodespan.instrumentation.langgraph._writes import to_record, values, written
 from nodespan.spans.attributes import PlainAttributes, to_attribute
 from nodespan.spans.content import set_content
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._convert import Task
     from nodespan.instrumentation.langgraph._writes import Write
 
-JOIN: Final = "join:"
-SENDS: Final = "__pregel_tasks"
 _PLANS_MAX: Final = 1024
 """Plans kept per graph; a node has one for each combination of channels that it writes."""
 _PLAN_CHANNELS_MAX: Final = 64
