@@ -295,7 +295,7 @@ def test_closing_early_is_no_error(play: Ask, stage: Stage, exporter: InMemorySp
 def test_a_passed_deadline_is_an_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
     stage.free = False
     with pytest.raises(DeadlineExceededError):
-        list(play(raw("a"), deadline_s=0.03))
+        list(play(raw("a"), deadline_s=0.3))
     wanted = ("nodespan.status", "error.type", "gen_ai.response.finish_reasons")
     assert span_tree(exporter, *wanted) == snapshot(
         [
