@@ -14,10 +14,12 @@ import nodespan
 from bench.graphs import chain
 from bench.measure import Figure, Size, Statistic, added, figure, interleaved, median
 from bench.overhead_worker import Counting, configured
+from nodespan import semconv
 from nodespan.delivery.running_spans import RunningSpans
-from nodespan.instrumentation.langgraph._edges import task_returned
-from nodespan.instrumentation.langgraph._spans import NodeSpan
+from nodespan.instrumentation.langgraph._edges import of_execution
+from nodespan.instrumentation.langgraph._spans import NodeSpan, WorkflowSpan
 from nodespan.instrumentation.langgraph._topology import declared
+from nodespan.spans.attributes import PlainAttributes
 from nodespan.spans.fingerprint import set_hash_key
 from nodespan.spans.scope import current_scope
 
@@ -90,16 +92,30 @@ def figures(scope: NodeSpan, task: Any, rounds: int) -> list[Figure]:
     edges = Written(task, [write for write in task.writes if write[0].startswith("branch:to:")])
     assert edges.writes
     assert len(task.writes) == len(edges.writes) + 2
+    parent = scope.parent
+    assert isinstance(parent, WorkflowSpan)
+
+    def end(task: Any) -> None:
+        """What a node with a declared graph does at its start and its end, and what any span does: set its status."""
+        attributes = PlainAttributes()
+        if task is not None:
+            parent.iteration(task.name, 1)
+            attributes = of_execution(scope, task)
+            assert attributes
+        attributes[semconv.STATUS] = "ok"
+        scope.span.set_attributes(attributes)
+
     calls: dict[str, Callable[[], None]] = {
         "nothing": lambda: None,
         "start": lambda: running.on_start(scope.span),
-        "edges": lambda: task_returned(scope, edges),
-        "writes": lambda: task_returned(scope, task),
+        "status": lambda: end(None),
+        "edges": lambda: end(edges),
+        "writes": lambda: end(task),
     }
     columns = interleaved({name: us_per_call(call) for name, call in calls.items()}, rounds)
     of = f"{CALLS} calls"
-    start, taken = added("start", "nothing"), added("edges", "nothing")
-    both: Statistic = lambda columns: start(columns) + added("writes", "nothing")(columns)  # noqa: E731
+    start, taken = added("start", "nothing"), added("edges", "status")
+    both: Statistic = lambda columns: start(columns) + added("writes", "status")(columns)  # noqa: E731
     without: Statistic = lambda columns: start(columns) + taken(columns)  # noqa: E731
     return [
         figure("recording a start for running spans", "µs", columns, start, of=of),
