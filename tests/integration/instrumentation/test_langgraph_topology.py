@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import operator
@@ -144,10 +145,9 @@ def test_each_part_of_the_form_is_in_the_hash():
 
 def test_an_error_handler_is_a_branch_of_its_node(exporter):
     builder = StateGraph(State)
-    try:
-        builder.add_node("a", step, error_handler=step)
-    except TypeError:
+    if "error_handler" not in inspect.signature(builder.add_node).parameters:
         pytest.skip("this LangGraph has no error handlers")
+    builder.add_node("a", step, error_handler=step)
     builder.add_edge(START, "a")
     assert _topology.declared(builder.compile()).topology["branches"] == [
         {"source": "a", "name": "error", "ends": ["__error_handler__a"]}
