@@ -238,3 +238,9 @@ def test_async_nodes_and_branches(exporter):
     built = graph({"a": body, "b": body}, [(START, "a")], branches=[("a", route, ["b"])])
     asyncio.run(built.ainvoke({"seen": []}))
     assert edges_of(exporter) == [("LangGraph", ["edge a"]), ("a", ["branch b"]), ("b", [])]
+
+
+def test_a_join_that_leads_to_the_end_is_implied(run, exporter):
+    built = graph({"a": step, "b": step}, [(START, "a"), (START, "b"), (["a", "b"], END)])
+    run(built, {"seen": []})
+    assert sorted(edges_of(exporter)[1:]) == [("a", ["implied __end__"]), ("b", ["implied __end__"])]

@@ -256,3 +256,16 @@ def test_a_graph_without_one_of_the_channels_of_edges_is_reported(missing, caplo
     with caplog.at_level(logging.WARNING, "nodespan"):
         assert _topology.declared(graph) is None
     assert [getattr(record, CODE_FIELD, None) for record in caplog.records] == ["graph.unreadable"]
+
+
+def test_a_graph_whose_only_join_leads_to_the_end_is_declared(caplog):
+    """LangGraph has no channel for such an edge."""
+    builder = StateGraph(State)
+    for name in ("a", "b"):
+        builder.add_node(name, step)
+        builder.add_edge(START, name)
+    builder.add_edge(["a", "b"], END)
+    found = _topology.declared(builder.compile())
+    assert found is not None
+    assert found.joins == {("a", END), ("b", END)}
+    assert not caplog.records

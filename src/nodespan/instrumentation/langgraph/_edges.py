@@ -120,7 +120,7 @@ def _made(graph: DeclaredGraph, source: str, channels: tuple[str, ...]) -> Plan:
 
 def _declares_end(graph: DeclaredGraph, source: str) -> bool | None:
     """Whether the edge to END is declared; ``None``: the node cannot have gone there."""
-    if (source, END) in graph.edges or _ends_at(graph, source, END):
+    if (source, END) in graph.edges or (source, END) in graph.joins or _ends_at(graph, source, END):
         return True
     return False if source in graph.open_branches else None
 

@@ -164,7 +164,7 @@ def _channels(builder: Any) -> Iterable[str]:
     """The channels that the taken edges are read from."""
     if builder is not None:
         yield from (BRANCH_TO, SENDS)
-        if builder.waiting_edges:
+        if any(target != END for _, target in builder.waiting_edges):
             yield JOIN
 
 
