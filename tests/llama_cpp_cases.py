@@ -28,7 +28,8 @@ class Case:
 
     Attributes:
         ends: The expected end, if the case tests it. Texts of a random seed differ by processor.
-        is_extended: Run by ``make test-extended``: another case of the same kind is in ``make test``.
+        is_extended: Run by ``make test-extended``: other cases in ``make test`` have the same kind of prompt (a chat or
+            a text), cache (empty, a prefix, the whole prompt), sampling (a seed or the likeliest token) and end.
     """
 
     name: str
@@ -44,7 +45,7 @@ def words(count: int) -> str:
 
 CASES = [
     Case("cold", (raw(STORY, seed=5, max_tokens=12),), is_extended=True),
-    Case("cold chat", (chat("What is the sea?", seed=5, max_tokens=12),)),
+    Case("cold chat", (chat("What is the sea?", seed=5, max_tokens=12),), is_extended=True),
     Case("no seed needed at temperature 0", (raw(STORY, temperature=0.0, max_tokens=12),), is_extended=True),
     Case("prefix", (raw(STORY, seed=5, max_tokens=4), raw(STORY + " it was", seed=6, max_tokens=8))),
     Case(

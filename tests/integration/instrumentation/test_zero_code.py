@@ -128,10 +128,9 @@ def test_without_an_endpoint_the_spans_are_in_the_local_store(run, smollm2):
         assert tree([span for data, _ in reader.iter_batches() for span in decode_batch(data)]) == EXPECTED
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    [pytest.param(None, id="local", marks=pytest.mark.extended), pytest.param("http://127.0.0.1:4318", id="otlp")],
-)
+# Spans and metrics that arrive, and spans in the store, require the same providers: the two tests above.
+@pytest.mark.extended
+@pytest.mark.parametrize("endpoint", [pytest.param(None, id="local"), pytest.param("http://127.0.0.1:4318", id="otlp")])
 def test_the_configurator_sets_an_sdk_provider(run, endpoint):
     """Without a configurator ``opentelemetry-instrument`` leaves a proxy, and nothing is ever recorded."""
     variables = {} if endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}

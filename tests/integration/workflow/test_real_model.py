@@ -43,8 +43,9 @@ def composer(tracer_provider):
     return ComposerService(tracer_provider=tracer_provider)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain_answer(smollm2):
+    """The answer of a newly loaded model, which no test changes."""
     import llama_cpp
 
     llama = llama_cpp.Llama(model_path=str(smollm2), n_ctx=512, verbose=False)
@@ -81,7 +82,8 @@ async def test_the_metadata_of_a_streamed_run(factory, composer, tracer_provider
     assert {event["metadata"]["node_name"] for event in starts} == {"TestMetadataNode"}
 
 
-@pytest.mark.parametrize("how", ["invoke", "ainvoke", "composer"])
+# The composer runs the node's asynchronous form, as `ainvoke` does.
+@pytest.mark.parametrize("how", ["invoke", pytest.param("ainvoke", marks=pytest.mark.extended), "composer"])
 async def test_text_and_counts_equal_those_of_llama_cpp(node, composer, exporter, plain_answer, how):
     graph = one_node(node)
     state = WorkflowState.from_prompt(PROMPT)
@@ -195,7 +197,8 @@ def test_the_state_survives_sqlite_in_sync_graphs(node, exporter, tmp_path):
     json.dumps(kept)
 
 
-@pytest.mark.parametrize("saver", ["memory", "sqlite"])
+# SQLite's saver writes the state as bytes, as the one in memory does, and to disk.
+@pytest.mark.parametrize("saver", [pytest.param("memory", marks=pytest.mark.extended), "sqlite"])
 async def test_the_state_survives_a_checkpointer_in_async_graphs(node, composer, exporter, tmp_path, saver):
     config = {"configurable": {"thread_id": "t1"}}
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "c.db")) as sqlite:
