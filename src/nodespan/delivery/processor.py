@@ -281,10 +281,10 @@ class StoreSpanProcessor(SpanProcessor):
             taken += len(spans)
             made += encode_spans(spans)
             ended += self.running.ended(spans)
-        for batch in reversed(join_batches(made)):
-            self._unwritten.appendleft((batch, ended))  # the rows go with the last; a reader prefers an ended span
-            ended = []
-        self.running.forget(ended)
+        batches = join_batches(made)
+        # The rows go with the last batch: a reader prefers an ended span to an open one.
+        self._unwritten += [(batch, ended if batch is batches[-1] else []) for batch in batches]
+        self.running.forget([] if batches else ended)
         if lost := taken - sum(batch.spans for batch in made):
             self.ledger.dropped(lost, "not_encodable")
 

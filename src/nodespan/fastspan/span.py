@@ -19,6 +19,7 @@ from opentelemetry.trace.status import Status, StatusCode
 from typing_extensions import override
 
 from nodespan.spans.attributes import PlainAttributes
+from nodespan.spans.scope import EndsWithAttributes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -130,7 +131,7 @@ def _with_tuples(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
     return accepted
 
 
-class LeanSpan(sdk.Span):
+class LeanSpan(sdk.Span, EndsWithAttributes):
     """A span of the SDK's without the objects that most spans never need.
 
     ``SpanContext``, parent, ``BoundedAttributes``, events and links are made when they are read. Everything that is not
@@ -255,14 +256,14 @@ class LeanSpan(sdk.Span):
             self._end_time = time_ns() if end_time is None else end_time
         self._origin.processors.end_span(self)
 
-    def end_with(self, attributes: Mapping[str, Any], end_time: int | None = None) -> None:
-        """``set_attributes`` and ``end`` at the cost of one."""
+    @override
+    def end_with(self, attributes: PlainAttributes, end_time_ns: int | None = None) -> None:
         with self._lock:
             if self._end_time is not None:
                 sdk_logger.warning("Calling end() on an ended span.")
                 return
             self._set(attributes)
-            self._end_time = time_ns() if end_time is None else end_time
+            self._end_time = time_ns() if end_time_ns is None else end_time_ns
         self._origin.processors.end_span(self)
 
     @override

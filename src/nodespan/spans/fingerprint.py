@@ -92,7 +92,7 @@ def fingerprint(value: object) -> str:
         simple = _SIMPLE.get(kind)
         if simple is None:
             data = _Canonical().encode(value)
-        elif kind is str and len(value) > MAX_BYTES:  # pyright: ignore[reportArgumentType]
+        elif kind is str and len(value) > MAX_BYTES:  # pyright: ignore[reportArgumentType] a text, by its kind
             raise _LargeError
         else:
             data = simple(value).encode()

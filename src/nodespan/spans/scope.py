@@ -121,6 +121,14 @@ def _own_parent(owner: SpanScope | None, context: Context | None) -> Context | N
     return owner.context_over(context) if _is_of_a_peer(trace.get_current_span(context)) else context
 
 
+class EndsWithAttributes:
+    """Base of nodespan's own spans: ``set_attributes`` and ``end`` at the cost of one."""
+
+    def end_with(self, attributes: PlainAttributes, end_time_ns: int | None = None) -> None:
+        """Sets the attributes and ends the span. ``end_time_ns`` is Unix time in ns; now if not given."""
+        raise NotImplementedError
+
+
 class SpanScope:
     """Starts a span, makes it current around the work only, records an error once, and ends it exactly once.
 
@@ -232,9 +240,7 @@ class SpanScope:
 
     def attached(self, base: Context | None = None) -> Attached:
         """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
-        if base is None:
-            base = get_current()
-        return Attached(Context({**base, _OWNER_KEY: self, SPAN_KEY: self.span}), self)
+        return Attached(self.context_over(base), self)
 
     def step(self) -> Step:
         """The same for many steps of the work, over the context that is current at each."""
@@ -299,9 +305,8 @@ class SpanScope:
             if attributes is None:
                 attributes = PlainAttributes()
             attributes[semconv.STATUS] = outcome
-            end_with: Any = getattr(self.span, "end_with", None)  # of nodespan's own spans
-            if end_with is not None:
-                end_with(attributes, end_time_ns)
+            if isinstance(self.span, EndsWithAttributes):
+                self.span.end_with(attributes, end_time_ns)
             else:
                 self.span.set_attributes(attributes)
                 self.span.end(end_time_ns)

@@ -100,8 +100,7 @@ class EdgeRecord(TypedDict):
     """An edge of the graph that a node execution took.
 
     The executions of its target are those below the same run with the next greater ``langgraph.step``
-    (``nodespan.store.join_edges``). A ``join`` is
-    executed after all of its sources; a deferred node after all other nodes.
+    (``nodespan.store.join_edges``). A ``join`` is executed after all of its sources; a deferred node after all others.
 
     Attributes:
         target: LangGraph's name of the target node, or ``__end__``.

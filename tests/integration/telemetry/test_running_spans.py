@@ -126,7 +126,7 @@ def test_an_open_span_without_changes_has_a_heartbeat_each_second(reader, monkey
             assert found["state"] == "running"
             process = reader.get(found["trace_id"])["spans"][0]["process"]
             seen.add(process["heartbeat_ns"])
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks: a heartbeat is written each second
         assert 3 <= len(seen) <= 5
         span.end()
 
