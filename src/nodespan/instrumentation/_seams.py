@@ -51,7 +51,9 @@ class Seams:
         self._lock = ForkLock()
 
     def install(self, claimant: object) -> tuple[Seam, ...]:
-        """Wraps the seams for as long as the claimant lives and does not ``release`` them. Idempotent.
+        """Wraps the seams at least for as long as the claimant lives and does not ``release`` them. Idempotent.
+
+        Wrappers of claimants that were dropped without a release are inert, and are removed by the next release.
 
         Returns:
             The seams that this version of the library lacks. Each is logged once as a warning.
