@@ -26,13 +26,28 @@ def collecting_problems() -> Generator[list[str]]:
         _collected.reset(token)
 
 
+@contextmanager
+def reporting_problems_once() -> Generator[None]:
+    """Logs each problem of the block once, at its end: a variable is read for several signals."""
+    with collecting_problems() as problems:
+        try:
+            yield
+        finally:
+            for text in problems:
+                _log(text)
+
+
 def report_problem(text: str) -> None:
     """Logs a problem of a variable, or collects it."""
     problems = _collected.get()
     if problems is None:
-        warn("configure.invalid_variable", "%s", text)
+        _log(text)
     elif text not in problems:
         problems.append(text)
+
+
+def _log(text: str) -> None:
+    warn("configure.invalid_variable", "%s", text)
 
 
 def text_of(*names: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExpo
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
 from nodespan.delivery.outage_log import OutageLog, exporting
+from nodespan.delivery.senders.answer import readable
 from nodespan.telemetry.env import number, report_problem
 from nodespan.telemetry.tally import Tallies
 
@@ -184,7 +185,7 @@ def _log_outages(exporter: Any, destination: Destination, signal: Signal, outage
     subject = f"{destination.label} {signal}"
 
     def failed(why: str) -> None:
-        outages.failed(subject, "Cannot export %s to %s (%s).", signal, destination.label, why)
+        outages.failed(subject, "Cannot export %s to %s (%s).", signal, destination.label, readable(why, destination))
 
     def export_quietly(*args: Any, **kwargs: Any) -> Any:
         with exporting(failed):
