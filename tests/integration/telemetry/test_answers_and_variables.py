@@ -56,6 +56,18 @@ def test_a_grpc_port_used_over_http_is_reported_for_each_signal(monkeypatch, cap
         assert "\N{REPLACEMENT CHARACTER}" not in line
 
 
+def test_an_outage_of_each_signal_is_logged_also_at_one_address(caplog):
+    """The address of a gRPC destination is the same for all signals."""
+    with OtlpReceiver("grpc") as receiver:
+        pass
+    with configure(endpoint=receiver.endpoint, protocol="grpc") as telemetry:
+        make(1)
+        logging.getLogger("nodespan").warning("a line")
+        assert telemetry.force_flush(0.5).waiting == 1
+    lines = [one.getMessage() for one in caplog.records if one.getMessage().startswith("Cannot export")]
+    assert sorted(line.split()[2] for line in lines) == ["logs", "metrics", "spans"]
+
+
 def test_each_outage_of_logs_is_reported_with_its_reason(monkeypatch, caplog):
     """The SDK drops a record of its log exporter that has the form of the one before, within 20 s."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")

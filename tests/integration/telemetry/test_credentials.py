@@ -55,6 +55,13 @@ def test_an_invalid_endpoint_is_reported_once_without_its_credentials(endpoint, 
     assert SECRET not in caplog.text
 
 
+def test_another_endpoint_of_a_second_configuration_is_named_without_credentials():
+    configure(endpoint=f"http://user:{SECRET}@host:1/?token={SECRET}")
+    with pytest.raises(ConfigurationError, match="another endpoint") as raised:
+        configure(endpoint=f"http://user:{SECRET}{SECRET}@host:2")
+    assert SECRET not in str(raised.value)
+
+
 @pytest.mark.parametrize("endpoint", ["user:s3cr3t@host:4317", "http://user:s3cr3t@host:4317"])
 def test_user_information_of_a_grpc_target_is_sent_as_a_header(endpoint):
     destination = Settings(endpoint=endpoint, protocol="grpc").destination()

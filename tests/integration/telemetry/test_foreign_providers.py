@@ -84,3 +84,24 @@ def test_each_processor_of_the_program_is_shut_down_at_exit_also_after_one_that_
         """
     )
     assert (done.stdout.splitlines(), done.returncode) == (["shut down"] * 4, 0), done.stderr
+
+
+def test_a_meter_provider_of_the_program_is_kept_and_reported(run_python):
+    done = run_python(
+        """
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        import nodespan
+        reader = InMemoryMetricReader()
+        own = MeterProvider([reader], shutdown_on_exit=False)
+        metrics.set_meter_provider(own)
+        with nodespan.configure(endpoint="http://127.0.0.1:9"):
+            names = {m.name for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics}
+        print(metrics.get_meter_provider() is own, "otel.sdk.processor.span.processed" in names)
+        """,
+        OTEL_LOGS_EXPORTER="none",
+    )
+    assert (done.stdout.split(), done.returncode) == (["True", "True"], 0), done.stderr
+    assert done.stderr.count("A meter provider is set already") == 1
+    assert "Overriding" not in done.stderr
