@@ -20,6 +20,7 @@ from nodespan.delivery.ledger import DeliveryReport, Ledger
 from nodespan.delivery.left_behind import log_what_is_left, waits_for
 from nodespan.delivery.outage_log import OutageLog
 from nodespan.delivery.outbox_sender import OutboxSender
+from nodespan.delivery.own_thread import start_thread
 from nodespan.delivery.running_spans import AFTER_S, RunningSpans
 from nodespan.delivery.senders import make_sender
 from nodespan.delivery.wakeup import Wakeup
@@ -219,8 +220,7 @@ class StoreSpanProcessor(SpanProcessor):
             return
         try:
             while self._unstarted and not self._stopped.is_set():
-                thread = threading.Thread(target=self._unstarted[0], name="nodespan delivery", daemon=True)
-                thread.start()  # raises where the system has no thread to give: the next span tries again
+                thread = start_thread(self._unstarted[0], self._stopped.is_set)
                 if not self._threads:
                     at_end_of_child(self, self.shutdown)
                 self._threads.append(thread)

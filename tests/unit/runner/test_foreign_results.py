@@ -1,0 +1,90 @@
+"""Pipelines that write anything into their result: the reader reaches an end and has the other facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from foreign_pipelines import Odd, Stand, answers, read
+from measured import Measured
+from nodespan import semconv
+
+
+class Raising:
+    """Raises at every use but the question for its class, which the garbage collector's users ask."""
+
+    def __init__(self, error: BaseException) -> None:
+        object.__setattr__(self, "error", error)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return Raising
+        raise object.__getattribute__(self, "error")
+
+    def __bool__(self) -> bool:
+        raise object.__getattribute__(self, "error")
+
+    __str__ = __iter__ = __len__ = __call__ = __bool__  # type: ignore[assignment]
+
+
+class RaisingList(list[Any]):
+    def __iter__(self) -> Any:
+        raise SystemExit(3)
+
+
+class RaisingDict(dict[str, Any]):
+    def keys(self) -> Any:
+        raise SystemExit(3)
+
+    __iter__ = keys
+
+
+VALUES: dict[str, Callable[[], object]] = {
+    "None": lambda: None,
+    "a number": lambda: 3,
+    "an object": Odd,
+    "a list of objects": lambda: [Odd()],
+    "a dict of objects": lambda: {Odd(): Odd()},
+    "raises": lambda: Raising(ValueError()),
+    "exits": lambda: Raising(SystemExit(3)),
+    "a list that exits": lambda: RaisingList([1]),
+    "a dict that exits": lambda: RaisingDict(a=1),
+}
+FIELDS = (
+    "phases", "attributes", "tool_calls", "logprobs", "reasoning", "prefix", "evaluated", "finish_reason", "provider",
+    "output_tokens", "first_token_at",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_value_of_any_field_leaves_an_end_and_the_other_facts(stand: Stand, field: str, value: str) -> None:
+    stand.behaviour = answers(input_tokens=3, **{field: VALUES[value]()})
+    stream = stand.ask()
+    assert read(stream) == (["a"], None)
+    assert stream.metadata is not None
+    assert (stream.metadata.finish_reason, stream.metadata.input_tokens) == ("stop", 3)
+    assert stand.serves_on()
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_that_was_deleted_leaves_an_end(stand: Stand, field: str) -> None:
+    def behaviour(_: Any, result: Any) -> Any:
+        yield "a"
+        delattr(result, field)
+
+    stand.behaviour = behaviour
+    stream = stand.ask()
+    pieces, _ = read(stream)
+    assert pieces == ["a"]
+    assert stream.metadata is not None
+    assert stand.serves_on()
+
+
+def test_an_impossible_collection_is_counted(stand: Stand, measured: Measured) -> None:
+    stand.behaviour = answers(phases=None, attributes=None)
+    read(stand.ask())
+    counted = measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
+    assert counted == {"read a pipeline's measurements": 2}
