@@ -66,6 +66,7 @@ def test_any_value_of_any_field_leaves_an_end_and_the_other_facts(stand: Stand, 
     assert read(stream) == (["a"], None)
     assert stream.metadata is not None
     assert (stream.metadata.finish_reason, stream.metadata.input_tokens) == ("stop", 3)
+    assert (stream.tool_calls, stream.reasoning) == ((), "")
     assert stand.serves_on()
 
 
