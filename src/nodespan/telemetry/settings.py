@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from nodespan import _propagators
 from nodespan.delivery.destination import Destination, Protocol, Signal, normalised, without_credentials
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.delivery.running_spans import AFTER_S
@@ -202,6 +203,11 @@ class Settings:
         for name in _UNSUPPORTED:
             if env.text_of(name)[1]:
                 env.report_problem(f"{name} is set, and nodespan does not support it: it is ignored.")
+        if env.text_of(_propagators.VARIABLE)[1] and _propagators.invalid is not None:
+            env.report_problem(
+                f"{_propagators.VARIABLE} is {_propagators.invalid!r}, which names a propagator that is not installed. "
+                "tracecontext,baggage is used."
+            )
 
 
 def _names(signal: Signal, what: str) -> tuple[str, str]:

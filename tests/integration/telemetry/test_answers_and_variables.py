@@ -161,6 +161,20 @@ def test_the_insecure_variable_applies_to_grpc_without_a_scheme(monkeypatch, ins
     assert (destination.endpoint, destination.is_insecure, found) == ("127.0.0.1:4317", insecure == "true", [])
 
 
+def test_a_propagator_that_is_not_installed_is_reported(run_python):
+    code = """
+        import nodespan
+        from opentelemetry import propagate, trace
+        with nodespan.configure() as telemetry:
+            trace.get_tracer("x").start_span("kept").end()
+            print(telemetry.force_flush(5).stored, len(propagate.get_global_textmap().fields))
+        """
+    done = run_python(code, OTEL_PROPAGATORS="b3,tracecontext")
+    assert (done.stdout.split(), done.returncode) == (["1", "3"], 0), done.stderr
+    assert done.stderr.count("OTEL_PROPAGATORS is 'b3,tracecontext'") == 1
+    assert run_python(code, OTEL_PROPAGATORS="tracecontext").stderr == ""
+
+
 def test_a_timeout_in_milliseconds_is_capped_and_reported(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10000")
