@@ -77,8 +77,8 @@ _HOMES = {
 }
 
 
-if "OTEL_PROPAGATORS" in os.environ:
-    import_module("nodespan._propagators")
+if "OTEL_PROPAGATORS" in os.environ or "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT" in os.environ:
+    import_module("nodespan._import_variables").import_readers()
 
 
 def __getattr__(name: str) -> object:

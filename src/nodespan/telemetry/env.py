@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 from nodespan.spans.log import warn
 
 _T = TypeVar("_T")
+_MOST: Final = 1e12
+"""In ms about 30 years; locks reject a timeout of ten times that."""
 _collected: Final[ContextVar[list[str] | None]] = ContextVar("nodespan-problems", default=None)
 
 
@@ -74,11 +76,11 @@ def number(names: Sequence[str], default: float, check: Callable[[float], bool] 
         return default
     try:
         found = float(value)
-        if check(found) and found < float("inf"):
+        if check(found) and found <= _MOST:
             return found
     except ValueError:
         pass
-    report_problem(f"{name} is {value!r}; it must be a number above 0. {default:g} is used.")
+    report_problem(f"{name} is {value!r}; it must be a number above 0, at most {_MOST:g}. {default:g} is used.")
     return default
 
 

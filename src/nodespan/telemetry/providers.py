@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Reso
 
 from nodespan.delivery.outage_log import OutageLog, exporting
 from nodespan.delivery.senders.answer import readable
-from nodespan.telemetry.env import number, report_problem
+from nodespan.telemetry.env import choice, number, report_problem
 from nodespan.telemetry.tally import Tallies
 
 if TYPE_CHECKING:
@@ -45,24 +45,55 @@ _COUNTS: Final = tuple(
 ) + tuple(f"OTEL_{of}ATTRIBUTE_VALUE_LENGTH_LIMIT" for of in ("", "SPAN_", "LOGRECORD_"))  # fmt: skip
 
 
+_EXEMPLARS: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
+_EXEMPLAR_FILTERS: Final = ("trace_based", "always_on", "always_off")
+_BATCH: Final = "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"
+_QUEUE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
+
+
 @contextmanager
 def valid_sdk_variables() -> Generator[None]:
-    """Hides the variables that are invalid for the SDK while it reads them, and reports each."""
-    hidden: dict[str, str] = {}
+    """Hides or corrects the variables that are invalid for the SDK while it reads them, and reports each."""
+    corrected = {**_corrected_numbers(), **_corrected_batch()}
+    if os.environ.get(_EXEMPLARS):
+        corrected[_EXEMPLARS] = choice((_EXEMPLARS,), _EXEMPLAR_FILTERS, _EXEMPLAR_FILTERS[0])
+    before = {name: os.environ.get(name) for name in corrected}
+    _set_variables(corrected)
+    try:
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _corrected_numbers() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
     for name, default in _NUMBERS.items():
         if (value := os.environ.get(name, "").strip()) and number((name,), default) != _float(value):
-            hidden[name] = value
+            found[name] = None
     for name in _COUNTS:
         value = os.environ.get(name, "").strip()
         if value and not value.isdigit():
             report_problem(f"{name} is {value!r}; it must be a whole number. The default is used.")
-            hidden[name] = value
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+            found[name] = None
+    return found
+
+
+def _corrected_batch() -> dict[str, str | None]:
+    """A batch of log records that is not above the queue, also where the queue alone is set."""
+    queue, batch = number((_QUEUE,), _NUMBERS[_QUEUE]), number((_BATCH,), _NUMBERS[_BATCH])
+    if batch <= queue:
+        return {}
+    if os.environ.get(_BATCH):
+        report_problem(f"{_BATCH} is {batch:g}, above the size of the queue, {queue:g}, which is used.")
+    return {_BATCH: f"{queue:.0f}"}
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _float(value: str) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from nodespan import _propagators
+from nodespan import _import_variables
 from nodespan.delivery.destination import Destination, Protocol, Signal, normalised, without_credentials
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.delivery.running_spans import AFTER_S
@@ -203,9 +203,9 @@ class Settings:
         for name in _UNSUPPORTED:
             if env.text_of(name)[1]:
                 env.report_problem(f"{name} is set, and nodespan does not support it: it is ignored.")
-        if env.text_of(_propagators.VARIABLE)[1] and _propagators.invalid is not None:
+        if (name := "OTEL_PROPAGATORS") in _import_variables.INVALID and env.text_of(name)[1]:
             env.report_problem(
-                f"{_propagators.VARIABLE} is {_propagators.invalid!r}, which names a propagator that is not installed. "
+                f"{name} is {_import_variables.INVALID[name]!r}, which names a propagator that is not installed. "
                 "tracecontext,baggage is used."
             )
 

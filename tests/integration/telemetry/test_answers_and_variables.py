@@ -161,18 +161,40 @@ def test_the_insecure_variable_applies_to_grpc_without_a_scheme(monkeypatch, ins
     assert (destination.endpoint, destination.is_insecure, found) == ("127.0.0.1:4317", insecure == "true", [])
 
 
-def test_a_propagator_that_is_not_installed_is_reported(run_python):
-    code = """
-        import nodespan
-        from opentelemetry import propagate, trace
-        with nodespan.configure() as telemetry:
-            trace.get_tracer("x").start_span("kept").end()
-            print(telemetry.force_flush(5).stored, len(propagate.get_global_textmap().fields))
-        """
-    done = run_python(code, OTEL_PROPAGATORS="b3,tracecontext")
-    assert (done.stdout.split(), done.returncode) == (["1", "3"], 0), done.stderr
-    assert done.stderr.count("OTEL_PROPAGATORS is 'b3,tracecontext'") == 1
-    assert run_python(code, OTEL_PROPAGATORS="tracecontext").stderr == ""
+ONE_SPAN = """
+import sys, nodespan
+from opentelemetry import trace
+with nodespan.configure(endpoint=sys.argv[1]) as telemetry:
+    trace.get_tracer("x").start_span("kept").end()
+    print(telemetry.force_flush(5).stored)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "reported"),
+    [
+        ({"OTEL_PROPAGATORS": "b3,tracecontext"}, 1),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "abc"}, 1),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-3", "OTEL_PROPAGATORS": "x"}, 2),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "64", "OTEL_PROPAGATORS": "tracecontext"}, 0),
+        ({"OTEL_METRICS_EXEMPLAR_FILTER": "bogus"}, 1),
+        ({"OTEL_METRICS_EXEMPLAR_FILTER": "ALWAYS_ON"}, 0),
+        ({"OTEL_BLRP_MAX_QUEUE_SIZE": "100"}, 0),
+        ({"OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "99999"}, 1),
+        ({"OTEL_METRIC_EXPORT_INTERVAL": "1e30"}, 1),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "1e30"}, 1),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "1e30"}, 1),
+    ],
+    ids=str,
+)
+def test_no_value_of_a_variable_prevents_the_start(variables, reported, run_python):
+    """In a process of its own, since some are read when OpenTelemetry is imported."""
+    with OtlpReceiver() as receiver:
+        done = run_python(ONE_SPAN, receiver.endpoint, **variables)
+        assert (done.stdout.split(), done.returncode) == (["1"], 0), done.stderr
+        assert len(done.stderr.splitlines()) == reported, done.stderr
+        assert sum(f"{name} is" in done.stderr for name in variables) == reported
+        assert len(receiver.spans) == 1
 
 
 def test_a_timeout_in_milliseconds_is_capped_and_reported(monkeypatch):
