@@ -162,7 +162,7 @@ def _metric_exporter(destination: Destination) -> Any:
         return GrpcExporter(**_grpc_arguments(destination))
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
-    return HttpExporter(**_http_arguments(destination))
+    return HttpExporter(**_http_arguments(destination, "METRICS"))
 
 
 def _log_exporter(destination: Destination) -> Any:
@@ -172,13 +172,18 @@ def _log_exporter(destination: Destination) -> Any:
         return GrpcExporter(**_grpc_arguments(destination))
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
 
-    return HttpExporter(**_http_arguments(destination))
+    return HttpExporter(**_http_arguments(destination, "LOGS"))
 
 
-def _http_arguments(destination: Destination) -> dict[str, Any]:
+def _http_arguments(destination: Destination, signal: str) -> dict[str, Any]:
     from opentelemetry.exporter.otlp.proto.http import Compression
 
+    from nodespan.delivery.senders.otlp_http import make_session
+
+    # The SDK makes the session of a credential provider itself.
+    has_provider = bool(os.environ.get(f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}_CREDENTIAL_PROVIDER"))
     return {
+        "session": None if has_provider else make_session(),
         "endpoint": destination.endpoint,
         "headers": dict(destination.headers),
         "timeout": destination.timeout_s,

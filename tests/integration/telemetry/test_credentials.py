@@ -175,3 +175,32 @@ def test_grpc_with_and_without_tls_are_two_destinations_and_spellings_are_one():
     assert of("host:4317", insecure=True) != of("host:4317", insecure=False)
     assert of("host:4317", insecure=True) == of("http://HOST:4317/") == of("http://host:4317")
     assert of("host:4317", insecure=False) == of("https://host:4317")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_since_the_credentials_would_go_along(status):
+    with OtlpReceiver() as other, OtlpReceiver() as receiver:
+        receiver.answers.extend([(status, {"location": f"{other.endpoint}/v1/traces"}, b"")] * 20)
+        with configure(endpoint=receiver.endpoint, headers={"x-api-key": SECRET}) as telemetry:
+            trace.get_tracer("x").start_span("kept").end()
+            assert telemetry.force_flush(0.5).waiting == 1
+        assert not other.requests
+        assert receiver.requests
+
+
+@pytest.mark.parametrize("headers", [{"authorization": "Bearer mine"}, {"x-api-key": "mine"}])
+def test_credentials_of_a_netrc_file_are_not_sent(headers, monkeypatch, tmp_path):
+    """The requests library would replace a configured authorization by the file's, for every signal."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login other password {SECRET}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.delenv("OTEL_METRICS_EXPORTER")
+    monkeypatch.delenv("OTEL_LOGS_EXPORTER")
+    with OtlpReceiver() as receiver:
+        with configure(endpoint=receiver.endpoint, headers=headers) as telemetry:
+            trace.get_tracer("x").start_span("sent").end()
+            logging.getLogger("nodespan").warning("sent")
+            assert telemetry.force_flush(20).exported == 1
+        assert {request[":path"] for request in receiver.requests} == {"/v1/traces", "/v1/metrics", "/v1/logs"}
+        for request in receiver.requests:
+            assert request.get("authorization") == headers.get("authorization"), request[":path"]

@@ -37,7 +37,7 @@ class HttpSender:
         self._url = destination.endpoint
         self._compression = destination.compression
         self.timeout_s = destination.timeout_s
-        self._session = session = requests.Session()
+        self._session = session = make_session()
         session.headers.update(
             {
                 "user-agent": f"nodespan/{__version__}",
@@ -73,6 +73,13 @@ class HttpSender:
         if self._compression == "gzip":
             return gzip.compress(data, 6)
         return zlib.compress(data) if self._compression == "deflate" else data
+
+
+def make_session() -> requests.Session:
+    """A session that does not replace the configured ``authorization`` by that of the user's ``.netrc``."""
+    session = requests.Session()
+    session.auth = lambda request: request
+    return session
 
 
 def _answer_of(answer: requests.Response) -> Answer:
