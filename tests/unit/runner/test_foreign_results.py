@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from foreign_pipelines import Odd, Stand, answers, read
+from foreign_pipelines import FORMS, PROFILES, Model, Odd, Stand, answers, iter_words, read
 from measured import Measured
 from nodespan import semconv
+from nodespan.runner import PipelineFactory, Runner
+from nodespan.types import ModelProfile
+from pipelines import raw
 
 
 class Raising:
@@ -89,3 +93,33 @@ def test_an_impossible_collection_is_counted(stand: Stand, measured: Measured) -
     read(stand.ask())
     counted = measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
     assert counted == {"read a pipeline's measurements": 2}
+
+
+def raising(error: BaseException) -> Any:
+    def read_it(_: object) -> Any:
+        raise error
+
+    return property(read_it)
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), SystemExit(3)], ids=["RuntimeError", "SystemExit"])
+@pytest.mark.parametrize("name", ["slots", "generate", "agenerate", "close", "aclose"])
+@pytest.mark.parametrize("form", FORMS)
+def test_an_attribute_of_a_pipeline_that_raises_leaves_an_end_and_one_thread(
+    form: Any, name: str, error: BaseException, measured: Measured
+) -> None:
+    def create(profile: ModelProfile) -> Any:
+        made = type("Broken", (form,), {name: raising(error)}) if profile.name == "foreign" else form
+        return made(lambda _cancellation, _result: iter_words(""))
+
+    ended: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", ended.append)
+        with PipelineFactory(PROFILES, create=create, meter_provider=measured.provider) as factory:
+            runner = Runner(factory, meter_provider=measured.provider)
+            for _ in range(2):
+                pieces, raised = read(runner.stream_pipeline(raw("well"), profile_type=Model.FOREIGN))
+                assert raised is error or (pieces, raised) == (["well"], None)
+            healthy = runner.stream_pipeline(raw("well too"), profile_type=Model.HEALTHY)
+            assert read(healthy) == (["well", "too"], None)
+    assert len(ended) <= 2  # each of the requests may end the thread that it ran on; nothing ends its successor
