@@ -51,7 +51,9 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
         found = reader.find(wanted, limit)
         untracked = reader.status()["untracked"] if wanted.is_running else 0
     if untracked:
-        Console(stderr=True).print(f"So far {untracked} spans of programs that still run were not shown while open: 10,000 of a program are.")
+        Console(stderr=True).print(
+            f"So far {untracked} spans of programs that still run were not shown while open: 10,000 of a program are."
+        )
     if as_json:
         print_json(found)
     elif not found:
