@@ -36,7 +36,7 @@ class Measured(Protocol):
 
 
 class NodeExecution:
-    """Adopts the span that LangGraph's seam opened for this execution, or opens one of its own, and fills it.
+    """Adopts the span that LangGraph's seam opened for this execution, or opens a new one, and sets its attributes.
 
     A context manager for one frame. Facts reach the span when it ends, so that a retried attempt leaves nothing of
     the attempt before.
@@ -133,7 +133,7 @@ class NodeExecution:
 def start_facts(
     scope: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
 ) -> dict[str, Any]:
-    """What is known of an execution when it starts; without a scope it has a node id of its own and no span."""
+    """The metadata of an execution at its start; without a scope it has a new node id and no span."""
     known = scope.identity if scope is not None else NO_IDENTITY
     span = scope.span if scope is not None else INVALID_SPAN
     return {

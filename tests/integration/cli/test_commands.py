@@ -100,7 +100,7 @@ def test_traces_are_listed_one_per_line(cli):
 
 
 def test_an_empty_store_is_reported_with_a_remedy(cli):
-    assert cli("traces").out == f"No trace in {store_path()}. Make one: nodespan demo\n"
+    assert cli("traces").out == f"No trace in {store_path()}. Create one: nodespan demo\n"
 
 
 def test_a_trace_is_shown_by_a_prefix_of_its_id(cli):

@@ -250,7 +250,7 @@ async def test_a_system_prompt_precedes_the_conversation(node, composer):
 
 
 async def test_a_state_without_a_question_is_an_error(node, composer):
-    with pytest.raises(ConfigurationError, match="found no messages"):
+    with pytest.raises(ConfigurationError, match="has no messages"):
         one_node(node()).invoke(WorkflowState())
 
 

@@ -25,7 +25,7 @@ NODES: Final = (
     Seam(_RUNNER, "", "arun_with_retry", _patch.arun_with_retry, "current spans in async nodes"),
 )
 SEAMS: Final = Seams(
-    "a LangGraph that nodespan supports (0.6 to 1.2)",
+    "LangGraph 0.6 and newer",
     (
         *RUNS,
         Seam(*_REMOTE, "stream", partial(_patch.stream, defer=defer_remote_run), "runs of remote graphs"),
