@@ -191,7 +191,7 @@ def test_flush_sends_only_addressed_spans_without_all(cli, monkeypatch):
     outbox = cli.json["store"]
     (waiting,) = outbox["destinations"]
     assert (outbox["waiting"], waiting["label"], outbox["exported"]) == (1, f"{receiver.endpoint}/v1/traces", 0)
-    assert outbox["oldest_waiting_s"] >= 0
+    assert 0 <= outbox["oldest_waiting_s"] < 60
     assert "Connection refused" in waiting["last_error"]
 
     assert cli("flush", "--timeout", "0.5", "--json").code == 1
