@@ -1,4 +1,4 @@
-"""Where the spans of a program go, and what makes two destinations the same."""
+"""The destination of a program's spans, and its identity."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Protocol = Literal["http/protobuf", "grpc"]
 Signal = Literal["traces", "metrics", "logs"]
 
 _AUTHENTICATION: Final = ("authorization", "cookie", "key", "token", "secret", "tenant", "orgid", "org-id", "project")
-"""Parts of header names that choose an account or a tenant: a header with one of them belongs to the identity."""
+"""Parts of the names of headers that select an account or a tenant: such headers are part of the identity."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An OTLP receiver, as one program reaches it. Its text shows no credential.
+    """An OTLP receiver and its access. ``repr`` shows no credentials.
 
     Attributes:
         endpoint: URL of the requests without user information; with gRPC also ``host:port`` and ``unix:`` targets.
@@ -47,7 +47,7 @@ class Destination:
 
     @property
     def label(self) -> str:
-        """The endpoint for people: without user information, query and fragment, which may hold credentials."""
+        """The endpoint as it is shown: without user information, query and fragment, which may contain credentials."""
         parts = urlsplit(self.endpoint)
         return urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")) if parts.netloc else self.endpoint
 
@@ -84,5 +84,5 @@ def normalised(endpoint: str) -> tuple[str, dict[str, str]]:
 
 
 def without_credentials(endpoint: str) -> str:
-    """The endpoint as it may be shown."""
+    """The endpoint without credentials."""
     return Destination(normalised(endpoint)[0]).label

@@ -31,7 +31,7 @@ MAX_BYTES: Final = "NODESPAN_CONTENT_MAX_BYTES"
 DEFAULT_MAX_BYTES: Final = 32 * 1024
 """Limit of one attribute with content, about a context of 8,192 tokens."""
 LEAST_MAX_BYTES: Final = 512
-"""Room for the message that replaces omitted ones."""
+"""Bytes reserved for the message that replaces omitted ones."""
 
 _CUT_BY_THE_SDK: Final = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
 """With a lower limit the SDK would cut the JSON."""
@@ -58,13 +58,13 @@ _OFF: Final = _MODES["NO_CONTENT"]
 
 
 def capture() -> Capture:
-    """The user's setting. Any other value is logged once, and counts as ``NO_CONTENT``."""
+    """The user's setting. An invalid value is logged once, and counts as ``NO_CONTENT``."""
     given = os.environ.get(CAPTURE)
     return _mode(given) if given else _OFF
 
 
 def set_content(span: Span, values: Mapping[str, object]) -> None:
-    """Sets user values on a span, redacted and cut, if content is enabled for spans. All but texts become JSON."""
+    """Sets user values on a span, redacted and cut, if content is enabled for spans; all but texts as JSON."""
     if capture().on_spans and span.is_recording():
         with _WRITING:
             for name, value in values.items():
@@ -100,7 +100,7 @@ class ModelContent:
     def set_input(self, messages: Sequence[_T], convert: Callable[[_T], Message]) -> None:
         """Keeps the messages that the model receives: the system messages at the beginning, and the newest.
 
-        Not more of them are converted than an attribute can hold.
+        Only as many of them are converted as an attribute can hold.
 
         Args:
             messages: In the library's own form, oldest first.
@@ -133,7 +133,7 @@ class ModelContent:
                 self._emit(span, content)
 
     def _by_name(self) -> dict[str, Any]:
-        """System messages at the beginning are instructions; further on they are part of the conversation."""
+        """Leading system messages are instructions; later ones are part of the conversation."""
         limit = max_bytes()
         parts = [part for one in self._instructions for part in cast("Sequence[object]", one["parts"])]
         content = {

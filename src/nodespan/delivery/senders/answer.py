@@ -32,7 +32,7 @@ class Answer:
         reason: For the metrics: the status, or ``rejected`` for a part of an accepted request.
         text: The destination's own message.
         rejected: Spans of an accepted request that it rejected.
-        wait_s: Seconds before the next request, as the destination has named them.
+        wait_s: Seconds before the next request, as requested by the destination.
     """
 
     kind: Literal["accepted", "refused", "too_large", "waiting", "failing"]
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Sender(Protocol):
-    """Sends the bytes of a batch. Used by one thread, but for ``close``."""
+    """Sends the bytes of a batch. For one thread, except ``close``."""
 
     timeout_s: float
     """Longest time of one ``send``."""
