@@ -65,8 +65,7 @@ class StoreSpanProcessor(SpanProcessor):
 
     ``on_end`` only appends to the queue and acquires no lock, because a span may end anywhere, even in a garbage
     collection. Two threads do the rest; they start with the first span, or at once if spans of an earlier process wait
-    for the destination, and again in a forked child. If the file cannot be used, spans are kept in memory until the
-    process ends.
+    for the destination, and again in a forked child. If the file cannot be used, memory is, until the process ends.
 
     Args:
         store: Receives the batches.
