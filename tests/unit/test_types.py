@@ -1,4 +1,4 @@
-"""The data that crosses rooms: frozen, and refused at once where it cannot work, with what would."""
+"""Data of several packages: frozen, and rejected with the allowed values if invalid."""
 
 from __future__ import annotations
 

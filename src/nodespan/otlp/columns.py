@@ -10,6 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from nodespan import semconv
 from nodespan.otlp.decode import attribute_value
+from nodespan.otlp.summary import RESUMED_FROM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +27,6 @@ _VALUES_MAX: Final = 10_000
 """Encoded attributes whose values are kept: operations, nodes and small numbers repeat in each batch."""
 _ATTEMPT_FAILED: Final = semconv.ATTEMPT_FAILED.encode()
 _LINK_KIND: Final = semconv.LINK_KIND.encode()
-_RESUMED_FROM: Final = "resumed_from"
 
 
 def _schema() -> Any:
@@ -239,7 +239,7 @@ class SpanColumns:
         for raw in links:
             if _LINK_KIND in raw:
                 link = Span.Link.FromString(raw)
-                if any(a.key == semconv.LINK_KIND and a.value.string_value == _RESUMED_FROM for a in link.attributes):
+                if any(a.key == semconv.LINK_KIND and a.value.string_value == RESUMED_FROM for a in link.attributes):
                     self.resumed[len(self.ids)] = link.trace_id.hex(), link.span_id.hex()
                     return RESUMED
         return 0

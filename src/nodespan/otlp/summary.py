@@ -52,7 +52,7 @@ _MEASURED: Final = frozenset(
 )
 
 
-_RESUMED_FROM: Final = "resumed_from"
+RESUMED_FROM: Final = "resumed_from"
 _TOKENS_MAX: Final = 2**40
 _SECONDS_MAX: Final = 1e9
 """Above these a value is not a measurement, and sums would leave SQLite's integers."""
@@ -163,7 +163,7 @@ def _usage(measured: Mapping[str, object]) -> tuple[int, ...]:
 
 def _resumed(span: Span) -> Iterator[str]:
     for link in span.links:
-        if any(one.key == semconv.LINK_KIND and one.value.string_value == _RESUMED_FROM for one in link.attributes):
+        if any(one.key == semconv.LINK_KIND and one.value.string_value == RESUMED_FROM for one in link.attributes):
             yield link.trace_id.hex()
 
 

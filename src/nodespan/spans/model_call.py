@@ -62,12 +62,12 @@ def request_attributes(sampling: Mapping[str, Any], *, streams: bool | None = No
     return attributes
 
 
-def current_model_call(context: Context | None = None) -> ModelCallSpan | None:
+def current_model_call() -> ModelCallSpan | None:
     """The model call whose work encloses the caller most closely, if that is a model call.
 
     Only the innermost scope counts: a tool or a graph inside a model call is not part of it.
     """
-    scope = current_scope(context)
+    scope = current_scope()
     return scope if isinstance(scope, ModelCallSpan) and scope.is_open else None
 
 

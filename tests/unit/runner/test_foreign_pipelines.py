@@ -81,7 +81,7 @@ FORMS = [SyncPipeline, AsyncPipeline]
 
 
 class Stand:
-    """A factory with room for one model: the foreign one, and a healthy one that needs its room."""
+    """A factory for one loaded model at a time, with the foreign model and a healthy one."""
 
     def __init__(self, form: Any, tracer_provider: TracerProvider, measured: Measured) -> None:
         self.behaviour: Behaviour = lambda _cancellation, _result: iter_words("")

@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    MakeSender = Callable[[], "Sender"]
-    """Called on the thread that sends, after every fork."""
 
 _TEXT_MAX: Final = 300
 _HTTP2_SETTINGS: Final = re.compile(r"\x00\x00.\x04\x00{5}", re.DOTALL)
