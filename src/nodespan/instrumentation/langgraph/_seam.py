@@ -56,7 +56,7 @@ REMOTE_EVENTS: Final = Seams(
 
 
 def install(claimant: object) -> None:
-    """Wraps LangGraph for as long as the claimant lives; a missing seam with a substitute is replaced by it."""
+    """Wraps LangGraph as long as the claimant exists; a missing seam with a substitute is replaced by it."""
     missing = SEAMS.install(claimant)
     REMOTE_EVENTS.install(claimant)
     STATE.lacks_runs = not set(RUNS).isdisjoint(missing)
