@@ -33,7 +33,7 @@ test: $(READY) ## Run the tests on the real model: all but the extended ones and
 	-@$(BIN)/python tools/page/chromium.py
 	NODESPAN_TEST_EXAMPLES=500 $(PYTEST) $(ONLY) -m "not extended" --dist loadfile $(ARGS)
 
-test-extended: $(READY) ## Run the slow tests: benchmarks, programs of other libraries, many kills, 10,000 encoder programs
+test-extended: $(READY) ## Run the slow tests: benchmarks, other libraries, many kills, watched runs, README, 10,000 encoder programs
 	-@$(BIN)/python tools/page/chromium.py
 	$(PYTEST) tests $(APART) -m extended --dist loadfile $(ARGS)
 	NODESPAN_TEST_EXAMPLES=10000 $(PYTEST) tests/unit/otlp tests/unit/fastspan --timeout 0 -k "message_equals_that_of_the_sdk or same_spans_as_with_the_sdk"

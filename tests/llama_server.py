@@ -31,7 +31,7 @@ class LlamaServer:
         self.log = folder / f"llama-server-{self.port}.log"
         self._command = [
             str(BINARY), "-m", str(model), "-ngl", "0", "--host", "127.0.0.1", "--port", str(self.port),
-            "-np", str(slots), "-c", str(context * slots), "-t", "2", "--slots", "--metrics", "--no-webui",
+            "-np", str(slots), "-c", str(context * slots), "-t", "1", "--slots", "--metrics", "--no-webui",
             "--slot-save-path", str(folder),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None

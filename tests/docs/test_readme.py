@@ -39,12 +39,14 @@ def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> sub
     return subprocess.run(command, cwd=cwd, env=env, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
+@pytest.mark.extended
 def test_every_python_block_runs_on_a_real_model(examples: list[subprocess.CompletedProcess[str]]) -> None:
     assert examples
     for example in examples:
         assert (example.returncode, "Traceback" in example.stderr) == (0, False), example.stderr
 
 
+@pytest.mark.extended
 def test_the_first_example_prints_the_ids_of_each_event(examples: list[subprocess.CompletedProcess[str]]) -> None:
     lines = [line.split() for line in examples[0].stdout.splitlines()]
     assert len({trace_id for trace_id, _, _ in lines}) == 1

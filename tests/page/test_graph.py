@@ -44,6 +44,7 @@ def graphs(store: Path, viewer: Viewer) -> list[dict[str, Any]]:
     return [{**graph, "trace": by_name[graph["name"]]} for graph in found]
 
 
+@pytest.mark.extended
 def test_graph_view_equals_the_declared_graph_and_the_executions(
     page: Page, viewer: Viewer, graphs: list[dict[str, Any]]
 ) -> None:

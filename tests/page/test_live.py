@@ -15,6 +15,9 @@ from viewer_process import Viewer, ViewerProcess
 
 Start = Callable[..., Any]
 
+# tests/integration/viewer/test_live.py tests the same changes in `make test`, without a browser.
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def viewer(own_viewer: Viewer) -> Viewer:
@@ -75,10 +78,7 @@ def stored_names(viewer: Viewer, trace_id: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("seconds", "long_nodes"),  # those that run longer than a change takes on a busy machine
-    [
-        ("5", {"plan"}),
-        pytest.param("20", {"plan", "search", "check", "write"}, marks=pytest.mark.extended),
-    ],
+    [("5", {"plan"}), ("20", {"plan", "search", "check", "write"})],
     ids=["5 s", "20 s"],
 )
 def test_a_run_is_watched_from_its_first_second(
@@ -115,7 +115,6 @@ def test_a_run_is_watched_from_its_first_second(
     assert sorted(rows) == sorted(stored_names(viewer, trace_id))
 
 
-@pytest.mark.extended
 def test_a_resumed_tab_is_up_to_date(page: Page, context: BrowserContext, viewer: Viewer, start: Start) -> None:
     process = start("8")
     page.locator("tr.is-running").wait_for(timeout=60_000)
@@ -146,7 +145,6 @@ def test_a_resumed_tab_is_up_to_date(page: Page, context: BrowserContext, viewer
     expect(other.locator("tr.is-running")).to_have_count(0)
 
 
-@pytest.mark.extended
 def test_a_killed_program_is_shown_as_lost(page: Page, start: Start) -> None:
     process = start("30")
     page.locator("tr.is-running").wait_for(timeout=60_000)
@@ -158,7 +156,6 @@ def test_a_killed_program_is_shown_as_lost(page: Page, start: Start) -> None:
     expect(page.locator(".detail")).to_contain_text("lost at")
 
 
-@pytest.mark.extended
 def test_the_page_reconnects_to_a_restarted_viewer(context: BrowserContext, store: Path, start: Start) -> None:
     environment = {"NODESPAN_STORE": str(store)}
     page = context.new_page()

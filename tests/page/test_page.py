@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import check
+import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from viewer_process import Viewer
@@ -266,6 +267,7 @@ def test_an_incomplete_list_is_marked_and_completed(page: Page, viewer: Viewer) 
     assert page.locator("tr[data-id]").evaluate_all("all => all.map(row => row.dataset.id)") == expected
 
 
+@pytest.mark.extended
 def test_axe_finds_nothing_serious_in_any_view_and_theme(page: Page) -> None:
     axe = (check.node_modules() / "axe-core" / "axe.min.js").read_text()
     for scheme, rules in (("light", None), ("dark", ["color-contrast"])):  # the others do not depend on the theme

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from llama_server import LlamaServer, free_port
 from nodespan.cli import _workflow
 from nodespan.types import Sampling
@@ -61,6 +63,7 @@ def test_the_two_traces_differ_only_in_the_server(cli, smollm2, tmp_path, monkey
     assert values == [{"llama_cpp"}, {"llama_cpp"}]
 
 
+@pytest.mark.extended
 def test_answers_of_parallel_nodes_are_printed_one_after_the_other(cli, smollm2, tmp_path, monkeypatch):
     """A server with two slots generates both at once."""
     monkeypatch.setattr(_workflow, "_SAMPLING", Sampling(max_tokens=12, temperature=0.0))

@@ -178,6 +178,7 @@ def test_following_ends_with_a_killed_run_and_shows_its_phase(reader, cli, watch
     assert "lost" in cli.out
 
 
+@pytest.mark.extended
 def test_the_demo_is_shown_with_nodes_and_phases_from_its_first_second(smollm2, watch):
     tree = watch("trace", "--follow")
     with subprocess.Popen([*COMMAND, "demo", "--model", str(smollm2)], stdout=subprocess.PIPE, text=True) as demo:

@@ -103,7 +103,7 @@ def test_a_generation_that_fills_the_context_ends_as_length(smollm2: Path) -> No
     profile = ModelProfile(model_path=smollm2, n_ctx=256, sampling=Sampling(seed=1, temperature=0.0))
     with PipelineFactory({ModelProfileType.Primary: profile}) as factory:
         runner = Runner(factory)
-        streams = [runner.stream_pipeline(raw("The sea " * 110, max_tokens=500)) for _ in range(2)]
+        streams = [runner.stream_pipeline(raw("The sea " * 123, max_tokens=500)) for _ in range(2)]
         texts = ["".join(chunk.content for chunk in stream) for stream in streams]
     for stream, text in zip(streams, texts, strict=True):
         assert text

@@ -180,10 +180,10 @@ async def test_the_event_loop_stays_free_while_tokens_stream(runner: Runner) -> 
             turns += 1
 
     watcher = asyncio.create_task(turn())
-    async with runner.stream_pipeline(raw(STORY, temperature=0.0, max_tokens=80)) as stream:
+    async with runner.stream_pipeline(raw(STORY, temperature=0.0, max_tokens=30)) as stream:
         chunks = len([chunk async for chunk in stream])
     watcher.cancel()
-    assert chunks > 40
+    assert chunks > 20
     assert turns > 10 * chunks
 
 

@@ -6,12 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from langgraph._internal import _constants
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "src" / "nodespan"
 PAGE = (ROOT / "docs" / "private-names.md").read_text()
-TREES = {path: ast.parse(path.read_text()) for path in SOURCE.rglob("*.py")}
 PUBLIC = {"_replace", "__interrupt__"}
 """A documented method of ``namedtuple``, and LangGraph's documented key of streamed interrupts."""
 LANGGRAPH = {text for text in vars(_constants).values() if isinstance(text, str) and text.startswith("__")}
@@ -69,16 +69,20 @@ def used(tree: ast.AST) -> Iterator[str]:
                 pass
 
 
-OURS = {name for tree in TREES.values() for name in defined(tree)}
-FOREIGN = {name for tree in TREES.values() for name in used(tree)} - OURS - PUBLIC - set(OWN_TEXTS)
+@pytest.fixture(scope="module")
+def foreign() -> set[str]:
+    """Private names of other libraries in the source."""
+    trees = [ast.parse(path.read_text()) for path in SOURCE.rglob("*.py")]
+    ours = {name for tree in trees for name in defined(tree)}
+    return {name for tree in trees for name in used(tree)} - ours - PUBLIC - set(OWN_TEXTS)
 
 
-def test_private_names_are_found_in_the_source() -> None:
-    assert {"_should_retry_on", "__pregel_push", "__previous__", "_convert_input"} <= FOREIGN
+def test_private_names_are_found_in_the_source(foreign: set[str]) -> None:
+    assert {"_should_retry_on", "__pregel_push", "__previous__", "_convert_input"} <= foreign
 
 
-def test_the_page_lists_every_private_name_of_other_libraries() -> None:
-    assert sorted(name for name in FOREIGN if name not in PAGE) == []
+def test_the_page_lists_every_private_name_of_other_libraries(foreign: set[str]) -> None:
+    assert sorted(name for name in foreign if name not in PAGE) == []
 
 
 def test_the_page_lists_no_unused_name() -> None:
