@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakSet
 
 from nodespan.spans.fork_lock import ForkLock
-from nodespan.spans.log import warn
+from nodespan.spans.log import is_first, warn
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -47,7 +47,6 @@ class Seams:
         self._is_newer = is_newer
         self._claimants: WeakSet[object] = WeakSet()
         self._installed: dict[Seam, tuple[Callable[..., Any], Callable[..., Any]]] = {}
-        self._reported: set[Seam] = set()
         self._lock = ForkLock()
 
     def install(self, claimant: object) -> tuple[Seam, ...]:
@@ -90,17 +89,15 @@ class Seams:
         return True
 
     def _report_missing(self, seam: Seam) -> None:
-        if seam in self._reported:
-            return
-        self._reported.add(seam)
         name = ".".join(part for part in (seam.module, seam.class_name, seam.name) if part)
-        warn(
-            "instrumentation.missing",
-            "%s not found; %s will not be recorded. Supported: %s. Please report this version.",
-            name,
-            seam.lost,
-            self._library,
-        )
+        if is_first(name, seam.lost):
+            warn(
+                "instrumentation.missing",
+                "%s not found; %s will not be recorded. Supported: %s. Please report this version.",
+                name,
+                seam.lost,
+                self._library,
+            )
 
 
 def wrapped(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
@@ -19,7 +18,7 @@ from nodespan._version import __version__
 from nodespan.spans.content_json import LEAST_MESSAGE_BYTES, UserValue, encode_json, fit_json
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import exemplar_context
-from nodespan.spans.log import warn
+from nodespan.spans.log import is_first, warn
 from nodespan.spans.message_parts import Message, tool_definitions
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ _OFF: Final = _MODES["NO_CONTENT"]
 def capture() -> Capture:
     """The user's setting. An invalid value is logged once, and counts as ``NO_CONTENT``."""
     given = os.environ.get(CAPTURE)
-    return _mode(given) if given else _OFF
+    return _MODES.get(given) or _mode(given) if given else _OFF
 
 
 def set_content(span: Span, values: Mapping[str, object]) -> None:
@@ -157,10 +156,9 @@ class ModelContent:
         )
 
 
-@lru_cache(maxsize=8)
 def _mode(given: str) -> Capture:
     mode = _MODES.get(given.strip().upper())
-    if mode is None:
+    if mode is None and is_first(CAPTURE, given):
         warn(
             "configure.invalid_variable",
             "%s is %r: no content is captured. Allowed: %s.",
@@ -178,17 +176,17 @@ def max_bytes() -> int:
     return min(limits)
 
 
-@lru_cache(maxsize=32)
 def _limit(given: str | None, default: int) -> int:
     if not given:
         return default
     if given.strip().isdecimal():
         return max(int(given), LEAST_MAX_BYTES)
-    warn(
-        "configure.invalid_variable",
-        "%r is not a number of bytes: content is cut at %d bytes. Set %s to an integer.",
-        given,
-        default,
-        MAX_BYTES,
-    )
+    if is_first(MAX_BYTES, given, default):
+        warn(
+            "configure.invalid_variable",
+            "%r is not a number of bytes: content is cut at %d bytes. Set %s to an integer.",
+            given,
+            default,
+            MAX_BYTES,
+        )
     return default

@@ -221,7 +221,7 @@ def reset() -> None:
     """
     from nodespan.spans import announced
     from nodespan.spans.fingerprint import set_hash_key
-    from nodespan.spans.guard import forget_reported
+    from nodespan.spans.log import forget_logged
     from nodespan.spans.redaction import set_redaction
 
     # Modules that were never imported have nothing to end, and may need libraries that are not installed.
@@ -234,4 +234,4 @@ def reset() -> None:
     set_redaction(None)
     set_hash_key(None)
     announced.forget()
-    forget_reported()
+    forget_logged()

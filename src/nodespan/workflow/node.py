@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import IntEnum
@@ -17,6 +16,7 @@ from nodespan.errors import ConfigurationError
 from nodespan.instrumentation.langgraph import NodeSpan, section
 from nodespan.runner import PipelineFactory, Runner
 from nodespan.spans.instruments import get_instruments
+from nodespan.spans.log import warn
 from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.types import (
     GenerationRequest,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from nodespan.runner import PipelineStream
-
-_logger = logging.getLogger("nodespan")
 
 
 class PipelineNode(Runnable[Any, "dict[str, Any]"]):
@@ -243,7 +241,8 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         missing = needed - known if known is not None else None
         self._has_checked_fields = True
         if missing:
-            _logger.warning(
+            warn(
+                "workflow.missing_field",
                 "The graph's state has no field %s, so LangGraph drops what PipelineNode %r writes there. "
                 "Use or subclass nodespan.WorkflowState, or add the field to your own state.",
                 " and ".join(repr(name) for name in sorted(missing)),

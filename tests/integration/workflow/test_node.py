@@ -240,8 +240,9 @@ async def test_a_state_without_node_metadata_is_logged_once(node, composer, capl
     for _ in range(2):
         result = await run(graph, {"question": ANSWER}, how, composer)
     assert result["answer"] == ANSWER
-    said = [record for record in caplog.records if "has no field 'node_metadata'" in record.getMessage()]
-    assert len(said) == 1
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert getattr(warning, "nodespan.code") == "workflow.missing_field"
+    assert "has no field 'node_metadata'" in warning.getMessage()
 
 
 async def test_a_system_prompt_precedes_the_conversation(node, composer):
