@@ -44,6 +44,7 @@ CODES: Final[Mapping[str, str]] = {
     "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
     "workflow.close_failed": "The event stream of a failed or abandoned workflow raised an error when it was closed.",
     "workflow.missing_field": "A graph's state lacks a field that a PipelineNode writes; LangGraph drops the value.",
+    "workflow.node_failed": "The execution of a PipelineNode raised an error.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
 
