@@ -8,15 +8,15 @@ import logging
 from langgraph.checkpoint.memory import MemorySaver
 from langgraph.types import interrupt
 
-from nodespan.workflow import WorkflowState
+from nodespan.workflow import ComposerService, WorkflowState
 from workflow_graphs import collect, one_node
 
 ANSWER = "one two three"
 
 
-async def test_log_records_have_the_ids_of_the_node(node, composer, caplog, exporter):
+async def test_log_records_have_the_ids_of_the_node(node, tracer_provider, caplog, exporter):
     caplog.set_level(logging.DEBUG, "nodespan.node")
-    await collect(composer, one_node(node()), WorkflowState.from_prompt(ANSWER))
+    await collect(ComposerService(tracer_provider=tracer_provider), one_node(node()), WorkflowState.from_prompt(ANSWER))
     span = next(span for span in exporter.get_finished_spans() if span.name == "invoke_node analyse")
     records = [record for record in caplog.records if record.name == "nodespan.node"]
     assert len(records) >= 2
