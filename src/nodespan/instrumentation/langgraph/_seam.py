@@ -32,7 +32,13 @@ SEAMS: Final = Seams(
         Seam(*_REMOTE, "astream", partial(_patch.astream, defer=defer_remote_run), "async runs of remote graphs"),
         *NODES,
         Seam(_RETRY, "", "_should_retry_on", _patch.should_retry_on, "events of failed attempts"),
-        Seam(_RETRY, "", "patch_configurable", _patch.patch_configurable, "durations of attempts after the first"),
+        Seam(
+            _RETRY,
+            "",
+            "patch_configurable",
+            _patch.patch_configurable,
+            "numbers and durations of attempts after the first, and retries,",
+        ),
         Seam(
             _LOOP,
             "PregelLoop",
