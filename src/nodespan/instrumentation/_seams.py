@@ -50,7 +50,9 @@ class Seams:
         self._lock = ForkLock()
 
     def install(self, claimant: object) -> tuple[Seam, ...]:
-        """Wraps the seams until the claimant calls ``release`` or is collected. Idempotent.
+        """Wraps the seams at least until the claimant calls ``release`` or is collected. Idempotent.
+
+        Wrappers of collected claimants are inactive; the next ``release`` removes them.
 
         Returns:
             The seams that this version of the library lacks. Each is logged once as a warning.
