@@ -82,7 +82,7 @@ def current_scope(context: Context | None = None) -> SpanScope | None:
     """
     scope = context_api.get_value(_OWNER_KEY, context)
     if context is None and (innermost := _innermost.get()) is not scope and _is_of_a_peer(trace.get_current_span()):
-        scope = innermost  # a peer has put a context of its own, from earlier, over the one that has the scope
+        scope = innermost  # another instrumentation has attached an earlier context over the one with the scope
     if not isinstance(scope, SpanScope) or (not scope.is_suppressed and is_suppressed(context)):
         return None
     return scope
@@ -149,8 +149,8 @@ class SpanScope:
         around: The scope around; given by callers that have it, with ``parent``, from ``enclosing()``.
 
     Attributes:
-        is_suppressed: The scope begins where instrumentation is suppressed: it has no span of its own, and neither it
-            nor anything inside it is recorded.
+        is_suppressed: The scope starts where instrumentation is suppressed: it has no span, and nothing inside it is
+            recorded.
         error_type: Class of the error it ended with, as ``error.type`` names it.
         node: LangGraph's name of the innermost node, for labels of metrics; ``None`` outside of nodes.
     """

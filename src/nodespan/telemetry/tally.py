@@ -116,7 +116,7 @@ class Tally:
             cells.setdefault(frozenset(key), []).append(cell)
         keyed = [(frozenset((point.attributes or {}).items()), point) for point in points]
         own = {key: cells.pop(key, []) for key, _ in keyed}
-        if _OVERFLOW in own:  # the SDK's limit was reached before: these have no point of their own
+        if _OVERFLOW in own:  # the SDK's limit was reached before: these have no separate point
             own[_OVERFLOW] += [cell for rest in cells.values() for cell in rest]
         return [_joined(point, own[key]) for key, point in keyed]
 

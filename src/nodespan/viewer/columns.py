@@ -81,7 +81,7 @@ class View:
             columns.add(span, span["start_ns"] + round(span["duration_s"] * 1e9))
             self.states.append(STATES[span["state"]])
         last = dict(zip(columns.ids, range(len(columns.ids)), strict=True))
-        # Two stable sorts: keys of two numbers would be objects of their own.
+        # Two stable sorts: keys of two numbers would be additional objects.
         self.order = sorted(last.values(), key=columns.ends_ns.__getitem__, reverse=True)
         self.order.sort(key=columns.starts_ns.__getitem__)
         self.rows = dict(zip(self._picked(columns.ids), range(len(self.order)), strict=True))

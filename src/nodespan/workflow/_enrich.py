@@ -53,8 +53,8 @@ class EventEnricher:
 
     Args:
         run: Of the run's span.
-        keeps_own_key: The user's own metadata have the key under which the run is remembered in its checkpoints;
-            otherwise it is nodespan's and is taken out of the events.
+        keeps_own_key: The user's metadata contain the key under which checkpoints refer to the run; otherwise nodespan
+            has added it, and it is removed from the events.
     """
 
     __slots__ = (
