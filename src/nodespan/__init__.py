@@ -3,6 +3,7 @@
 Every public name is here, and each is imported when it is first used: ``import nodespan`` alone loads no other library.
 """
 
+import os
 from importlib import import_module
 
 from nodespan._version import __version__
@@ -74,6 +75,10 @@ _HOMES = {
     "instrument": "nodespan.instrumentation",
     "uninstrument": "nodespan.instrumentation",
 }
+
+
+if "OTEL_PROPAGATORS" in os.environ or "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT" in os.environ:
+    import_module("nodespan._import_variables").import_readers()
 
 
 def __getattr__(name: str) -> object:

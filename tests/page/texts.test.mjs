@@ -72,5 +72,5 @@ test("a list from which runs are missing states why", () => {
   assert.equal(why({}), "");
   assert.match(why({ indexed_spans: 50 }), /^25 % of the spans are indexed/);
   assert.match(why({ path: "memory" }), /NODESPAN_STORE=memory/);
-  assert.match(why({ untracked: 7 }), /^7 running spans are not shown/);
+  assert.match(why({ untracked: 7 }), /^So far 7 spans of programs that still run were not shown while open/);
 });

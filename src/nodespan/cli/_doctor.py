@@ -113,7 +113,7 @@ def examine() -> Findings:
 
 
 def _shown(name: str, value: str) -> str:
-    if "HEADERS" in name or "KEY" in name:
+    if any(part in name for part in ("HEADERS", "KEY", "PASSWORD", "SECRET", "TOKEN", "CREDENTIAL")):
         return "(set)"
     return without_credentials(value) if "ENDPOINT" in name else value
 

@@ -52,7 +52,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
         untracked = reader.status()["untracked"] if wanted.is_running else 0
     if untracked:
         Console(stderr=True).print(
-            f"{untracked} more spans are not shown: at most 10,000 open spans per process are tracked."
+            f"{untracked} spans of running processes so far were not shown while open: 10,000 per process are tracked."
         )
     if as_json:
         print_json(found)

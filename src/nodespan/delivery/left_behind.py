@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nodespan.errors import StoreBusyError, StoreError
 from nodespan.spans.log import warn
 from nodespan.store import MEMORY
 
@@ -45,9 +46,14 @@ def log_what_is_left(
 
 def waits_for(identity: str, store: SqliteStore) -> bool:
     """Whether spans of earlier processes wait for this destination; logs those for other destinations."""
-    if store.path == MEMORY or not store.path.exists():
-        return False
-    found = store.waiting()
+    try:
+        if store.path == MEMORY or not store.path.exists():
+            return False
+        found = store.waiting()
+    except StoreBusyError:
+        return True  # the sender checks again
+    except (StoreError, OSError):
+        return False  # logged when the first span cannot be stored
     others = sum(each.spans for each in found if each.identity not in (identity, None))
     if others:
         message = (

@@ -20,6 +20,7 @@ from nodespan.delivery.ledger import DeliveryReport, Ledger
 from nodespan.delivery.left_behind import log_what_is_left, waits_for
 from nodespan.delivery.outage_log import OutageLog
 from nodespan.delivery.outbox_sender import OutboxSender
+from nodespan.delivery.own_thread import start_thread
 from nodespan.delivery.running_spans import AFTER_S, RunningSpans
 from nodespan.delivery.senders import make_sender
 from nodespan.delivery.wakeup import Wakeup
@@ -219,8 +220,7 @@ class StoreSpanProcessor(SpanProcessor):
             return
         try:
             while self._unstarted and not self._stopped.is_set():
-                thread = threading.Thread(target=self._unstarted[0], name="nodespan delivery", daemon=True)
-                thread.start()  # raises if the system cannot start a thread: the next span tries again
+                thread = start_thread(self._unstarted[0], self._stopped.is_set)
                 if not self._threads:
                     at_end_of_child(self, self.shutdown)
                 self._threads.append(thread)
@@ -262,7 +262,9 @@ class StoreSpanProcessor(SpanProcessor):
                 continue
             try:
                 self._append(*self._unwritten[0], _left_s(deadline))
-            except StoreBusyError:
+            except StoreBusyError as error:
+                if deadline is None:  # it has waited for the usual time
+                    self._outages.lost("store", "%s Spans are stored later.", error, code=error.code)
                 break
             self.ledger.stored(self._unwritten.popleft()[0].spans)
             has_written = True
@@ -292,12 +294,10 @@ class StoreSpanProcessor(SpanProcessor):
         label = "" if self._destination is None else self._destination.label
         try:
             self.store.append(batch, self._identity, self._writer, label, timeout_s, ended)
-        except StoreBusyError:
-            raise
         except StoreError as error:
-            if self.store.path == MEMORY:
+            if isinstance(error, StoreBusyError) or self.store.path == MEMORY:
                 raise
-            warn("export.kept_in_memory", "%s Spans are kept in memory until this process ends.", error)
+            warn(error.code, "%s Spans are kept in memory until this process ends.", error)
             self.store = SqliteStore(MEMORY)
             self._send_from(self.store)
             self.store.append(batch, self._identity, self._writer, label)
@@ -354,8 +354,7 @@ class StoreSpanProcessor(SpanProcessor):
     def _keep_sending(self) -> None:
         pause_s = asked_s = 0.0
         while not self._stopped.is_set():
-            # Each failed try is followed by a longer pause, unless a flush requests an earlier try; that one also waits
-            # for the time that the destination has requested.
+            # A failed try is followed by longer pauses. A flush ends them, but not the time named by the destination.
             if asked_s:
                 self._stopped.wait(asked_s)
             elif pause_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
@@ -10,7 +11,7 @@ from nodespan.engine.prefix import PrefixUse
 from nodespan.types import ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 
     from nodespan.types import GenerationRequest
 
@@ -169,22 +170,14 @@ class GenerationResult:
             entered_at: ``time.perf_counter()`` at the request.
         """
         sound, bad = GenerationResult(), list[str]()
-        sound.tool_calls = [call for call in _items(self.tool_calls) if isinstance(call, ToolCall)]
-        sound.logprobs = _items(self.logprobs)
-        sound.reasoning = str(self.reasoning)
-        sound.attributes = dict(self.attributes)
-        sound.prefix = self.prefix if isinstance(self.prefix, PrefixUse) else None
-        for name in (one.name for one in fields(self) if one.default is None):
-            value = getattr(self, name)
-            if value is None or _is_possible(name, value, entered_at):
+        for name in (one.name for one in fields(self) if one.name != "evaluated"):
+            is_whole = False
+            # Reading a foreign object may raise anything, an exit included.
+            with contextlib.suppress(BaseException):
+                value, is_whole = _possible_part(name, getattr(self, name), entered_at)
                 setattr(sound, name, value)
-            else:
+            if not is_whole:
                 bad.append(name)
-        for phase in _items(self.phases):
-            if _is_phase(phase, entered_at):
-                sound.phases.append(phase)
-            else:
-                bad.append("phases")
         return sound, bad
 
 
@@ -200,6 +193,8 @@ def _is_time(value: object, least: float = 0.0) -> bool:
 def _is_possible(name: str, value: object, entered_at: float) -> bool:
     if name == "tokens_estimated":
         return isinstance(value, bool)
+    if name == "prefix":
+        return isinstance(value, PrefixUse)
     if name in {"finish_reason", "provider"}:
         return isinstance(value, str) and 0 < len(value) <= _MAX_REASON
     if name.endswith("_at"):
@@ -217,8 +212,34 @@ def _is_phase(phase: object, entered_at: float) -> TypeGuard[EnginePhase]:
     )
 
 
-def _items(values: object) -> list[object]:
-    return list(values) if isinstance(values, list) else [values]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+_KINDS: Final[Mapping[str, Any]] = {
+    "attributes": dict,
+    "logprobs": list,
+    "phases": list,
+    "reasoning": str,
+    "tool_calls": list,
+}
+
+
+def _possible_part(name: str, value: Any, entered_at: float) -> tuple[object, bool]:
+    """The value of a field without what is impossible, and whether that is all of it."""
+    kind = _KINDS.get(name)
+    if kind is None:
+        is_possible = value is None or _is_possible(name, value, entered_at)
+        return value if is_possible else None, is_possible
+    if not isinstance(value, kind):
+        return kind(), False
+    copied: Any = kind(value)
+    if kind is not list:
+        return copied, True
+    possible = [item for item in copied if _is_item(name, item, entered_at)]
+    return possible, len(possible) == len(copied)
+
+
+def _is_item(name: str, item: object, entered_at: float) -> bool:
+    if name == "phases":
+        return _is_phase(item, entered_at)
+    return name == "logprobs" or isinstance(item, ToolCall)
 
 
 class Pipeline(Protocol):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 _SWITCHING: Final = Guard("switch a tracer on or off")
+_ENDING: Final = Guard("shut down a span processor of the program")
 
 
 class NodespanTracerProvider(TracerProvider):
@@ -88,11 +89,16 @@ class NodespanTracerProvider(TracerProvider):
             self._exchange(is_on=False)
 
     def shutdown_others(self) -> None:
-        """Shuts down the processors that others have added."""
+        """Shuts down the processors that others have added, at interpreter exit: each of them, whatever one raises."""
         with self._exchange_lock:
             others, self._others = self._others, []
         for processor in others:
-            processor.shutdown()
+            try:
+                processor.shutdown()
+            except Exception as error:  # noqa: BLE001 reported
+                _ENDING.failed(error)
+            except BaseException:  # noqa: BLE001, S110 an exit, which has begun already
+                pass
 
     @override
     def add_span_processor(self, span_processor: SpanProcessor) -> None:

@@ -246,8 +246,9 @@ class Generation:
         try:
             if self._cancel_deadline is not None:
                 self._cancel_deadline()
+            written, self.result = self.result, GenerationResult()
             with _ENDING:
-                self.result = self._record.read(self.result)
+                self.result = self._record.read(written)
             self.error = _raisable(error) if error is not None or completed else self._stopped_by
             self.metadata = self._record.metadata(self.result, self._reason(completed=completed), self.error)
             with _ENDING:

@@ -188,7 +188,7 @@ class Lane:
         self.state_bytes: int | None = None
         self._scheduler = scheduler
         self._create = create
-        self._pipeline: Pipeline | AsyncPipeline | None = None
+        self._pipeline, self._is_async = cast("Pipeline | AsyncPipeline | None", None), False
         self._heap: list[tuple[Rank, Generation]] = []
         self._unread: list[Generation] = []
         self._priorities: set[int] = set()
@@ -281,7 +281,9 @@ class Lane:
         return "load" if scheduler.may_load(self) else None
 
     def _slots(self) -> int:
-        slots: object = getattr(self._pipeline, "slots", 1) if _is_async(self._pipeline) else 1
+        slots: object = 1
+        with contextlib.suppress(BaseException):  # a property may raise anything
+            slots = getattr(self._pipeline, "slots", 1) if self._is_async else 1
         return slots if isinstance(slots, int) and slots > 1 else 1
 
     def _perform(self, step: Step, generation: Generation | None) -> bool:
@@ -319,13 +321,13 @@ class Lane:
         with generation.scope.attached():
             if self._pipeline is None:
                 try:
-                    self._pipeline = _checked(self._create(self.model.profile))
+                    self._pipeline, self._is_async = _checked(self._create(self.model.profile))
                 except BaseException as error:  # noqa: BLE001 raised again where the stream is read
                     generation.loaded(error)
                     generation.fail(error)
                     return True
                 generation.loaded()
-            if _is_async(self._pipeline):
+            if self._is_async:
                 return False
             generation.run(cast("Pipeline", self._pipeline))
             return True
@@ -351,7 +353,7 @@ class Lane:
         try:
             if pipeline is None:
                 return
-            if _is_async(pipeline):
+            if self._is_async:
                 event_loop().run(cast("AsyncPipeline", pipeline).aclose(), _CLOSING_S)
             else:
                 cast("Pipeline", pipeline).close()
@@ -367,7 +369,7 @@ class Lane:
         for generation in started:
             generation.fail(RuntimeError("The model's thread was ended by other code."))
             self._done(generation)
-        if not _is_async(self._pipeline):  # a synchronous one belongs to this thread
+        if not self._is_async:  # a synchronous one belongs to this thread
             self._free()
         with self._scheduler.changed:
             self.thread = None
@@ -382,17 +384,15 @@ def _ahead_of(lane: weakref.ref[Lane], rank: Rank) -> int:
     return 0 if found is None else found.ahead_of(rank)
 
 
-def _is_async(pipeline: object) -> bool:
-    return hasattr(pipeline, "agenerate")
-
-
-def _checked(pipeline: Any) -> Any:
-    if not (hasattr(pipeline, "generate") or hasattr(pipeline, "agenerate")):
+def _checked(pipeline: Any) -> tuple[Any, bool]:
+    """The pipeline, and whether it is asynchronous."""
+    is_async = hasattr(pipeline, "agenerate")
+    if not (is_async or hasattr(pipeline, "generate")):
         raise ConfigurationError(
             f"PipelineFactory(create=...) returned a {type(pipeline).__name__}, which has neither generate() nor "
             "agenerate(). Return a nodespan.runner.Pipeline or AsyncPipeline."
         )
-    return pipeline
+    return pipeline, is_async
 
 
 def closed() -> PipelineClosedError:

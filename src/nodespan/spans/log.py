@@ -18,7 +18,6 @@ CODES: Final[Mapping[str, str]] = {
     "configure.foreign_provider": "nodespan's spans go to a tracer provider that the program has set.",
     "configure.invalid_variable": "An OTEL_* variable has a value that is invalid or unsupported; its default is used.",
     "configure.zero_code": "Arguments of configure() are ignored under opentelemetry-instrument.",
-    "export.kept_in_memory": "The store cannot be used; spans are kept in memory until the process ends.",
     "export.left_behind": "Spans were not exported before the process ended; they are sent later.",
     "export.lost_at_exit": "Spans could not be stored before the process ended; they are lost.",
     "export.other_destination": "The store holds spans for a destination that this program does not use.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
-from nodespan.spans.guard import Guard
+from nodespan.spans.guard import Guard, report
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -60,6 +60,10 @@ def phase_of(span_id: int) -> Phase | None:
     """The phase of an open span; ``None`` if nothing was published."""
     source = _sources.get(span_id)
     if source is not None:
-        with _READING:
+        try:
             return source.phase()
+        except Exception as error:  # noqa: BLE001 reported
+            _READING.failed(error)
+        except BaseException as error:  # noqa: BLE001 an exit would end the thread that asks, and not the program
+            report(_READING.operation, type(error).__name__)
     return None

@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 from nodespan.spans.log import warn
 
 _T = TypeVar("_T")
+_MOST: Final = 1e12
+"""In ms about 30 years; locks reject a timeout of ten times that."""
 _collected: Final[ContextVar[list[str] | None]] = ContextVar("nodespan-problems", default=None)
 
 
@@ -26,13 +28,28 @@ def collecting_problems() -> Generator[list[str]]:
         _collected.reset(token)
 
 
+@contextmanager
+def reporting_problems_once() -> Generator[None]:
+    """Logs each problem of the block once, at its end: a variable is read for several signals."""
+    with collecting_problems() as problems:
+        try:
+            yield
+        finally:
+            for text in problems:
+                _log(text)
+
+
 def report_problem(text: str) -> None:
     """Logs a problem of a variable, or collects it."""
     problems = _collected.get()
     if problems is None:
-        warn("configure.invalid_variable", "%s", text)
+        _log(text)
     elif text not in problems:
         problems.append(text)
+
+
+def _log(text: str) -> None:
+    warn("configure.invalid_variable", "%s", text)
 
 
 def text_of(*names: str) -> tuple[str, str]:
@@ -59,11 +76,11 @@ def number(names: Sequence[str], default: float, check: Callable[[float], bool] 
         return default
     try:
         found = float(value)
-        if check(found) and found < float("inf"):
+        if check(found) and found <= _MOST:
             return found
     except ValueError:
         pass
-    report_problem(f"{name} is {value!r}; it must be a number above 0. {default:g} is used.")
+    report_problem(f"{name} is {value!r}; it must be a number above 0, at most {_MOST:g}. {default:g} is used.")
     return default
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
@@ -101,7 +101,7 @@ class Pipelines:
     _tracers: ClassVar[NodespanTracerProvider | None] = None
     _meters: ClassVar[NodespanMeterProvider] = NodespanMeterProvider()
     _loggers: ClassVar[NodespanLoggerProvider] = NodespanLoggerProvider()
-    _attached: ClassVar[WeakKeyDictionary[Any, _Attached]] = WeakKeyDictionary()
+    _attached: ClassVar[list[tuple[Any, _Attached]]] = []  # not a mapping: a provider may be a data class, or a proxy
 
     def __init__(self, settings: Settings) -> None:
         self.delivery: StoreSpanProcessor | None = None
@@ -121,17 +121,19 @@ class Pipelines:
             ConfigurationError: A variable of nodespan's is invalid.
         """
         existing: Any = trace.get_tracer_provider()
-        is_ours = isinstance(existing, NodespanTracerProvider)
-        if is_ours or not hasattr(existing, "add_span_processor"):
+        accepts_processors = hasattr(existing, "add_span_processor")
+        if isinstance(existing, trace.ProxyTracerProvider | NodespanTracerProvider):
             self._set_up_all()
-        elif self._settings.attach:
+        elif self._settings.attach and accepts_processors:
             self._attach(existing)
         else:
             warn(
                 "configure.foreign_provider",
-                "The program has set a tracer provider (%s): nodespan creates its spans with it, and only it "
-                "exports them. configure(attach=True) also stores and exports them.",
+                "The program has set a tracer provider (%s), which creates and exports the spans. %s",
                 type(existing).__name__,
+                "configure(attach=True) also stores and exports them."
+                if accepts_processors
+                else "nodespan cannot store them, because it has no add_span_processor().",
             )
 
     def stop(self, deadline: float) -> None:
@@ -183,10 +185,11 @@ class Pipelines:
             self.delivery.shutdown(timeout_s)
 
     def _attach(self, existing: Any) -> None:
-        attached = self._attached.get(existing)
+        attached = next((attached for provider, attached in self._attached if provider is existing), None)
         if attached is None:
-            attached = self._attached[existing] = _Attached()
+            attached = _Attached()
             existing.add_span_processor(attached)
+            self._attached.append((existing, attached))
         delivery = self._make_delivery()
         self._stops.append(lambda timeout_s: self._detach(attached, delivery, timeout_s))
         attached.use(delivery)

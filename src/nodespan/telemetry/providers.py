@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,8 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExpo
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
 from nodespan.delivery.outage_log import OutageLog, exporting
-from nodespan.telemetry.env import number, report_problem
+from nodespan.delivery.senders.answer import readable
+from nodespan.telemetry.env import choice, number, report_problem
 from nodespan.telemetry.tally import Tallies
 
 if TYPE_CHECKING:
@@ -44,24 +45,55 @@ _COUNTS: Final = tuple(
 ) + tuple(f"OTEL_{of}ATTRIBUTE_VALUE_LENGTH_LIMIT" for of in ("", "SPAN_", "LOGRECORD_"))  # fmt: skip
 
 
+_EXEMPLARS: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
+_EXEMPLAR_FILTERS: Final = ("trace_based", "always_on", "always_off")
+_BATCH: Final = "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"
+_QUEUE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
+
+
 @contextmanager
 def valid_sdk_variables() -> Generator[None]:
-    """Hides the variables that are invalid for the SDK while it reads them, and reports each."""
-    hidden: dict[str, str] = {}
+    """Hides or corrects the variables that are invalid for the SDK while it reads them, and reports each."""
+    corrected = {**_corrected_numbers(), **_corrected_batch()}
+    if os.environ.get(_EXEMPLARS):
+        corrected[_EXEMPLARS] = choice((_EXEMPLARS,), _EXEMPLAR_FILTERS, _EXEMPLAR_FILTERS[0])
+    before = {name: os.environ.get(name) for name in corrected}
+    _set_variables(corrected)
+    try:
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _corrected_numbers() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
     for name, default in _NUMBERS.items():
         if (value := os.environ.get(name, "").strip()) and number((name,), default) != _float(value):
-            hidden[name] = value
+            found[name] = None
     for name in _COUNTS:
         value = os.environ.get(name, "").strip()
         if value and not value.isdigit():
             report_problem(f"{name} is {value!r}; it must be a whole number. The default is used.")
-            hidden[name] = value
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+            found[name] = None
+    return found
+
+
+def _corrected_batch() -> dict[str, str | None]:
+    """A batch of log records that is not above the queue, also where the queue alone is set."""
+    queue, batch = number((_QUEUE,), _NUMBERS[_QUEUE]), number((_BATCH,), _NUMBERS[_BATCH])
+    if batch <= queue:
+        return {}
+    if os.environ.get(_BATCH):
+        report_problem(f"{_BATCH} is {batch:g}, above the size of the queue, {queue:g}, which is used.")
+    return {_BATCH: f"{queue:.0f}"}
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _float(value: str) -> float | None:
@@ -130,7 +162,7 @@ def _metric_exporter(destination: Destination) -> Any:
         return GrpcExporter(**_grpc_arguments(destination))
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
-    return HttpExporter(**_http_arguments(destination))
+    return HttpExporter(**_http_arguments(destination, "METRICS"))
 
 
 def _log_exporter(destination: Destination) -> Any:
@@ -140,13 +172,18 @@ def _log_exporter(destination: Destination) -> Any:
         return GrpcExporter(**_grpc_arguments(destination))
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
 
-    return HttpExporter(**_http_arguments(destination))
+    return HttpExporter(**_http_arguments(destination, "LOGS"))
 
 
-def _http_arguments(destination: Destination) -> dict[str, Any]:
+def _http_arguments(destination: Destination, signal: str) -> dict[str, Any]:
     from opentelemetry.exporter.otlp.proto.http import Compression
 
+    from nodespan.delivery.senders.otlp_http import make_session
+
+    # The SDK makes the session of a credential provider itself.
+    has_provider = bool(os.environ.get(f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal}_CREDENTIAL_PROVIDER"))
     return {
+        "session": None if has_provider else make_session(),
         "endpoint": destination.endpoint,
         "headers": dict(destination.headers),
         "timeout": destination.timeout_s,
@@ -184,7 +221,7 @@ def _log_outages(exporter: Any, destination: Destination, signal: Signal, outage
     subject = f"{destination.label} {signal}"
 
     def failed(why: str) -> None:
-        outages.failed(subject, "Cannot export %s to %s (%s).", signal, destination.label, why)
+        outages.failed(subject, "Cannot export %s to %s (%s).", signal, destination.label, readable(why, destination))
 
     def export_quietly(*args: Any, **kwargs: Any) -> Any:
         with exporting(failed):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from opentelemetry.util.re import parse_env_headers
-
+from nodespan import _import_variables
 from nodespan.delivery.destination import Destination, Protocol, Signal, normalised, without_credentials
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
 from nodespan.delivery.running_spans import AFTER_S
@@ -86,7 +86,7 @@ class Settings:
         protocol = self.protocol_of(signal)
         url, credentials = normalised(endpoint)
         if protocol == "http/protobuf" and not self._is_of_signal(signal):
-            url = f"{url}/v1/{signal}"
+            url = urlsplit(url)._replace(path=f"{urlsplit(url).path}/v1/{signal}").geturl()
         insecure_names = f"OTEL_EXPORTER_OTLP_{signal.upper()}_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"
         scheme = urlsplit(url).scheme
         return Destination(
@@ -122,11 +122,18 @@ class Settings:
         """The headers of the argument, and over them those of the variable of the signal, or of the common one."""
         given = {name.lower(): str(value) for name, value in (self.headers or {}).items()}
         variable, text = env.text_of(*_names(signal, "HEADERS"))
-        for name, value in parse_env_headers(text, liberal=True).items():
-            if _is_header(name, value):
+        for number, entry in enumerate(filter(str.strip, text.split(",")), 1):
+            name, _, value = entry.partition("=")
+            name, value = unquote(name).strip().lower(), value.strip()
+            if " " not in value:  # with one it is not encoded, as other SDKs have it
+                value = unquote(value).strip()
+            if "=" in entry and _is_header(name, value):
                 given[name] = value
-            else:
-                env.report_problem(f"{variable}: {name!r} has characters that a header cannot have: it is ignored.")
+            else:  # not shown, as it may be a credential whose name was left out
+                env.report_problem(
+                    f"{variable}: entry {number} is ignored. It must be name=value, of visible ASCII characters and "
+                    "spaces; encode others, such as %2C for a comma."
+                )
         return given
 
     def compression_of(self, signal: Signal) -> str:
@@ -198,6 +205,11 @@ class Settings:
         for name in _UNSUPPORTED:
             if env.text_of(name)[1]:
                 env.report_problem(f"{name} is set, and nodespan does not support it: it is ignored.")
+        if (name := "OTEL_PROPAGATORS") in _import_variables.INVALID and env.text_of(name)[1]:
+            env.report_problem(
+                f"{name} is {_import_variables.INVALID[name]!r}, which names a propagator that is not installed. "
+                "tracecontext,baggage is used."
+            )
 
 
 def _names(signal: Signal, what: str) -> tuple[str, str]:
@@ -206,12 +218,13 @@ def _names(signal: Signal, what: str) -> tuple[str, str]:
 
 def _is_header(name: str, value: str) -> bool:
     """Whether HTTP and gRPC accept a header; both reject it at every request otherwise."""
-    return bool(name) and (name + value).isascii() and (name + value).isprintable() and value == value.strip()
+    is_name = re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) is not None
+    return is_name and value.isascii() and value.isprintable() and value == value.strip()
 
 
 def _is_address(value: str, protocol: Protocol) -> bool:
-    parts = urlsplit(value)
     try:
+        parts = urlsplit(value)
         if parts.scheme.lower() in {"http", "https"}:
             return bool(parts.hostname) and parts.port != 0
     except ValueError:

@@ -16,6 +16,7 @@ from nodespan.spans.guard import Guard
 from nodespan.spans.log import warn
 from nodespan.spans.redaction import Redact, set_redaction
 from nodespan.store import hash_key
+from nodespan.telemetry.env import reporting_problems_once
 from nodespan.telemetry.pipelines import Pipelines
 from nodespan.telemetry.settings import Settings
 
@@ -49,16 +50,17 @@ class Telemetry:
 
     def __init__(self, settings: Settings, redact: Redact | None) -> None:
         settings.check()
-        settings.report_unsupported()
         self.settings = settings
         self.redact = redact
         self._pipelines = Pipelines(settings)
-        try:
-            self._pipelines.start()
-            set_hash_key(hash_key(self.store.path if self.store is not None else None))
-        except BaseException:
-            self._pipelines.stop(time.monotonic() + EXIT_S)
-            raise
+        with reporting_problems_once():
+            settings.report_unsupported()
+            try:
+                self._pipelines.start()
+                set_hash_key(hash_key(self.store.path if self.store is not None else None))
+            except BaseException:
+                self._pipelines.stop(time.monotonic() + EXIT_S)
+                raise
         announced.forget()
         set_redaction(redact)
 

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
+from nodespan.delivery.sender_lock import STUCK_AFTER_S
+from nodespan.otlp import Encoded
+from nodespan.store import load_secret, open_store
+from nodespan.telemetry.settings import Settings
 from otlp_receiver import OtlpReceiver
 
 
@@ -124,3 +134,60 @@ def test_a_password_in_the_endpoint_is_not_shown(cli, monkeypatch):
     for command in (["doctor"], ["doctor", "--json"], ["flush", "--timeout", "0.1"], ["flush", "--list"]):
         cli(*command)
         assert "s3cr3t" not in cli.out + cli.err, command
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from nodespan.delivery.sender_lock import SenderLock
+assert SenderLock(Path(sys.argv[1]), sys.argv[2]).acquire()
+print("holds", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_sender_without_progress_is_reported_with_its_process_id(cli, monkeypatch):
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        destination = Settings().destination()
+        store = open_store()
+        identity = destination.identity(load_secret(store.path))
+        store.append(Encoded(b"", 3), identity, label=destination.label)
+        store.close()
+        command = [sys.executable, "-c", HOLDER, str(store.path), identity]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+            holder.stdout.readline()
+            os.kill(holder.pid, signal.SIGSTOP)
+            assert cli("doctor").code == 0, cli.out
+            assert cli("flush", "--timeout", "0.1").code == 1
+            assert f"3 spans still wait: process {holder.pid} is sending them" in cli.out
+            assert "no progress" not in cli.out
+            idle_since = time.time() - STUCK_AFTER_S - 5
+            os.utime(store.path.with_name(f"{store.path.name}.locks") / f"{identity}.lock", (idle_since, idle_since))
+            assert cli("doctor").code == 1
+            assert f"Process {holder.pid} is the sender" in cli.out
+            assert "no progress for 6" in cli.out
+            assert cli("flush", "--timeout", "0.1").code == 1
+            assert f"process {holder.pid} is sending them and has made no progress for 6" in cli.out
+            holder.kill()
+
+
+def test_spans_of_another_destination_are_a_problem(cli, monkeypatch):
+    with OtlpReceiver() as receiver:
+        store = open_store()
+        store.append(Encoded(b"", 3), "0123456789abcdef", label="http://before:4318/v1/traces")
+        store.close()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        assert cli("doctor").code == 1
+        assert "3 spans wait for http://before:4318/v1/traces, or for other credentials of it" in cli.out
+        assert "nodespan flush --from 01234567\n" in cli.out
+
+
+@pytest.mark.parametrize(("name", "value"), [("OTEL_PROPAGATORS", "b3"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc")])
+def test_a_variable_that_is_read_by_an_import_is_a_problem(monkeypatch, name, value):
+    """In a process of its own: here the modules are imported already."""
+    monkeypatch.setenv(name, value)
+    command = [sys.executable, "-c", "from nodespan.cli import main; main()", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"{name} is {value!r}" in done.stdout

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
+from rich.text import Text
 
-from nodespan.cli._output import safe
+from nodespan.cli._output import Console, safe
 from nodespan.store import MEMORY, SqliteStore, StoreReader
 from nodespan.telemetry import configure
 
@@ -97,6 +98,13 @@ def test_messages_of_a_collector_and_paths_are_printed_without_markup(cli, monke
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1]:1")
     assert cli("flush", "--all", "--timeout", "0.2").code == 1
     assert "[::1]" in cli.out
+
+
+def test_the_console_escapes_the_controls_of_any_text(capsys):
+    console = Console()
+    console.print(HOSTILE)
+    console.print(Text.assemble((HOSTILE, "red"), HOSTILE))
+    assert not CONTROLS & set(capsys.readouterr().out)
 
 
 def test_safe_escapes_control_characters_only():

@@ -56,6 +56,18 @@ def test_a_grpc_port_used_over_http_is_reported_for_each_signal(monkeypatch, cap
         assert "\N{REPLACEMENT CHARACTER}" not in line
 
 
+def test_an_outage_of_each_signal_is_logged_also_at_one_address(caplog):
+    """The address of a gRPC destination is the same for all signals."""
+    with OtlpReceiver("grpc") as receiver:
+        pass
+    with configure(endpoint=receiver.endpoint, protocol="grpc") as telemetry:
+        make(1)
+        logging.getLogger("nodespan").warning("a line")
+        assert telemetry.force_flush(0.5).waiting == 1
+    lines = [one.getMessage() for one in caplog.records if one.getMessage().startswith("Cannot export")]
+    assert sorted(line.split()[2] for line in lines) == ["logs", "metrics", "spans"]
+
+
 def test_each_outage_of_logs_is_reported_with_its_reason(monkeypatch, caplog):
     """The SDK drops a record of its log exporter that has the form of the one before, within 20 s."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
@@ -149,6 +161,42 @@ def test_the_insecure_variable_applies_to_grpc_without_a_scheme(monkeypatch, ins
     assert (destination.endpoint, destination.is_insecure, found) == ("127.0.0.1:4317", insecure == "true", [])
 
 
+ONE_SPAN = """
+import sys, nodespan
+from opentelemetry import trace
+with nodespan.configure(endpoint=sys.argv[1]) as telemetry:
+    trace.get_tracer("x").start_span("kept").end()
+    print(telemetry.force_flush(5).stored)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "reported"),
+    [
+        ({"OTEL_PROPAGATORS": "b3,tracecontext"}, 1),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "abc"}, 1),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-3", "OTEL_PROPAGATORS": "x"}, 2),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "64", "OTEL_PROPAGATORS": "tracecontext"}, 0),
+        ({"OTEL_METRICS_EXEMPLAR_FILTER": "bogus"}, 1),
+        ({"OTEL_METRICS_EXEMPLAR_FILTER": "ALWAYS_ON"}, 0),
+        ({"OTEL_BLRP_MAX_QUEUE_SIZE": "100"}, 0),
+        ({"OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "99999"}, 1),
+        ({"OTEL_METRIC_EXPORT_INTERVAL": "1e30"}, 1),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "1e30"}, 1),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "1e30"}, 1),
+    ],
+    ids=str,
+)
+def test_no_value_of_a_variable_prevents_the_start(variables, reported, run_python):
+    """In a process of its own, since some are read when OpenTelemetry is imported."""
+    with OtlpReceiver() as receiver:
+        done = run_python(ONE_SPAN, receiver.endpoint, **variables)
+        assert (done.stdout.split(), done.returncode) == (["1"], 0), done.stderr
+        assert len(done.stderr.splitlines()) == reported, done.stderr
+        assert sum(f"{name} is" in done.stderr for name in variables) == reported
+        assert len(receiver.spans) == 1
+
+
 def test_a_timeout_in_milliseconds_is_capped_and_reported(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10000")
@@ -168,7 +216,7 @@ def test_an_invalid_header_of_a_variable_is_reported_and_ignored(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-a=a%0Ab,x-b=c")
     with collecting_problems() as problems:
         assert Settings().headers_of("traces") == {"x-b": "c"}
-    assert "OTEL_EXPORTER_OTLP_HEADERS: 'x-a'" in problems[0]
+    assert "OTEL_EXPORTER_OTLP_HEADERS: entry 1" in problems[0]
 
 
 def test_a_header_of_another_type_is_sent_as_text():

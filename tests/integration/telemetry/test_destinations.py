@@ -271,6 +271,19 @@ def test_two_objects_of_one_process_exclude_each_other(tmp_path):
     second.release()
 
 
+def test_the_lock_is_free_while_there_is_nothing_to_send():
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        trace.get_tracer("x").start_span("a").end()
+        assert telemetry.force_flush(20).exported == 1
+        destination = Settings(endpoint=receiver.endpoint).destination()
+        lock = SenderLock(store_path(), destination.identity(load_secret(store_path())))
+        deadline = time.monotonic() + 5
+        while not (is_free := lock.acquire()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert is_free
+        lock.release()
+
+
 def test_after_a_kill_the_next_program_sends_at_once():
     code = """
 import os, signal, sys, nodespan

@@ -74,6 +74,17 @@ def test_the_metrics_of_the_outbox_have_number_and_age_of_waiting_spans(make_spa
         )
 
 
+def test_a_flush_of_the_provider_succeeds_after_a_loss(make_spans):
+    """As the SDK's: whether everything went in time. The loss stays in the report."""
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        receiver.answers.append((400, {}, b""))
+        make_spans(5)
+        assert not telemetry.force_flush(PATIENCE_S)
+        make_spans(5)
+        assert trace.get_tracer_provider().force_flush(PATIENCE_S * 1000)
+        assert telemetry.force_flush(0).dropped == {"400": 5}
+
+
 @pytest.mark.usefixtures("no_global_providers")
 def test_with_attach_the_existing_meter_provider_is_used(make_spans):
     reader = InMemoryMetricReader()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 
 from nodespan.store import SqliteStore, StoreReader, store_path
+from nodespan.telemetry import configure
 from running import states
 
 ENDS = """
@@ -33,6 +36,43 @@ def test_a_span_of_a_process_that_ended_while_the_store_was_locked_is_lost():
             other.execute("ROLLBACK")
     with StoreReader(SqliteStore(store_path())) as reader:
         assert states(reader) == {"open at the end": "lost"}
+
+
+def test_a_flush_waits_for_the_write_lock_no_longer_than_its_time(monkeypatch, make_spans):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")  # it writes by itself
+    with configure() as telemetry, closing(sqlite3.connect(store_path(), isolation_level=None)) as other:
+        assert telemetry.store is not None
+        telemetry.store.stats()
+        other.execute("BEGIN IMMEDIATE")
+        make_spans(3)
+        started = time.monotonic()
+        assert telemetry.force_flush(0.1).waiting == 3
+        assert time.monotonic() - started < 0.6  # SQLite's own wait is 1 s
+        other.execute("ROLLBACK")
+        assert telemetry.force_flush(20).waiting == 0
+
+
+def test_a_flush_waits_for_another_thread_no_longer_than_its_time(make_spans):
+    with configure() as telemetry:
+        store = telemetry.store
+        assert store is not None
+        is_inside, may_leave = threading.Event(), threading.Event()
+
+        def read(_):
+            is_inside.set()
+            may_leave.wait(20)
+
+        thread = threading.Thread(target=lambda: store.database.read(read))
+        thread.start()
+        assert is_inside.wait(20)
+        make_spans(3)
+        started = time.monotonic()
+        report = telemetry.force_flush(0.1)
+        took_s = time.monotonic() - started
+        may_leave.set()
+        thread.join()
+        assert (report.waiting, took_s < 2) == (3, True)
+        assert telemetry.force_flush(20).waiting == 0
 
 
 FILE_IS_FULL = """

@@ -25,6 +25,7 @@ OWN_TEXTS = (
     "_EXPORTER",
     "_INSECURE",
     "_COUNT_LIMIT",
+    "_CREDENTIAL_PROVIDER",
     "_BF16",
     "_VBMI",
     "_VNNI",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
+from foreign_pipelines import FORMS, Stand
+from measured import Measured
 from nodespan.runner import PipelineFactory, PipelineStream, Runner
 from nodespan.types import ModelProfile, ModelProfileType
-from pipelines import Stage, raw
+from pipelines import PATIENCE_S, Stage, raw
 
 Ask = Callable[..., PipelineStream]
 
@@ -23,3 +27,13 @@ def stage(request: pytest.FixtureRequest) -> Stage:
 def ask(stage: Stage) -> Iterator[Ask]:
     with PipelineFactory({ModelProfileType.Primary: ModelProfile(name="m")}, create=stage.create) as factory:
         yield lambda prompt, **options: Runner(factory).stream_pipeline(raw(prompt), **options)
+
+
+@pytest.fixture(params=FORMS)
+def stand(request: pytest.FixtureRequest, tracer_provider: TracerProvider, measured: Measured) -> Iterator[Stand]:
+    stand = Stand(request.param, tracer_provider, measured)
+    yield stand
+    closing = threading.Thread(target=stand.factory.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive(), "the factory does not close"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, StateGraph
+from pydantic import BaseModel
 
 from nodespan.errors import ConfigurationError
 from nodespan.workflow import WorkflowState, keep_newest, node_cache_key
@@ -101,9 +104,28 @@ def calls(name: str) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": name, "args": {"x": 1}, "id": "1"}])
 
 
+@dataclass
+class One:
+    value: Any
+
+
+@dataclass
+class Other:
+    value: Any
+
+
+class Open(BaseModel, extra="allow"):
+    value: int = 0
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ({"n": One(1)}, {"n": Other(1)}),
+        ({"n": One(1)}, {"n": {"value": 1}}),
+        ({"n": Open(value=1)}, {"n": {"value": 1}}),
+        ({"n": Open(more=1)}, {"n": Open(more=2)}),
+        (One({"id": 1}), One({"id": 2})),
         ({"messages": [calls("add")]}, {"messages": [calls("delete")]}),
         ({"messages": [HumanMessage("a", name="x")]}, {"messages": [HumanMessage("a", name="y")]}),
         ({"messages": [HumanMessage("a")]}, {"messages": [AIMessage("a")]}),
@@ -125,6 +147,13 @@ def test_the_order_of_a_mapping_and_of_a_set_does_not_change_the_cache_key():
     assert node_cache_key({"s": {f"{n}" for n in range(50)}}) == node_cache_key(
         {"s": {f"{n}" for n in range(49, -1, -1)}}
     )
+
+
+def test_ids_of_messages_do_not_count_in_any_kind_of_state():
+    makers = (lambda more: {"n": more}, lambda more: Open(more=more), One, lambda more: One({"deep": [more]}))
+    for make in makers:
+        one, other = (make(HumanMessage("a", id=name)) for name in "12")
+        assert node_cache_key(one) == node_cache_key(other)
 
 
 def test_messages_that_differ_only_in_their_ids_have_one_cache_key():

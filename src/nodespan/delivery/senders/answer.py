@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+if TYPE_CHECKING:
+    from nodespan.delivery.destination import Destination
+
 _TEXT_MAX: Final = 300
+_READ_MAX: Final = 4096
+"""Characters of a message that are looked at; a page of a proxy may be large."""
 _HTTP2_SETTINGS: Final = re.compile(r"\x00\x00.\x04\x00{5}", re.DOTALL)
 """The first frame of an HTTP/2 server (RFC 9113, 6.5), which HTTP/1 libraries report as a bad status line."""
 _GRPC_PORT: Final = "the port expects gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
@@ -88,8 +93,19 @@ def words_of(trouble: object) -> str:
 
 
 def short(text: object) -> str:
-    """One line of a destination's message, bounded, with control characters replaced; of HTTP/2 frames the cause."""
-    if _HTTP2_SETTINGS.search(str(text)):
+    """One line of a destination's message, with control characters replaced; of HTTP/2 frames the cause."""
+    read = str(text)[:_READ_MAX]
+    if _HTTP2_SETTINGS.search(read):
         return _GRPC_PORT
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
-    return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]}..."
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(read.split()))
+
+
+def readable(text: str, destination: Destination) -> str:
+    """A message of a destination as it may be logged: bounded, and without credentials, which it may repeat."""
+    shown = destination.masked(text)  # before the cut, which may halve one
+    return shown if len(shown) <= _TEXT_MAX else f"{shown[:_TEXT_MAX]}..."
+
+
+def made_readable(answer: Answer, destination: Destination) -> Answer:
+    """The answer with a text that may be logged."""
+    return replace(answer, text=readable(answer.text, destination)) if answer.text else answer

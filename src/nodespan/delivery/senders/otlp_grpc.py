@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 
 from nodespan._version import __version__
-from nodespan.delivery.senders.answer import Answer, accepted, short, words_of
+from nodespan.delivery.senders.answer import Answer, accepted, made_readable, short, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +45,7 @@ class GrpcSender:
     """
 
     def __init__(self, destination: Destination, signal: Signal = "traces") -> None:
+        self._destination = destination
         self.timeout_s = destination.timeout_s
         self._metadata = tuple(destination.headers.items())
         compression = grpc.Compression.Gzip if destination.compression == "gzip" else grpc.Compression.NoCompression
@@ -59,6 +60,9 @@ class GrpcSender:
 
     def send(self, data: bytes) -> Answer:
         """See ``Sender``."""
+        return made_readable(self._call(data), self._destination)
+
+    def _call(self, data: bytes) -> Answer:
         try:
             response: bytes = self._export(data, metadata=self._metadata, timeout=self.timeout_s)
         except grpc.RpcError as error:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from nodespan._version import __version__
-from nodespan.delivery.senders.answer import Answer, accepted, short, words_of
+from nodespan.delivery.senders.answer import Answer, accepted, made_readable, short, words_of
 
 if TYPE_CHECKING:
     from nodespan.delivery.destination import Destination
@@ -33,10 +33,11 @@ class HttpSender:
     """
 
     def __init__(self, destination: Destination) -> None:
+        self._destination = destination
         self._url = destination.endpoint
         self._compression = destination.compression
         self.timeout_s = destination.timeout_s
-        self._session = session = requests.Session()
+        self._session = session = make_session()
         session.headers.update(
             {
                 "user-agent": f"nodespan/{__version__}",
@@ -53,6 +54,9 @@ class HttpSender:
 
     def send(self, data: bytes) -> Answer:
         """See ``Sender``."""
+        return made_readable(self._post(data), self._destination)
+
+    def _post(self, data: bytes) -> Answer:
         try:
             answer = self._session.post(
                 self._url, data=self._compressed(data), timeout=self.timeout_s, allow_redirects=False
@@ -69,6 +73,13 @@ class HttpSender:
         if self._compression == "gzip":
             return gzip.compress(data, 6)
         return zlib.compress(data) if self._compression == "deflate" else data
+
+
+def make_session() -> requests.Session:
+    """A session that does not replace the configured ``authorization`` by that of the user's ``.netrc``."""
+    session = requests.Session()
+    session.auth = lambda request: request
+    return session
 
 
 def _answer_of(answer: requests.Response) -> Answer:

@@ -83,7 +83,7 @@ export function incomplete({ status }) {
   if (!status) return "";
   if (status.path === "memory") return "NODESPAN_STORE=memory: this viewer shows only spans that are sent to its address, until it ends.";
   if (status.indexed_spans < status.spans) return `${percent(status.indexed_spans, status.spans)} of the spans are indexed, newest first. Older runs are listed as the index grows.`;
-  if (status.untracked) return `${integer(status.untracked)} running spans are not shown: their process has more than 10 000.`;
+  if (status.untracked) return `So far ${integer(status.untracked)} spans of programs that still run were not shown while open: 10 000 of a program are.`;
   return "";
 }
 
