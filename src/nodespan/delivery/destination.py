@@ -27,9 +27,9 @@ _ACCOUNT: Final = re.compile(
 """Parts of the names of headers that authenticate or select an account, or a part of one. Such headers are part of the
 identity. Vendors differ: Honeycomb's key is ``x-honeycomb-team``, Uptrace's ``uptrace-dsn``."""
 _TOKEN: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.~%+=-]{20,}")
-"""A segment of a path that is not shown: some vendors have the credential there."""
+"""A path segment that is not shown: some vendors put the credential there."""
 _SECRET_MIN: Final = 4
-"""Shorter values of headers are words of ordinary messages as well."""
+"""Shorter header values may occur in ordinary messages."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 

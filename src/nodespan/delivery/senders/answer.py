@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TEXT_MAX: Final = 300
 _READ_MAX: Final = 4096
-"""Characters of a message that are looked at; a page of a proxy may be large."""
+"""Maximum number of characters that are read of a message; a page of a proxy may be large."""
 _HTTP2_SETTINGS: Final = re.compile(r"\x00\x00.\x04\x00{5}", re.DOTALL)
 """The first frame of an HTTP/2 server (RFC 9113, 6.5), which HTTP/1 libraries report as a bad status line."""
 _GRPC_PORT: Final = "the port expects gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
@@ -101,7 +101,7 @@ def short(text: object) -> str:
 
 
 def readable(text: str, destination: Destination) -> str:
-    """A message of a destination as it may be logged: bounded, and without credentials, which it may repeat."""
+    """A destination's message as it is logged: bounded, and without credentials, which it may repeat."""
     shown = destination.masked(text)  # before the cut, which may halve one
     return shown if len(shown) <= _TEXT_MAX else f"{shown[:_TEXT_MAX]}..."
 
