@@ -1,21 +1,21 @@
-# Everything there is to run. Each target does its own set-up: it needs python3 >= 3.11 with venv, and a C++ compiler.
+# All targets. Each one sets up its environment; python3 >= 3.11 with venv and a C++ compiler are required.
 
 PYTHON ?= python3
 ARGS ?=
 
-# The default Python has .venv; another one has an environment of its own beside it: `make test PYTHON=python3.13`.
+# The default Python has .venv; another one has a separate environment beside it: `make test PYTHON=python3.13`.
 DIR := .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(DIR)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-# Tests start many processes of Python, each of which would compile nodespan anew.
+# Tests start many Python processes, each of which would compile nodespan again.
 export PYTHONDONTWRITEBYTECODE :=
-# Three processes on two cores, as many tests wait; snapshots are compared, and only changed on request.
-# Tests of the real servers have targets of their own.
+# Three processes on two cores, because many tests wait; snapshots are compared, and only changed on request.
+# Tests of the real servers have separate targets.
 APART := --ignore=tests/stack --ignore=tests/scale
 ONLY ?= tests $(APART)
 PYTEST := $(BIN)/python -m pytest -n 3 --inline-snapshot=disable
 PINNED := -c constraints.txt --build-constraint constraints.txt
-# Both exist only after every step before them went well, so that an interrupted set-up is taken up again.
+# Both exist only if every earlier step succeeded, so that an interrupted set-up is repeated.
 VENV := $(DIR)/.made
 READY := $(DIR)/.ready
 
@@ -58,7 +58,7 @@ test-scale-smoke: $(READY) ## Run two of them: the chain without a fault and wit
 	$(BIN)/python tools/stack/stack_binaries.py scale
 	$(BIN)/python -m pytest --inline-snapshot=disable tests/scale/test_faults.py -k "none or one-gateway-killed" $(ARGS)
 
-NEWEST_PYTHON_TESTS := $(addprefix tests/integration/,instrumentation workflow delivery telemetry store) tests/unit
+NEWEST_PYTHON_TESTS := $(addprefix tests/integration/,instrumentation workflow telemetry store) tests/unit
 OLDEST_TESTS := $(wildcard tests/integration/instrumentation/test_langgraph_*.py) tests/unit/workflow \
   $(patsubst %,tests/integration/instrumentation/test_langchain_%.py,spans ends content) \
   tests/integration/workflow/test_node.py tests/integration/workflow/test_node_messages.py \

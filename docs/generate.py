@@ -79,9 +79,9 @@ another `state`. Shorter spans have no row. At most 10,000 open spans of a proce
 `status()` counts the others. Open spans are never sent over OTLP.
 
 Each process with open spans writes a heartbeat every second and holds the lock of a file in `nodespan.running` beside
-the store. When it dies, the kernel releases the lock: its open spans are `lost` at once, with the time of the last
+the store. At its end the kernel releases the lock: its open spans are `lost` at once, with the time of the last
 heartbeat and the last phase ("lost at 12:03:11 while prefilling 62 % of 1310 tokens"). While it is stopped, they are
-`silent`. Rows of dead processes are kept for 7 days. A span that is dropped without an end, and one that is open at
+`silent`. Rows of ended processes are kept for 7 days. A span that is dropped without an end, and one that is open at
 `shutdown()`, leaves no row.
 
 `nodespan traces --running` lists the traces with open or lost spans, `nodespan traces --follow` prints each change, and

@@ -1,6 +1,7 @@
 """Detects leaks of a test: an open span, an attached span, a context that could not be detached.
 
-It observes the OpenTelemetry API and SDK, and so the spans of every provider, in every thread and task.
+It observes the OpenTelemetry API and SDK, and nodespan's lean spans and scopes, which bypass both: the spans of every
+provider, in every thread and task.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.sdk.trace import Span
+
+from nodespan.fastspan.span import LeanSpan
+from nodespan.fastspan.tracer import LeanTracer
+from nodespan.spans.scope import Attached, Step
 
 GRACE_S = 20.0  # a thread may be about to end its span when the test returns; only a leak waits this long
 
@@ -30,7 +35,7 @@ class Leaks(logging.Handler):
         super().__init__()
         self._open: dict[Span, None] = {}  # strong references, so that a span without an end is not collected
         # By id, as tokens are not hashable; each is referenced, so that its id is not reused.
-        self._attached: dict[int, tuple[Token[Context], trace.Span, asyncio.Task[Any] | None]] = {}
+        self._attached: dict[int, tuple[Token[Context] | Attached, trace.Span, asyncio.Task[Any] | None]] = {}
         self._messages: list[str] = []
 
     def forget(self, span: trace.Span) -> None:
@@ -68,6 +73,28 @@ class Leaks(logging.Handler):
         patch.setattr(Span, "start", started)
         patch.setattr(Span, "end", ended)
 
+    def _watch_lean_spans(self, patch: pytest.MonkeyPatch) -> None:
+        start = LeanTracer.start_span
+
+        def started(tracer: LeanTracer, *args: Any, **kwargs: Any) -> trace.Span:
+            span = start(tracer, *args, **kwargs)
+            if isinstance(span, LeanSpan):
+                self._open[span] = None
+            return span
+
+        def watch(name: str) -> None:
+            end = getattr(LeanSpan, name)
+
+            def ended(span: LeanSpan, *args: Any, **kwargs: Any) -> None:
+                self._open.pop(span, None)
+                end(span, *args, **kwargs)
+
+            patch.setattr(LeanSpan, name, ended)
+
+        patch.setattr(LeanTracer, "start_span", started)
+        watch("end")
+        watch("end_with")
+
     def _watch_contexts(self, patch: pytest.MonkeyPatch) -> None:
         attach, detach = ContextVarsRuntimeContext.attach, ContextVarsRuntimeContext.detach
 
@@ -85,13 +112,39 @@ class Leaks(logging.Handler):
         patch.setattr(ContextVarsRuntimeContext, "attach", attached)
         patch.setattr(ContextVarsRuntimeContext, "detach", detached)
 
+    def _watch_scopes(self, patch: pytest.MonkeyPatch) -> None:
+        leave = Attached.__exit__
+
+        def watch(kind: type[Attached]) -> None:
+            enter = kind.__enter__
+
+            def entered(scope: Attached) -> None:
+                enter(scope)
+                span = trace.get_current_span(get_current())
+                if span.get_span_context().is_valid:
+                    self._attached[id(scope)] = scope, span, _current_task()
+
+            patch.setattr(kind, "__enter__", entered)
+
+        def left(scope: Attached, *error: Any) -> None:
+            attached = get_current()
+            leave(scope, *error)
+            if get_current() is not attached or attached is not scope._context:
+                self._attached.pop(id(scope), None)
+
+        watch(Step)
+        watch(Attached)
+        patch.setattr(Attached, "__exit__", left)
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watches for the length of a ``with`` block."""
         log = logging.getLogger("opentelemetry.context")
         with pytest.MonkeyPatch.context() as patch:
             self._watch_spans(patch)
+            self._watch_lean_spans(patch)
             self._watch_contexts(patch)
+            self._watch_scopes(patch)
             log.addHandler(self)
             try:
                 yield

@@ -1,4 +1,4 @@
-"""Graphs and small readers for the tests of the workflow room."""
+"""Graphs and small readers for the tests of workflows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data that crosses rooms: a model set-up, a request for it, and the measurements of its answer.
+"""Data that several packages use: a model set-up, a request, and the measurements of its answer.
 
 Everything here is frozen. Durations are seconds, counts are tokens of the model's own vocabulary.
 """
@@ -29,7 +29,7 @@ _Tokens = Annotated[int, Field(ge=0)]
 
 
 class ModelProfileType(IntEnum):
-    """The model set-ups of a factory. Any ``IntEnum`` of your own serves as well, with one class per factory."""
+    """The model set-ups of a factory. Another ``IntEnum`` can be used instead; use one class per factory."""
 
     Primary = 0
     Secondary = 1
@@ -37,7 +37,7 @@ class ModelProfileType(IntEnum):
 
 
 class PipelinePriority(IntEnum):
-    """Order of the requests that wait for one model: the highest first, equal ones by arrival."""
+    """Priority of a request for a model: the highest is served first, equal ones by arrival."""
 
     LOW = 1
     MEDIUM = 5
@@ -51,7 +51,7 @@ class _Frozen(BaseModel):
 
 
 class _CheckedAtSetUp(_Frozen):
-    """Turns pydantic's report on bad input into a ``ConfigurationError`` that names each field."""
+    """Converts pydantic's ``ValidationError`` to a ``ConfigurationError`` that names each invalid field."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -67,18 +67,18 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {field}: no such field. Known: {', '.join(sorted(model.model_fields))}.")
+            lines.append(f"  {field}: unknown field. Allowed: {', '.join(sorted(model.model_fields))}.")
         else:
-            given = problem["input"]  # a number may be shown; a text may be a prompt
+            given = problem["input"]  # only numbers are shown: a text may be a prompt
             where = f"{field}={given!r}" if isinstance(given, (int, float)) else f"{field} ({type(given).__name__})"
             lines.append(f"  {where}: {problem['msg']}.")
     return "\n".join(lines)
 
 
 class Sampling(_CheckedAtSetUp):
-    """How tokens are drawn, in llama-cpp-python's own names.
+    """Sampling parameters, with llama-cpp-python's names.
 
-    A value that is not given leaves the default in force: for a request the profile's, for a profile the engine's. A
+    For a value that is not given, the default applies: in a request the profile's, in a profile the engine's. A
     request removes a value of the profile with ``None``, or ``()`` for ``stop``.
     """
 
@@ -94,9 +94,9 @@ class Sampling(_CheckedAtSetUp):
     stop: tuple[str, ...] = ()
 
     def over(self, defaults: Sampling) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] values of several types
-        """The values in force, by name: those given here, else those given in ``defaults``.
+        """The effective values by name: those given here, else those given in ``defaults``.
 
-        A value given as ``None`` or as ``()`` removes the default, so that the engine's own value is in force.
+        A value given as ``None`` or as ``()`` removes the default, so that the engine's own value applies.
         """
         given = {**defaults.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)}
         return {name: value for name, value in given.items() if value is not None and value != ()}
@@ -109,17 +109,17 @@ class ModelProfile(_CheckedAtSetUp):
         model_path: The GGUF file. Not needed with ``base_url``, nor by ``nodespan.testing.EchoPipeline``.
         name: The model's name on spans, in metadata and metrics, and in requests to a server; the file's stem if not
             given.
-        provider: ``model_provider`` of the metadata: ``"LLAMA_CPP"`` in this process; with ``base_url`` that of the
-            dialect, if not given.
+        provider: ``model_provider`` of the metadata. Default: ``"LLAMA_CPP"`` in this process; with ``base_url`` the
+            dialect's.
         n_ctx: Context length in tokens.
         n_batch: Tokens evaluated per ``llama_decode`` while prefilling.
-        n_threads: Threads for generation; llama.cpp's own choice if not given.
+        n_threads: Threads for generation; llama.cpp's default if not given.
         n_gpu_layers: Layers kept on a GPU, -1 for all.
         chat_format: A llama-cpp-python chat format; the template inside the file if not given.
         sampling: Defaults for every request; values of the request take precedence.
-        options: Any further argument of ``llama_cpp.Llama``, or field of the server's request, passed on as it is.
+        options: Further arguments of ``llama_cpp.Llama``, or fields of the server's request, passed unchanged.
         base_url: Address of a server with OpenAI's protocol, ``"http://127.0.0.1:8080/v1"``, or several
-            addresses of servers of one kind, used in turn when one fails.
+            addresses of servers of one kind: the least busy one is used, another one if it fails.
         dialect: Kind of the server: ``llama-server``, ``llama-cpp-python``, ``ollama``, ``vllm``, ``sglang`` or
             ``openai``. If not given, a server on this machine or in a private network is probed once, others are
             ``openai``.
@@ -168,7 +168,7 @@ class ModelProfile(_CheckedAtSetUp):
 
 
 _Object = Mapping[str, Any]
-"""A JSON object of the OpenAI protocol, passed on as it is."""
+"""A JSON object of the OpenAI protocol, passed unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +195,8 @@ class ChatMessage(_CheckedAtSetUp):
         name: Name of the author.
         tool_calls: The calls of an assistant's answer, as objects of the OpenAI protocol.
         tool_call_id: The call that a message of the role ``tool`` answers.
-        parts: Content parts of the OpenAI protocol, such as images and texts. Sent instead of ``content``, for models
-            that read more than text.
+        parts: Content parts of the OpenAI protocol, such as images and texts. Sent instead of ``content``, for
+            multimodal models.
     """
 
     role: str
@@ -226,7 +226,7 @@ class GenerationRequest(_CheckedAtSetUp):
         tools: Tools that the model may call, as objects of the OpenAI protocol; with messages only.
         tool_choice: ``auto``, ``none``, ``required``, or an object that names a tool.
         response_format: Such as ``{"type": "json_object"}``, with or without a schema; with messages only.
-        options: Any further argument of the engine's own call, passed on as it is: ``grammar``, ``logprobs``, ...
+        options: Further arguments of the engine's call, passed unchanged: ``grammar``, ``logprobs``, ...
 
     Raises:
         ConfigurationError: Neither or both are given, or a value is invalid.
@@ -254,7 +254,7 @@ class GenerationRequest(_CheckedAtSetUp):
         return self
 
     def arguments(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] JSON
-        """Tools, tool choice, response format and options, as far as given, by their names in the OpenAI protocol."""
+        """The given ones of tools, tool choice, response format and options, by their names in the OpenAI protocol."""
         tools = [dict(tool) for tool in self.tools] or None
         given = {"tools": tools, "tool_choice": self.tool_choice, "response_format": self.response_format}
         return {**{key: value for key, value in given.items() if value is not None}, **self.options}
@@ -267,7 +267,7 @@ class GenerationRequest(_CheckedAtSetUp):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One streamed piece of text. It is not a token: a token may give no text yet, or several may come at once.
+    """One streamed piece of text. It is not a token: some tokens produce no text, and one piece may contain several.
 
     Attributes:
         content: The text, never half a character.
@@ -279,7 +279,7 @@ class Chunk:
 
 
 class PipelineExecutionMetadata(_Frozen):
-    """The facts of one generation. An unknown value is absent (``None``).
+    """The measurements of one generation. An unknown value is ``None``.
 
     Attributes:
         queue_s: Waiting in nodespan's queue for the model.
@@ -319,7 +319,7 @@ STATE_ONLY_KEYS: Final = frozenset({"trace_id", "span_id", "traceparent"})
 
 
 class NodeMetadata(PipelineExecutionMetadata):
-    """The facts of one node execution: an entry of ``WorkflowState.node_metadata`` and the attributes of its span.
+    """The metadata of one node execution: an entry of ``WorkflowState.node_metadata`` and the attributes of its span.
 
     Every key K is the span attribute ``nodespan.K`` with the same value, except ``trace_id``, ``span_id`` and
     ``traceparent``, which are the span. A key without a value is absent on both sides.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, assert_type
@@ -31,7 +31,17 @@ from nodespan import (
     Telemetry,
     WorkflowState,
 )
-from nodespan.runner import PipelineStream
+from nodespan.errors import NodespanError, ServerError
+from nodespan.runner import (
+    AsyncPipeline,
+    Cancellation,
+    EnginePhase,
+    GenerationResult,
+    Pipeline,
+    PipelineStream,
+    Server,
+)
+from nodespan.store import StoreReader, TraceFilter, open_store
 from nodespan.testing import EchoPipeline
 
 
@@ -41,6 +51,62 @@ class Mine(IntEnum):
 
 class State(WorkflowState):
     topic: str = ""
+
+
+class Shouting:
+    def __init__(self, profile: ModelProfile) -> None:
+        self.profile = profile
+
+    @staticmethod
+    def server_of(profile: ModelProfile) -> Server | None:
+        return Server("example", 80) if profile.base_urls else None
+
+    def generate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> Generator[str]:
+        result.phases = [EnginePhase("shouting.think", 0.0, 0.1)]
+        if not cancellation.requested:
+            yield (request.prompt or "").upper()
+
+    def close(self) -> None:
+        pass
+
+
+class AsyncShouting:
+    slots = 4
+
+    def __init__(self, profile: ModelProfile) -> None:
+        self.profile = profile
+
+    async def agenerate(
+        self, request: GenerationRequest, cancellation: Cancellation, result: GenerationResult
+    ) -> AsyncGenerator[str]:
+        result.finish_reason = "tool_calls"
+        yield (request.prompt or "").upper()
+
+    async def aclose(self) -> None:
+        pass
+
+
+def pipelines(profile: ModelProfile) -> tuple[Pipeline, AsyncPipeline]:
+    PipelineFactory({Mine.DRAFT: profile}, create=Shouting)
+    PipelineFactory({Mine.DRAFT: profile}, create=AsyncShouting)
+    return Shouting(profile), AsyncShouting(profile)
+
+
+def errors(stream: PipelineStream) -> int | None:
+    try:
+        stream.close()
+    except ServerError as error:
+        return assert_type(error.status, int | None)
+    except NodespanError:
+        return None
+    return 0
+
+
+def stored() -> list[str]:
+    with StoreReader(open_store()) as reader:
+        return [trace["trace_id"] for trace in reader.find(TraceFilter(is_error=True), limit=10)]
 
 
 def set_up() -> DeliveryReport:

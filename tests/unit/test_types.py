@@ -1,4 +1,4 @@
-"""The data that crosses rooms: frozen, and refused at once where it cannot work, with what would."""
+"""Data of several packages: frozen, and rejected with the allowed values if invalid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NODE: dict[str, Any] = {
         (lambda: ModelProfile(n_ctx=0), r"n_ctx=0: .*greater than 0"),
         (lambda: ModelProfile(n_batch=-1), r"n_batch=-1: .*greater than 0"),
         (lambda: ModelProfile(n_threads=0), r"n_threads=0: .*greater than 0"),
-        (lambda: ModelProfile(nctx=1), r"nctx: no such field\. Known: .*n_ctx"),
+        (lambda: ModelProfile(nctx=1), r"nctx: unknown field\. Allowed: .*n_ctx"),
         (lambda: Sampling(temperature=-1), r"temperature=-1: .*greater than or equal to 0"),
         (lambda: Sampling(max_tokens=0), r"max_tokens=0: .*greater than 0"),
         (lambda: Sampling(seed=2**32), r"seed=4294967296: .*less than"),

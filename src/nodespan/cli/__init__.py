@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Entry point of the console script; a mistake of the user's is a line, not a traceback."""
+    """Entry point of the console script; a user's error is printed as a line, without a traceback."""
     from nodespan.cli._app import run
 
     run()

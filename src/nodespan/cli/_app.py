@@ -1,4 +1,4 @@
-"""Commands and their options. What they do is in the modules beside this one."""
+"""Commands and their options. The other modules of the package implement them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nodespan.errors import NodespanError
 
 
 class _Commands(TyperGroup):
-    """Ends a command whose reader is gone before typer does so, which exits with 1."""
+    """Ends a command whose output was closed with code 0; typer would exit with 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
             # Python flushes at exit; discards the rest of the output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
@@ -247,7 +247,7 @@ def export(
 
     console = Console(stderr=True)
     if not html and (content or no_attributes or redact):
-        raise typer.BadParameter("--content, --no-attributes and --redact go with --html.")
+        raise typer.BadParameter("--content, --no-attributes and --redact require --html.")
     if html:
         if store or output is None or not trace_ids:
             raise typer.BadParameter("--html requires the IDs of traces and --output FILE.")

@@ -1,4 +1,4 @@
-"""`nodespan demo`: a real workflow on a real local model, streamed live, and then the tree of its own trace."""
+"""`nodespan demo`: runs a workflow on a local model, streams its answers, and shows its trace."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
 JAEGER_UI_PORT: Final = 16686
 GRPC_PORT: Final = ":4317"
-"""How an address ends at which, by OpenTelemetry's convention, gRPC is spoken."""
+"""Port of gRPC by OpenTelemetry's convention."""
 _FLUSH_S: Final = 10.0
 
 
 def show_demo(
     console: Console, prompt: str | None, model: Path | None, otlp: str | None, server: str | None = None
 ) -> None:
-    """Runs the demo, shows its trace, and prints where else it can be seen."""
+    """Runs the demo, shows its trace, and prints further ways to view it."""
     profile = server_profile(server) if server else local_profile(model or find_model())
     protocol = "grpc" if otlp and otlp.rstrip("/").endswith(GRPC_PORT) else None
     with configure(service_name="nodespan-demo", endpoint=otlp, protocol=protocol) as telemetry:
         trace_id = run_demo(console, prompt or DEFAULT_PROMPT, profile)
         report = telemetry.force_flush(_FLUSH_S)
         if telemetry.store is None or trace_id is None:
-            console.print("\nNo trace was kept: the OTEL_* variables send it elsewhere, or switch it off.")
+            console.print("\nNo trace was stored: the OTEL_* variables disable traces or export them only.")
             return
         console.print()
         with StoreReader(telemetry.store) as reader:
             spans = reader.get(trace_id)["spans"]
         for tree in render_tree(spans, console.width):
             console.print(tree)
-        console.print(f"\nSee it again: {command()} trace {trace_id[:SHORT_ID]}", soft_wrap=True)
+        console.print(f"\nShow it again: {command()} trace {trace_id[:SHORT_ID]}", soft_wrap=True)
         console.print(f"In the browser: {command()} ui {trace_id[:SHORT_ID]} --open", soft_wrap=True)
         if (destination := telemetry.settings.endpoint_of("traces")) is None:
             return
@@ -74,14 +74,14 @@ def run_demo(console: Console, prompt: str, profile: ModelProfile) -> str | None
         The run's trace id, or ``None`` without a real tracer provider.
 
     Raises:
-        NodespanError: The model could not answer.
+        NodespanError: The model failed.
     """
     console.print(prompt, style="bold")
     with make_factory(profile) as factory:
         try:
             return asyncio.run(_stream(console, make_workflow(factory), prompt))
-        except (ValueError, RuntimeError) as error:  # what llama.cpp raises, of a prompt that is too long for instance
-            raise NodespanError(f"The model could not answer: {error}. See where: nodespan traces --error") from error
+        except (ValueError, RuntimeError) as error:  # llama.cpp's own error, such as that of a prompt that is too long
+            raise NodespanError(f"The model failed: {error}. List failed traces: nodespan traces --error") from error
 
 
 async def _stream(console: Console, workflow: Any, prompt: str) -> str | None:
@@ -97,7 +97,7 @@ async def _stream(console: Console, workflow: Any, prompt: str) -> str | None:
 
 
 class _Answers:
-    """Prints answers as they arrive. Of nodes that answer at once, one is printed at a time; the others are kept."""
+    """Prints answers as they arrive. Answers of parallel nodes are printed one after the other."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -106,7 +106,7 @@ class _Answers:
         self._ended: set[str] = set()
 
     def add(self, node: str, text: str, *, is_last: bool) -> None:
-        """Prints a part of a node's answer, or keeps it."""
+        """Prints or buffers a part of a node's answer."""
         self._kept[node] = self._kept.get(node, "") + text
         if is_last:
             self._ended.add(node)
@@ -124,10 +124,10 @@ class _Answers:
 
 
 def command() -> str:
-    """How this command is typed here: its environment may not be on the PATH, as after ``make demo``."""
+    """The command as the user can type it: its environment may not be on the PATH, as after ``make demo``."""
     return Path(sys.argv[0]).name if shutil.which(Path(sys.argv[0]).name) else sys.argv[0]
 
 
 def jaeger_address(endpoint: str, trace_id: str) -> str:
-    """Where Jaeger's page shows the trace, if it runs beside the collector as in ``docker-compose.yml``."""
+    """Address of the trace in Jaeger, if that runs beside the collector as in ``docker-compose.yml``."""
     return f"http://{urlsplit(endpoint).hostname or 'localhost'}:{JAEGER_UI_PORT}/trace/{trace_id}"

@@ -1,4 +1,4 @@
-"""All that a span holds, in lines below its name: attributes, messages, events, links."""
+"""All data of a span, in lines below its name: attributes, messages, events, links."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _add(text: Text, key: str, value: object, *, depth: int = 1, style: str = ""
 
 
 def _messages(value: object) -> Iterator[tuple[str, object]]:
-    """Role and content of each part of captured messages; a text that is none of ours as it is."""
+    """Role and content of each part of captured messages; a text of another form unchanged."""
     try:
         found = json.loads(value) if isinstance(value, str) else value
     except ValueError:

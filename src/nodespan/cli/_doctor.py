@@ -1,4 +1,4 @@
-"""`nodespan doctor`: what a program started here would record and send, what is reachable, which versions are here."""
+"""`nodespan doctor`: the configuration of a program started here, its destinations, and the installed versions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ _UNTIL_IT_DOES: Final[Mapping[Signal, str]] = {
 }
 _LOAD_TIMEOUT_S: Final = 30.0
 _FEATURES: Final = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
-_OTHER_MEANING: Final = "An installed library works in another way than nodespan expects. Please report the versions."
+_OTHER_MEANING: Final = (
+    "An installed library behaves differently from what nodespan expects. Please report the versions."
+)
 _REBUILD: Final = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
 _WITHOUT_AMX: Final = "-DGGML_NATIVE=OFF " + " ".join(
     f"-DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16")
@@ -63,10 +65,10 @@ class Findings:
 
     Attributes:
         problems: Each with its fix; empty when there is none.
-        hints: What may become a problem.
-        signals: Where traces, metrics and logs go.
+        hints: Possible future problems.
+        signals: Destination of each signal.
         destination: Endpoint of traces, without credentials.
-        reachable: Whether it answers; ``None`` without a destination.
+        reachable: Whether the endpoint answers; ``None`` without a destination.
         variables: The ``OTEL_*`` and ``NODESPAN_*`` variables that are set, without credentials.
     """
 
@@ -81,7 +83,7 @@ class Findings:
 
 
 def examine() -> Findings:
-    """Examines the environment that a program started here would have. Sends one empty request per destination."""
+    """Checks the configuration of a program started in this environment. Sends one empty request per destination."""
     found = Findings(versions={"python": sys.version.split()[0], **{name: _version(name) for name in _PACKAGES}})
     found.variables = {
         name: _shown(name, value)
@@ -98,9 +100,9 @@ def examine() -> Findings:
     except ConfigurationError as error:
         found.problems.append(str(error))
     except StoreError as error:
-        found.problems.append(f"{error} Until then a program keeps its spans in memory.")
+        found.problems.append(f"{error} Until this is fixed, programs keep their spans in memory.")
     found.hints += [
-        f"{path} was written by an earlier version of nodespan and is not read. Delete it when you need it no more."
+        f"{path} was written by an earlier version of nodespan and is not read. Delete it when you no longer need it."
         for path in old_stores()
     ]
     if found.versions["langgraph"]:
@@ -117,7 +119,7 @@ def _shown(name: str, value: str) -> str:
 
 
 def _examine_llama_cpp(found: Findings) -> None:
-    """Loads it in a process of its own, because an instruction that the processor lacks would kill this one."""
+    """Loads llama.cpp in a separate process, because an instruction that the processor lacks would kill this one."""
     command = [sys.executable, "-c", _FEATURES]
     try:
         loaded = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S)  # noqa: S603 our own words
@@ -215,7 +217,7 @@ def _examine_store(found: Findings, destination: Destination | None) -> None:
     if own is not None and stats.waiting and (holder := SenderLock(store.path, own).holder()) and holder.is_stuck:
         found.problems.append(
             f"Process {holder.pid} is the sender for {found.destination} and has made no progress for "
-            f"{holder.idle_s:.0f} s. If it hangs, end it: another process then sends."
+            f"{holder.idle_s:.0f} s. If it hangs, end it: another process then becomes the sender."
         )
 
 
@@ -250,7 +252,7 @@ def show(console: Console, found: Findings) -> None:
 
 def _show_store(console: Console, store: dict[str, Any]) -> None:
     if store["mode"] is None:
-        console.print("store    in memory: spans end with the process that made them")
+        console.print("store    in memory: spans are lost when their process ends")
         return
     console.print(f"store    {store['path']} (mode {store['mode']})", soft_wrap=True)
     console.print(f"{'':8} {store['spans']} spans, {store['bytes']} bytes")

@@ -24,7 +24,7 @@ _SHOWN_EVERY: Final = 100
 
 
 def export_traces(console: Console, prefixes: Sequence[str], output: Path | None, *, as_json: bool) -> None:
-    """Writes one line per batch, each a document of its own, so that a store of any size fits into memory.
+    """Writes one line per batch, each a separate document, so that memory is bounded for a store of any size.
 
     Args:
         console: For progress and the summary.

@@ -1,4 +1,4 @@
-"""`nodespan flush`: sends what waits."""
+"""`nodespan flush`: sends the waiting spans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_waiting(console: Console, *, as_json: bool) -> None:
-    """Prints what waits, by destination."""
+    """Prints the waiting spans by destination."""
     waiting = list_waiting()
     if as_json:
         print_json([asdict(each) for each in waiting])
@@ -31,7 +31,7 @@ def show_waiting(console: Console, *, as_json: bool) -> None:
 
 
 def flush_outbox(console: Console, *, everything: bool, source: str | None, timeout_s: float, as_json: bool) -> bool:
-    """Sends what waits and prints the outcome. Returns whether nothing waits any more."""
+    """Sends the waiting spans and prints the outcome. Returns whether no span waits afterwards."""
 
     def progress(done: int, total: int) -> None:
         if not as_json:
@@ -62,8 +62,8 @@ def _show(console: Console, report: FlushReport) -> None:
 
 def _other_sender(report: FlushReport) -> str:
     if report.sender_pid is None:
-        return "the time is over"
+        return "timeout"
     stuck = ""
     if report.sender_idle_s is not None and report.sender_idle_s > 60:
-        stuck = f" and has made no progress for {report.sender_idle_s:.0f} s; end it to let another process send"
+        stuck = f" and has made no progress for {report.sender_idle_s:.0f} s; end it so that another process can send"
     return f"process {report.sender_pid} is sending them{stuck}"

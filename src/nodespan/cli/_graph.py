@@ -71,7 +71,7 @@ def show_graph(console: Console, which: str, wanted: str) -> None:
     """Prints the graphs of a trace, or a graph by its hash.
 
     Args:
-        console: Where to.
+        console: Receives the output.
         which: A trace id, a graph's hash, or a unique prefix of one.
         wanted: One of ``FORMATS``.
 
@@ -80,7 +80,7 @@ def show_graph(console: Console, which: str, wanted: str) -> None:
         StoreError: Nothing matches, or the trace has no graph.
     """
     if wanted not in FORMATS:
-        raise ConfigurationError(f"--format {wanted} is unknown. It can be: {', '.join(FORMATS)}.")
+        raise ConfigurationError(f"--format {wanted} is invalid. Allowed: {', '.join(FORMATS)}.")
     with open_reader() as reader:
         graphs = _graphs(reader, which)
     if wanted == "json":
@@ -130,12 +130,12 @@ def graphs_of(content: TraceContent) -> list[Shown]:
             run.add(node, span)
     trace_id = content["trace"]["trace_id"]
     if not taken:
-        raise StoreError(f"The trace {trace_id} has no run of a graph whose form is known.")
+        raise StoreError(f"No run in the trace {trace_id} has a declared graph.")
     known = {graph_hash: graph["topology"] for graph_hash, graph in content["graphs"].items()}
     if missing := [graph_hash for graph_hash in taken if graph_hash not in known]:
         raise StoreError(
-            f"The graph {missing[0]} of trace {trace_id} is not in the store: the run that carried it was not stored "
-            "here. A process sends it again with its first run after a day."
+            f"The graph {missing[0]} of trace {trace_id} is not in the store: the run with its topology was not stored "
+            "here. Each process records it again once a day."
         )
     return [_shown(graph_hash, known[graph_hash], of_graph) for graph_hash, of_graph in taken.items()]
 
@@ -171,7 +171,7 @@ def _edge(key: tuple[str, str | None, str], topology: Mapping[str, Any], taken: 
     source, target, kind = key
     count = None if taken is None else 0
     if taken is not None and target is not None:
-        # What a branch decided is seen as `branch`, `send` or, for END, as `implied`.
+        # The decisions of a branch are recorded as `branch`, `send` or, for END, as `implied`.
         seen_as = {"edge": ("edge", "implied"), "branch": ("branch", "send", "implied")}.get(kind, (kind,))
         keys = {(source, target, name) for name in seen_as} - taken.undeclared
         count = sum(taken.edges[name] for name in keys)
@@ -208,7 +208,7 @@ def _edge_text(edge: Edge) -> Text:
 
 
 def mermaid(graphs: Sequence[Shown]) -> Iterator[str]:
-    """The first of the graphs as a Mermaid flowchart, with those that its nodes run inside them."""
+    """The first of the graphs as a Mermaid flowchart, with its subgraphs."""
     by_hash = {graph["hash"]: graph for graph in graphs}
     yield "flowchart TD"
     yield from _flow(graphs[0], by_hash, "n", "    ", ())

@@ -1,4 +1,4 @@
-"""What commands print: text that cannot control a terminal, and JSON that every parser reads."""
+"""Output of commands: text that cannot control a terminal, and standard JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ESCAPED: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls (ESC among them), formats (bidirectional overrides among them), surrogates, line and
 paragraph separators."""
 _JOINERS: Final = frozenset("\u200c\u200d")
-"""Formats without which emoji and some scripts fall apart; they change nothing but the shape of their neighbours."""
+"""Formats that emoji and some scripts require; they affect only the shape of adjacent characters."""
 
 
 def safe(text: str) -> str:
@@ -52,7 +52,7 @@ class Console(RichConsole):
             self.width = _PLAIN_WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escapes controls in the text that was laid out; rich adds its own, for colours, after this."""
+        """Escapes controls in the rendered text; rich adds the escape sequences of colours afterwards."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -60,7 +60,7 @@ class Console(RichConsole):
                 yield Segment("\n".join(map(safe, segment.text.split("\n"))), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Leaves it to the command, as with output that is not rich's; rich would exit with 1."""
+        """Raises the error, as for other output; rich would exit with 1."""
         raise BrokenPipeError
 
     def progress(self, text: str) -> None:
@@ -84,7 +84,7 @@ def print_json(value: Any) -> None:
 
 
 def replace_unencodable() -> None:
-    """Has standard output and error write ``?`` for characters that their encoding does not have."""
+    """Makes standard output and error write ``?`` for characters that their encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TABLE_WIDTH: Final = 72
-"""On a narrower terminal each trace has lines of its own: a table would cut ids."""
+"""On a narrower terminal each trace is printed on several lines: a table would cut ids."""
 
 
 def open_reader() -> StoreReader:
@@ -44,7 +44,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
         if wanted.is_running and store_path() == MEMORY:
             raise ConfigurationError(
                 "--running: with NODESPAN_STORE=memory the open spans of other processes are not visible. "
-                "Set NODESPAN_STORE to a file for both."
+                "Set NODESPAN_STORE to the same file for both."
             )
         if follow:
             follow_traces(console, reader, wanted, as_json=as_json)
@@ -57,7 +57,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
     if as_json:
         print_json(found)
     elif not found:
-        rest = ". Make one: nodespan demo" if wanted == TraceFilter() else " matches the options."
+        rest = ". Create one: nodespan demo" if wanted == TraceFilter() else " matches the options."
         console.print(f"No trace in {store_path()}{rest}", soft_wrap=True)
     elif console.width < _TABLE_WIDTH:
         for trace in found:
@@ -110,7 +110,7 @@ def show_trace(console: Console, prefix: str | None, *, follow: bool, verbose: b
             follow_trace(console, reader, prefix, as_json=as_json)
             return
         if prefix is None:
-            raise ConfigurationError("The id of a trace is missing. Give it, or --follow for the next trace.")
+            raise ConfigurationError("The trace ID is missing. Give it, or --follow for the next trace.")
         content = reader.get(prefix)
     if as_json:
         print_json(content["spans"])

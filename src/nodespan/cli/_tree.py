@@ -1,4 +1,4 @@
-"""A trace as a tree: per span what it took, and for model calls tokens and speed."""
+"""A trace as a tree: duration of each span, and for model calls tokens and speed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _GUIDE_WIDTH = 4
 def render_tree(spans: Sequence[SpanRecord], width: int, *, verbose: bool = False) -> list[Tree]:
     """One tree per span whose parent is not among the spans (of another process, or lost).
 
-    Facts that do not fit beside a span's name, in lines of the given width, stand below it; with ``verbose`` all that a
-    span holds.
+    Facts that do not fit beside a span's name, in lines of the given width, are printed below it; with ``verbose`` all
+    data of a span.
     """
     known = {span["span_id"] for span in spans}
     children: dict[str, list[SpanRecord]] = {}
@@ -92,7 +92,8 @@ def facts(attributes: Mapping[str, Any]) -> Iterable[str]:
 def repeated_prefill(attributes: Mapping[str, Any]) -> str | None:
     """Why a prompt was evaluated again; ``None`` where it was not.
 
-    A model in this process has a previous call. Of a server the cached tokens are known, and what the rest has cost.
+    For a model in this process the previous call is known; for a server only the number of cached tokens and the
+    prefill time.
     """
     prompt, cached = attributes.get(semconv.USAGE_INPUT_TOKENS), attributes.get(semconv.USAGE_CACHE_READ)
     if not isinstance(prompt, int) or not isinstance(cached, int) or prompt - cached < LEAST_REPEATED_TOKENS:
@@ -112,13 +113,13 @@ def repeated_prefill(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _number(attributes: Mapping[str, Any], key: str) -> float | None:
-    """A number of a model call; ``None`` where another program has written something else."""
+    """A number of a model call; ``None`` if another program has written another type."""
     value = attributes.get(semconv.MIRROR_KEYS[key])
     return value if isinstance(value, int | float) else None
 
 
 def duration(ns: float) -> str:
-    """A duration for people: ``0.8 ms``, ``812 ms``, ``2.4 s``, ``3 min 20 s``."""
+    """A duration as text: ``0.8 ms``, ``812 ms``, ``2.4 s``, ``3 min 20 s``."""
     ms = ns * _MS_PER_NS
     if ms < 10:
         return f"{ms:.1f} ms"

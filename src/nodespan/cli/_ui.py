@@ -125,4 +125,4 @@ def _parsed(what: str | None) -> tuple[str | None, Path | None]:
         return None, Path(what)
     if _TRACE.fullmatch(what):
         return what.lower(), None
-    raise ConfigurationError(f"{what} is neither a file nor a trace's id. List the traces: nodespan traces")
+    raise ConfigurationError(f"{what} is neither a file nor a trace ID. List the traces: nodespan traces")

@@ -1,4 +1,4 @@
-"""`--follow`: traces and one trace while they last."""
+"""`--follow`: changes of all traces, or of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nodespan.store.records import Changes, SpanRecord, TraceContent, TraceRecord
 
 _WAIT_S: Final = 0.5
-"""How often what only time changes, such as durations, is shown anew."""
+"""Interval at which durations are shown again."""
 
 
 def follow_traces(console: Console, reader: StoreReader, wanted: TraceFilter, *, as_json: bool) -> None:
@@ -61,9 +61,9 @@ def follow_trace(console: Console, reader: StoreReader, prefix: str | None, *, a
     """Shows a trace until none of its spans is open.
 
     Args:
-        console: On a terminal the tree is drawn anew; elsewhere a line is printed per change of a span.
+        console: On a terminal the tree is redrawn; otherwise a line is printed per change of a span.
         reader: Of the store.
-        prefix: The trace's id or a unique prefix; ``None`` is the next trace that runs, or the one that does now.
+        prefix: The trace's id or a unique prefix; ``None``: the running trace, or the next one.
         as_json: Print a JSON record per change of a span.
     """
     cursor = reader.cursor()
@@ -96,7 +96,7 @@ def _running_trace(reader: StoreReader) -> str:
 
 
 def _next(reader: StoreReader, cursor: str, content: TraceContent) -> tuple[str, TraceContent]:
-    """Waits for a change, or a moment; a trace without spans any more (removed to make room) is over."""
+    """Waits for a change, or a short time; a trace without spans (all were deleted) has ended."""
     changes: Changes = reader.follow(cursor, wait_s=_WAIT_S)
     try:
         return changes["cursor"], reader.get(content["trace"]["trace_id"])

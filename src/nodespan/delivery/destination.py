@@ -1,4 +1,4 @@
-"""Where the spans of a program go, and what makes two destinations the same."""
+"""The destination of a program's spans, and its identity."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _ACCOUNT: Final = re.compile(
     "auth|cookie|credential|dsn|key|pass|secret|token"
     "|account|database|dataset|org(?!in|i[cn])|project|space|stream|team|tenant|user(?!-agent)"
 )
-"""Parts of header names that authenticate, or choose an account or a part of one. Such a header belongs to the
+"""Parts of the names of headers that authenticate or select an account, or a part of one. Such headers are part of the
 identity. Vendors differ: Honeycomb's key is ``x-honeycomb-team``, Uptrace's ``uptrace-dsn``."""
 _TOKEN: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.~%+=-]{20,}")
-"""A segment of a path that is not shown: some vendors have the credential there."""
+"""A path segment that is not shown: some vendors put the credential there."""
 _SECRET_MIN: Final = 4
-"""Shorter values of headers are words of ordinary messages as well."""
+"""Shorter header values may occur in ordinary messages."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Destination:
-    """An OTLP receiver, as one program reaches it. Its text shows no credential.
+    """An OTLP receiver and its access. ``repr`` shows no credentials.
 
     Attributes:
         endpoint: URL of the requests without user information; with gRPC also ``host:port`` and ``unix:`` targets.
@@ -59,7 +59,7 @@ class Destination:
 
     @property
     def label(self) -> str:
-        """The endpoint for people: without user information, query and fragment, which may hold credentials."""
+        """The endpoint as it is shown: without user information, query and fragment, which may contain credentials."""
         return without_credentials(self.endpoint)
 
     @override
@@ -75,17 +75,17 @@ class Destination:
         Args:
             secret: Key of the store that holds the spans.
         """
-        if self.protocol == "grpc":  # of a URL it uses the target only; a target does not include TLS
+        if self.protocol == "grpc":  # it uses only the target of a URL, without the scheme
             address = [urlsplit(self.endpoint).netloc or self.endpoint, self.is_insecure]
         else:
             address = [self.endpoint]
-        # Links are not followed, since a renewal may exchange them.
+        # Symbolic links are not resolved, because a renewal may exchange them.
         files = [path and str(Path(path).absolute()) for path in (self.client_certificate, self.client_key)]
         facts = [address, self.protocol, sorted(self._account().items()), *files]
         return hmac.new(secret, json.dumps(facts).encode(), hashlib.sha256).hexdigest()[:32]
 
     def masked(self, text: str) -> str:
-        """The text of an error or an answer, which may repeat a credential, without this destination's."""
+        """The text of an error or an answer without this destination's credentials, which it may repeat."""
         text = text.replace(self.endpoint, self.label)
         secrets = {part for value in self._account().values() for part in (value, value.rpartition(" ")[2])}
         for secret in sorted(secrets, key=len, reverse=True):
@@ -122,7 +122,7 @@ def _basic(user: str, password: str) -> dict[str, str]:
 
 
 def without_credentials(endpoint: str) -> str:
-    """The endpoint as it may be shown; it need not be valid.
+    """The endpoint as it is shown; it may be invalid.
 
     Without user information, query, fragment, and segments of the path that look like a token.
     """

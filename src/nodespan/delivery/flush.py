@@ -48,7 +48,7 @@ class FlushReport:
 
 
 def list_waiting() -> list[Waiting]:
-    """What waits in the store, by destination.
+    """The waiting spans of the store by destination.
 
     Raises:
         StoreError: The store cannot be used.
@@ -68,14 +68,14 @@ def flush_store(
     timeout_s: float,
     progress: Callable[[int, int], None],
 ) -> FlushReport:
-    """Sends what waits for the destination, or waits for the process that is doing so.
+    """Sends the spans that wait for the destination, or waits for the process that sends them.
 
     Args:
         destination: Where to send.
-        everything: Also what was stored without a destination.
+        everything: Also send spans that were stored without a destination.
         source: Identity, or a unique beginning of one, of another destination: its spans are sent here as well.
-        timeout_s: When to give up.
-        progress: Called with the spans that are done and those that there were to send.
+        timeout_s: Time limit.
+        progress: Called with the number of settled spans, and of all spans to send.
 
     Raises:
         ConfigurationError: There is no destination, or nothing waits for the source.

@@ -1,4 +1,4 @@
-"""What became of every span that ended: exported, waiting, or dropped and counted."""
+"""Counts every ended span as exported, waiting, or dropped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nodespan.spans.fork_lock import ForkLock
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """Where the spans of this process are. True when nothing is missing.
+    """Numbers of this process's ended spans by outcome. True if no span waits or was dropped.
 
     Attributes:
         ended: Spans that ended and were to be recorded.
@@ -50,10 +50,10 @@ class _Tally:
 
 
 class Ledger:
-    """Counts spans on their way. Safe from any thread.
+    """Counts spans by outcome. Safe from any thread.
 
-    ``ended`` and ``dropped_at_end`` take no lock, since they run wherever a span ends. The metrics of delivery are read
-    from here too, so that both agree.
+    ``ended`` and ``dropped_at_end`` acquire no lock, because a span may end anywhere. The metrics of delivery read the
+    same counts.
     """
 
     def __init__(self) -> None:
@@ -94,19 +94,19 @@ class Ledger:
             self._lost[reason] += spans
 
     def processed(self) -> dict[str | None, int]:
-        """Spans that were written, under ``None``, and that will not be, by reason."""
+        """Numbers of written spans, under ``None``, and of unwritten ones, by reason."""
         with self._lock:
             return {None: self._stored, **self._all_dropped()}
 
     def sent(self) -> dict[str | None, int]:
-        """Spans that the destination has accepted, under ``None``, and that it never will, by reason."""
+        """Numbers of accepted spans, under ``None``, and of lost ones, by reason."""
         with self._lock:
             return {None: self._exported, **self._lost}
 
     def report(self, *, has_destination: bool) -> DeliveryReport:
         """The counts now."""
         with self._lock:
-            # Read last, as a span counts here first: what arrives meanwhile waits.
+            # Read last, because a span is counted here first: a span that ends meanwhile counts as waiting.
             arrived = self._exported if has_destination else self._stored
             dropped = Counter(self._all_dropped())
             dropped.update(self._lost)

@@ -1,4 +1,4 @@
-"""What a process leaves in the store at its end, and finds there at its start."""
+"""Log lines about unsent spans at the end and at the start of a process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log_what_is_left(
         store: Of the last spans: the file, or the memory that has replaced it.
         path: Of the store at the start of the process.
         destination: Where spans are sent; ``None`` if they stay in the store.
-        unstored: Spans that are in no store.
+        unstored: Number of spans that were not stored.
         waiting: Spans in a store that are to be sent.
     """
     if unstored:
@@ -45,13 +45,13 @@ def log_what_is_left(
 
 
 def waits_for(identity: str, store: SqliteStore) -> bool:
-    """Whether earlier processes have left spans for this destination; logs those for other ones."""
+    """Whether spans of earlier processes wait for this destination; logs those for other destinations."""
     try:
         if store.path == MEMORY or not store.path.exists():
             return False
         found = store.waiting()
     except StoreBusyError:
-        return True  # the sender looks again
+        return True  # the sender checks again
     except (StoreError, OSError):
         return False  # logged when the first span cannot be stored
     others = sum(each.spans for each in found if each.identity not in (identity, None))

@@ -1,4 +1,4 @@
-"""The log lines of an outage: its begin, its end, and what was lost, each at most once a minute for a destination."""
+"""Log lines of an outage: its begin, its end, and losses, each at most once a minute per destination."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ class OutageLog:
 
 @contextmanager
 def exporting(on_trouble: Callable[[str], None]) -> Generator[None]:
-    """In this thread, for the time of the block, log records of the SDK's OTLP exporters lead to a call instead.
+    """During the block, log records of the SDK's OTLP exporters in this thread are replaced by a call.
 
-    Records of exporters that the program has made are left alone.
+    Records of the program's own exporters are not changed.
 
     Args:
-        on_trouble: Called with the reason of a failure.
+        on_trouble: Called with the reason of each failure.
     """
     for name in _SDK_LOGGERS:
         filters = logging.getLogger(name).filters

@@ -1,4 +1,4 @@
-"""From the outbox to the destination."""
+"""Sends batches from the outbox to the destination."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _REQUEST_SPANS: Final = 512
 
 
 class OutboxSender:
-    """Sends what a store holds for one destination. Of the processes that share both, one sends at a time, for all.
+    """Sends a store's spans for one destination. Of the processes that share both, one at a time sends for all.
 
     For one thread.
 
     Attributes:
-        store: Whose batches are sent.
+        store: Holds the batches.
         lock: Held while there is something to send.
         outcomes: Spans by outcome, of all that were sent here.
 
     Args:
         identity: Of the destination.
         label: Of the destination, for log lines.
-        get_sender: Called when there is something to send.
+        get_sender: Called when there are spans to send.
         outages: Logs outages and losses.
         own_writer: Batches of this writer are counted by ``on_own`` alone.
         on_own: Called with spans and outcome of this process's batches.
@@ -74,7 +74,7 @@ class OutboxSender:
             on_sent: Called with the number of spans after each request that settled some.
 
         Returns:
-            The answer that stopped it; ``None`` if everything was sent, or another process is the one that sends.
+            The answer that stopped it; ``None`` if everything was sent, or another process sends.
 
         Raises:
             StoreError: The store cannot be used.
@@ -88,7 +88,7 @@ class OutboxSender:
             if not self.lock.is_held:
                 if not self.lock.acquire():
                     return None
-                continue  # the holder before may have sent these meanwhile
+                continue  # the previous holder may have sent these meanwhile
             if (answer := self._send_page(batches, on_sent)) is not None:
                 return answer
         return None
@@ -97,7 +97,7 @@ class OutboxSender:
         found = self.store.unsent(self._identity, self._after)
         if self._opened == (opened := self.store.database.opened):
             return found
-        # The ids of another file, which may be at the path now, begin anew.
+        # If another file is at the path now, its ids start again.
         self._opened, self._after = opened, 0
         return self.store.unsent(self._identity)
 
@@ -116,7 +116,7 @@ class OutboxSender:
             else:
                 return answer
         if len(left) == len(batches) and (len(left) == 1 or self._send([left.pop()]) is not None):
-            return failed  # it fails at every batch, also at the newest one by itself
+            return failed  # every batch fails, also the newest one alone
         # _after moves only past settled batches: a store that is locked below would hide the others until a restart.
         if (answer := self._retry_apart(left)) is None:
             self._after = batches[-1].id
@@ -136,7 +136,7 @@ class OutboxSender:
     def _send(self, batches: Sequence[Batch]) -> Answer | None:
         spans = sum(batch.spans for batch in batches)
         outcomes = self._deliver(b"".join(batch.data for batch in batches), spans, is_whole=len(batches) == 1)
-        if outcomes is None:  # one of them is at fault
+        if outcomes is None:  # one of them causes the failure
             return next(filter(None, (self._send([batch]) for batch in batches)), None)
         if not isinstance(outcomes, Counter):
             self._error_may_stand = True

@@ -1,4 +1,4 @@
-"""The threads of delivery, which end with telemetry and for no other reason."""
+"""The threads of delivery, which end only with telemetry."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PAUSE_S: Final = 0.1
 
 
 def start_thread(work: Callable[[], None], is_over: Callable[[], bool]) -> threading.Thread:
-    """Starts a daemon thread that repeats the work where it ends before its time.
+    """Starts a daemon thread that repeats the work if it ends too early.
 
-    A guard suppresses no exit, and foreign code may raise one here: a log handler of the program, a pipeline's function
-    for its progress. It would end delivery, and nothing else.
+    A guard does not suppress exits, and foreign code may raise one here: a log handler of the program, a pipeline's
+    function for its progress. It would end delivery, and nothing else.
 
     Args:
         work: Runs until ``is_over``.
-        is_over: Whether the thread is to end.
+        is_over: Returns whether the thread must end.
 
     Raises:
-        RuntimeError: The system has no further thread. The next span tries again.
+        RuntimeError: The system cannot start a thread. The next span tries again.
     """
 
     def run() -> None:

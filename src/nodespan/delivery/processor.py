@@ -1,4 +1,4 @@
-"""From a span's end to the store, and on to the destination."""
+"""Stores ended spans and starts their delivery."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from nodespan.store.running import Key
 
 QUEUE_MAX: Final = 65_536
-"""Ended spans that wait for the writer: at 300 spans a second, three minutes of a store that does not answer."""
+"""Maximum of ended spans that wait for the writer: three minutes of an unavailable store at 300 spans a second."""
 WRITE_INTERVAL_S: Final = 0.2
 _SLICE: Final = 64
-"""Spans encoded at once, so that an event loop in another thread does not wait for the GIL for longer than that."""
+"""Spans encoded at once, which bounds the time that an event loop in another thread waits for the GIL."""
 _BATCH_SPANS: Final = 512
-"""As many as the SDK exports at once: so many are lost with one that a destination will never accept."""
+"""The SDK's number of spans in an export; so many are lost with one that a destination permanently rejects."""
 _IDLE_S: Final = 1.0
 """Interval at which a process checks for spans of other processes to send."""
 _RETRY_MAX_S: Final = 30.0
@@ -55,24 +55,24 @@ _RETRY_AFTER_MAX_S: Final = 600.0
 _POLL_S: Final = 0.02
 _URGE_S: Final = 1.0
 _JOIN_S: Final = 0.2
-"""A thread that waits for an answer is not joined for longer: what it has not settled is sent by the next start."""
+"""Time limit of joining a thread that waits for an answer; the next start sends its batches."""
 
 _WRITING: Final = Guard("write spans to the store")
 _SENDING: Final = Guard("send spans")
 
 
 class StoreSpanProcessor(SpanProcessor):
-    """Keeps every ended span: in a queue, then in the store, then at the destination, if there is one.
+    """Passes every ended span to a queue, then to the store, then to the destination, if there is one.
 
-    ``on_end`` only appends to the queue and takes no lock, as a span may end anywhere, in the garbage collector too.
-    Two threads do the rest; they start with the first span, or at once where an earlier process has left spans for the
-    destination, and anew in a forked child. Where the file cannot be used, memory is, until the process ends.
+    ``on_end`` only appends to the queue and acquires no lock, because a span may end anywhere, even in a garbage
+    collection. Two threads do the rest; they start with the first span, or at once if spans of an earlier process wait
+    for the destination, and again in a forked child. If the file cannot be used, memory is, until the process ends.
 
     Args:
         store: Receives the batches.
         destination: Where they are sent; ``None`` if they stay in the store.
         outages: Logs outages and losses.
-        write_interval_s: How long an ended span waits for others.
+        write_interval_s: Time for which ended spans are collected before they are written.
         queue_max: Number of spans that may wait for the writer; one more is dropped.
         running_after_s: How long a span is open before it has a row in the store.
     """
@@ -102,7 +102,7 @@ class StoreSpanProcessor(SpanProcessor):
                 self._start()
 
     def _begin(self) -> None:
-        """Starts from nothing; in a forked child too, since what waits is the parent's."""
+        """Initial state; also of a forked child, because the waiting spans are the parent's."""
         self.ledger = Ledger()
         self._writer = uuid.uuid4().hex
         self._queue: deque[ReadableSpan] = deque()
@@ -159,20 +159,20 @@ class StoreSpanProcessor(SpanProcessor):
         return self._stopped.is_set()
 
     def report(self) -> DeliveryReport:
-        """Where the spans of this process are now."""
+        """The numbers of this process's spans by outcome."""
         with _SENDING:
             self._take_outcomes()
         return self.ledger.report(has_destination=self._destination is not None)
 
     @override
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Writes what waits and, with a destination, waits until it is sent; whether nothing waits."""
+        """Writes the waiting spans and, with a destination, waits until they are sent; returns whether none waits."""
         deadline = time.monotonic() + timeout_millis / 1e3
         self._write(deadline)
         self._news.set()
         urge_at = 0.0
         while self.report().waiting and (left_s := deadline - time.monotonic()) > 0:
-            if time.monotonic() >= urge_at:  # a destination that was down is tried every second, for a flush
+            if time.monotonic() >= urge_at:  # during a flush, an unavailable destination is tried every second
                 self._hurry.set()
                 urge_at = time.monotonic() + _URGE_S
             if self._queue or self._unwritten:  # the store was locked by another process
@@ -184,7 +184,7 @@ class StoreSpanProcessor(SpanProcessor):
 
     @override
     def shutdown(self, timeout_s: float = 1.0) -> None:
-        """Writes what waits, in at most this time; what was not sent is sent by the next start. Idempotent."""
+        """Writes the waiting spans within a time limit; the next start sends the unsent ones. Idempotent."""
         if self._stopped.is_set():
             return
         deadline = time.monotonic() + timeout_s
@@ -207,7 +207,7 @@ class StoreSpanProcessor(SpanProcessor):
         with _SENDING:
             self._log_what_is_left()
         for store in (self.store, *self._senders):
-            if store.path != MEMORY:  # what is in memory can still be read and counted
+            if store.path != MEMORY:  # spans in memory can still be read and counted
                 store.close()
 
     def _log_what_is_left(self) -> None:
@@ -215,7 +215,7 @@ class StoreSpanProcessor(SpanProcessor):
         log_what_is_left(self.store, self._path, self._destination, unstored, self.report().waiting - unstored)
 
     def _start(self) -> None:
-        # A span that ends in a garbage collection in here must not wait for this very thread.
+        # A span that ends in a garbage collection here must not wait for this thread.
         if not self._starting.acquire(blocking=False):
             return
         try:
@@ -241,11 +241,11 @@ class StoreSpanProcessor(SpanProcessor):
                 self._exclusively(lambda: self.running.tick(self.store, is_drained=False))
 
     def _write(self, deadline: float | None = None) -> None:
-        """Writes what waits, until the deadline. What a locked store did not accept stays first in line."""
+        """Writes the waiting spans until the deadline. Batches that a locked store did not accept stay first."""
         self._exclusively(lambda: self._write_all(deadline), deadline)
 
     def _exclusively(self, work: Callable[[], None], deadline: float | None = None) -> None:
-        """Runs work of the writer while no other thread does; what a locked store rejects is tried again later."""
+        """Runs work of the writer exclusively; work that a locked store rejects is repeated later."""
         if not self._writing.acquire(timeout=-1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)):
             return
         try:
@@ -268,13 +268,13 @@ class StoreSpanProcessor(SpanProcessor):
                 break
             self.ledger.stored(self._unwritten.popleft()[0].spans)
             has_written = True
-        if has_written:  # once for all, which are then sent in few requests
+        if has_written:  # once for all batches, which are then sent in few requests
             self._news.set()
         if not (self._queue or self._unwritten):
             self.running.tick(self.store, is_drained=True, timeout_s=_left_s(deadline))
 
     def _encode(self) -> None:
-        """Makes one batch of many slices: each call of SQLite waits for the GIL, long beside a busy event loop."""
+        """Joins slices to one batch: each call of SQLite waits for the GIL, for long beside a busy event loop."""
         made: list[Encoded] = []
         ended: list[Key] = []
         taken = 0
@@ -284,7 +284,7 @@ class StoreSpanProcessor(SpanProcessor):
             made += encode_spans(spans)
             ended += self.running.ended(spans)
         batches = join_batches(made)
-        # The rows go with the last batch: a reader prefers an ended span to an open one.
+        # The rows are deleted with the last batch: a reader prefers an ended span to an open one.
         self._unwritten += [(batch, ended if batch is batches[-1] else []) for batch in batches]
         self.running.forget([] if batches else ended)
         if lost := taken - sum(batch.spans for batch in made):
@@ -306,7 +306,7 @@ class StoreSpanProcessor(SpanProcessor):
         if self._destination is None or self._identity is None:
             self._senders[store] = None
             return
-        # By a connection of its own: beside a busy event loop a read takes long, and the writer would wait for it.
+        # On a separate connection: beside a busy event loop a read is slow, and the writer would wait for it.
         outlet = store if store.path == MEMORY else SqliteStore(store.path)
         self._senders[outlet] = OutboxSender(
             outlet,
@@ -332,7 +332,7 @@ class StoreSpanProcessor(SpanProcessor):
             self.ledger.lost(spans, outcome)
 
     def _take_outcomes(self) -> None:
-        """Reads the outcome of this process's spans that another process has sent, or that had to make room."""
+        """Reads the outcome of this process's spans that another process has sent or deleted."""
         # Without a destination there is none, and the writer may wait for a lock with the only connection.
         for store in list(self._senders) if self._destination is not None else ():
             with self._tolerating(store):
@@ -341,7 +341,7 @@ class StoreSpanProcessor(SpanProcessor):
 
     @contextmanager
     def _tolerating(self, store: SqliteStore) -> Generator[None]:
-        """A locked store is tried again later. One that memory has replaced is left, with its spans, to others."""
+        """A locked store is tried again later. Spans of a store that memory replaced are left to other processes."""
         try:
             yield
         except StoreBusyError:
@@ -370,7 +370,7 @@ class StoreSpanProcessor(SpanProcessor):
             pause_s = 0.0 if is_done else min(max(pause_s * 2, 1.0), _RETRY_MAX_S)
 
     def _send(self) -> tuple[bool, float]:
-        """Sends what waits. Returns whether all was sent, and the seconds that the destination requires to wait."""
+        """Sends the waiting spans. Returns whether all were sent, and the destination's requested wait in s."""
         is_done, asked_s = True, 0.0
         for store, sender in list(self._senders.items()):
             assert sender is not None

@@ -1,4 +1,4 @@
-"""Rows of the spans that are open for long, for those who look at a run while it lasts."""
+"""Rows of spans that are open for long, for readers of a running trace."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from nodespan.store.records import PhaseRecord
 
 AFTER_S: Final = 0.08
-"""How long a span is open before it has a row; those that end sooner never touch the store's table."""
+"""Time after which an open span has a row; spans that end earlier never have one."""
 MAX_TRACKED: Final = 10_000
 MAX_STARTED: Final = 65_536
 _HEARTBEAT_S: Final = 1.0
 _PHASE_S: Final = 1.0
-"""A row is written anew for its phase at most this often."""
+"""Minimum interval between two writes of a row's phase."""
 _LEAVE_S: Final = 0.2
 _DEAD_KEPT_S: Final = 7 * 24 * 3600.0
 _ATTRIBUTE_MAX: Final = 1024
-"""A longer text or list (a prompt, where content is captured) is left out of the row; the ended span has it."""
+"""Maximum length of a text or list in a row; a longer one (such as a captured prompt) is in the ended span only."""
 _NS: Final = 10**9
 
 Id = tuple[int, int]
@@ -68,11 +68,11 @@ class _Tracked:
 class RunningSpans:
     """Tracks open spans by weak references and writes their rows.
 
-    ``on_start`` may be called from any thread; all else belongs to the thread that writes batches.
+    ``on_start`` may be called from any thread; all other methods are for the thread that writes batches.
 
     Attributes:
         untracked: Spans so far that were not tracked: ``MAX_TRACKED`` had a row, or ``MAX_STARTED`` had started since
-            the writer last looked.
+            the last tick.
 
     Args:
         after_s: How long a span is open before it has a row.
@@ -99,7 +99,7 @@ class RunningSpans:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is open that ``tick`` would have to look at."""
+        """Whether there is no open span for ``tick`` to check."""
         return not (self._started or self._tracked or self._gone)
 
     def forget(self, keys: Iterable[Key]) -> None:
@@ -107,7 +107,7 @@ class RunningSpans:
         self._gone += keys
 
     def ended(self, spans: Iterable[ReadableSpan]) -> list[Key]:
-        """Forgets spans that are about to be stored; returns those with rows, which go in the same transaction."""
+        """Stops tracking spans before they are stored; returns those with rows, deleted in the same transaction."""
         if not self._tracked:
             return []
         found = (
@@ -142,7 +142,7 @@ class RunningSpans:
             self._write(store, opened, phases, over, now, timeout_s)
 
     def close(self) -> None:
-        """Removes the process's rows: it ends in order, and with it all spans that are open."""
+        """Removes the process's rows at its regular end."""
         self._tracked.clear()
         self._started.clear()
         self._leave_store()
@@ -182,7 +182,7 @@ class RunningSpans:
         return None
 
     def _track_due(self) -> None:
-        """Tracks what was open the last time already and still is."""
+        """Tracks spans that were open at the last tick and still are."""
         for _ in range(min(self._due, len(self._started))):
             span = self._started.popleft()()
             if span is None or span.end_time is not None or span.context is None:
@@ -196,7 +196,7 @@ class RunningSpans:
         self._due = len(self._started)
 
     def _over(self) -> list[Id]:
-        """What was over the last time already and was not stored since: dropped, or collected without an end."""
+        """Spans that had ended at the last tick and were not stored since: dropped, or collected without an end."""
         found: list[Id] = []
         for key, tracked in self._tracked.items():
             span = tracked.span()
@@ -257,7 +257,7 @@ class RunningSpans:
         process_id = uuid.uuid4().hex
         if store.path != MEMORY:
             store.database.read(lambda connection: None)  # creates the folder
-            with suppress(OSError):  # without it, the heartbeat alone shows that the process lives
+            with suppress(OSError):  # without the lock, only the heartbeat shows that the process exists
                 self._lock = ProcessLock(lock_path(store.path, process_id))
             _remove_dead(store, store.path)
         self._process = Process(process_id, time.time_ns(), json_value(dict(span.resource.attributes)))
@@ -302,7 +302,7 @@ def _row(tracked: _Tracked, span: ReadableSpan) -> OpenSpan:
             for key, value in (span.attributes or {}).items()
             if not isinstance(value, str | bytes | tuple | list)
             or len(value) <= _ATTRIBUTE_MAX
-            or key == semconv.LANGGRAPH_GRAPH_TOPOLOGY  # goes to a table of its own
+            or key == semconv.LANGGRAPH_GRAPH_TOPOLOGY  # is in a separate table
         },
         phase=_record(tracked.phase),
     )

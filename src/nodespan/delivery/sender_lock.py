@@ -1,7 +1,7 @@
-"""One sender per destination: a lock that the kernel releases when its holder dies.
+"""One sender per destination: a lock that the kernel releases at the end of its holder.
 
-POSIX record locks (``fcntl(F_SETLK)``) belong to the process. A forked child does not inherit them, however it was
-forked; a ``flock`` would stay with it after the death of its parent. Within a process a table takes their place.
+POSIX record locks (``fcntl(F_SETLK)``) belong to the process. A forked child never inherits them; it would keep a
+``flock`` after the end of its parent. Within a process a table replaces them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Holder:
     """The process that sends to a destination.
 
     Attributes:
-        idle_s: Seconds since it began or made progress.
+        idle_s: Seconds since its start or last progress.
     """
 
     pid: int
@@ -47,7 +47,7 @@ class Holder:
 
 
 class SenderLock:
-    """The right to send to one destination what one store holds. For one thread.
+    """The right to send one store's spans for one destination. For one thread.
 
     Args:
         store: Path of the store; a store in memory is not shared and needs no lock.
@@ -91,7 +91,7 @@ class SenderLock:
         return True
 
     def release(self) -> None:
-        """Lets another process send."""
+        """Releases the lock."""
         handle, self._handle = self._handle, None
         if handle is None or self._path is None:
             return
@@ -108,7 +108,7 @@ class SenderLock:
             own = _held.get(self._path)
             try:
                 idle_s = max(time.time() - self._path.stat().st_mtime, 0.0)
-                # Closing the file would release a lock of this very process on it.
+                # Closing the file would release this process's own lock on it.
                 pid = os.getpid() if own is not None else int(self._path.read_bytes().split()[0])
             except (OSError, ValueError, IndexError):
                 return None

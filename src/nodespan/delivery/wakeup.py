@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 
 
 class Wakeup:
-    """An event for one waiting thread. ``set`` may interrupt itself: in a signal handler, in a garbage collection.
+    """An event for one waiting thread. ``set`` may interrupt a running ``set``: a signal handler, a garbage collection.
 
     ``threading.Event.set`` would wait for its own lock there.
     """
@@ -23,6 +23,6 @@ class Wakeup:
             self._calls.put(None)
 
     def wait(self, timeout_s: float) -> None:
-        """Waits for ``set``, for at most this time, and forgets it."""
+        """Waits for ``set`` within a time limit, and resets it."""
         with suppress(Empty):
             self._calls.get(timeout=max(timeout_s, 0.0))

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from nodespan.types import GenerationRequest
 
 _MAX_INT: Final = 2**63 - 1
-"""Largest integer of an OTLP attribute."""
+"""Maximum integer of an OTLP attribute."""
 
 _MAX_REASON: Final = 64
-"""Most characters of a finish reason, which is a label of a metric."""
+"""Maximum length of a finish reason, which is a label of a metric."""
 
 
 class Cancellation:
-    """The Runner's request to a pipeline to end a generation early. Once requested, it stays requested.
+    """Cooperative cancellation flag of a generation, set by the Runner. Once set, it stays set.
 
     Safe from any thread, a destructor included: it acquires no lock.
 
@@ -98,18 +98,19 @@ class GenerationResult:
         decode_s: The same for ``decode_tokens``.
         prefill_at: ``time.perf_counter()`` at the start of the prefill.
         first_token_at: ``time.perf_counter()`` at the first token.
-        finish_reason: Why the model ended by itself: ``stop``, ``length`` or the engine's own value.
+        finish_reason: Reason for the end of the answer: ``stop``, ``length`` or the engine's own value.
         evaluated: Returns the prompt tokens in the context so far; called on another thread during the prefill.
         model_bytes: Size of the model's tensors.
         state_bytes: Size of its context's state at the end, KV cache included.
-        phases: Child spans to make. Their names are the pipeline's: ``llama_cpp.*`` is measured by llama.cpp alone, and
-            its metrics are recorded with them.
+        phases: Child spans to create, named by the pipeline. The names ``llama_cpp.*`` are reserved for measurements of
+            llama.cpp; its metrics are recorded with them.
         server_queue_s: Time in the queue of the model's server.
-        tokens_estimated: The counts are of the texts, not of the generation.
+        tokens_estimated: The texts were counted, because the server reports no counts.
         provider: Provider in place of the profile's, determined by probing the server.
         attributes: Further attributes of the model's span.
-        prefix: The prompt against what the model's context held.
-        tool_calls: Tools that the model calls. This and the following are content: for the reader of the stream.
+        prefix: Comparison of the prompt with the tokens in the model's context.
+        tool_calls: Tools that the model calls. This attribute and the following ones are content, for the reader of the
+            stream.
         reasoning: Text of the model's reasoning, which is not part of the answer.
         logprobs: Log probabilities, in the engine's own form.
     """
@@ -163,7 +164,7 @@ class GenerationResult:
         """A copy without impossible values, and the names of these.
 
         A pipeline may write anything here. Counts are integers from 0 to 2**63 - 1, times are finite numbers from 0,
-        points in time are not before the request.
+        points in time are not earlier than the request.
 
         Args:
             entered_at: ``time.perf_counter()`` at the request.
@@ -258,11 +259,11 @@ class Pipeline(Protocol):
         Yields:
             Pieces of text, none empty, none with half a character.
 
-        Between two pieces the caller may stop for good by closing the generator. While it runs, ``cancellation`` is
-        checked after every token and, where the engine allows it, during the prefill; once requested, the generator
-        ends soon and without an error. However it ends (by itself, closed, cancelled, raising) the pipeline can serve
-        the next request with the text that a freshly loaded model would give, and ``result`` holds what is known by
-        then. The engine's own errors pass through unchanged.
+        Between two pieces the caller may end the generation by closing the generator. While it runs, ``cancellation``
+        is checked after every token and, where the engine allows it, during the prefill; once requested, the generator
+        ends soon and without an error. After every kind of end (complete, closed, cancelled, failed) the pipeline
+        serves the next request with the text that a newly loaded model would generate, and ``result`` has the
+        measurements up to the end. The engine's own errors pass through unchanged.
         """
         ...
 
@@ -274,7 +275,7 @@ class Pipeline(Protocol):
 class AsyncPipeline(Protocol):
     """A model that serves several requests at once: the asynchronous form of the contract.
 
-    It is made in a thread (that is the loading, which may block), and used on one event loop from then on. A model of
+    It is created in a thread (the loading, which may block) and then used on one event loop. A model of
     a class with ``agenerate`` is not held in this process: it does not count as loaded in ``max_loaded``. The static
     methods are those of ``Pipeline``.
 

@@ -67,7 +67,7 @@ class GenerationSpan(ModelCallSpan):
 
     @override
     def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
-        """Never: the pipeline measures its engine itself, and any other call is a call of its own."""
+        """Always ``False``: the pipeline measures its engine, and any other call inside is a separate call."""
         return False
 
 

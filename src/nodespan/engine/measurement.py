@@ -35,7 +35,7 @@ _MIRRORED: Final = {
         "prompt_eval_s", "decode_s", "tokens_per_s", "tokens_estimated", "error_type",
     )
 }  # fmt: skip
-"""Facts of the generation without a standard name; the others have theirs."""
+"""Measurements without a standard name; the others have standard names."""
 
 _PHASE_METRICS: Final = {
     semconv.LLAMA_CPP_PREFILL: (semconv.PREFILL_DURATION, semconv.PREFILL_TOKENS),
@@ -98,7 +98,7 @@ def describe(
     chunks: int | None = None,
     time_to_first_chunk_s: float | None = None,
 ) -> None:
-    """Writes the facts of a generation, by the keys of ``PipelineExecutionMetadata``, and makes the child spans.
+    """Sets the attributes of a generation, by the keys of ``PipelineExecutionMetadata``, and creates the child spans.
 
     The span stays open.
     """
@@ -124,7 +124,7 @@ def describe(
 
 
 def engine_phases(result: GenerationResult, unix_ns: Callable[[float], int]) -> Iterator[Phase]:
-    """The phases that the pipeline has measured, at Unix time.
+    """The phases that the pipeline has measured, in Unix time.
 
     Args:
         result: Its measurements.
@@ -136,7 +136,7 @@ def engine_phases(result: GenerationResult, unix_ns: Callable[[float], int]) -> 
 
 
 def llama_cpp_phases(result: GenerationResult) -> list[EnginePhase]:
-    """Prefill and decode as measured by llama.cpp; without the phases that did not happen."""
+    """Prefill and decode as measured by llama.cpp; phases that did not take place are left out."""
     phases: list[EnginePhase] = []
     if result.prefill_at is not None and result.prefill_s is not None:
         phases.append(
@@ -221,7 +221,7 @@ def is_of_llama_cpp(result: GenerationResult) -> bool:
 def _of_engine(result: GenerationResult) -> Iterator[tuple[str, float | None]]:
     """The metrics of llama.cpp's own clock and counters; none where another engine has measured.
 
-    Tokens and their seconds come together or not at all, so that the ratio of their sums is the speed.
+    Tokens are recorded only together with their seconds, so that the ratio of the sums is the speed.
     """
     if not is_of_llama_cpp(result):
         return

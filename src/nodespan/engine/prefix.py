@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PREVIOUS_PROMPT: Final = "previous_prompt"
 LEAST_REPEATED_TOKENS: Final = 16
-"""Fewer differing tokens are the end of an answer, which a chat template writes differently."""
+"""Fewer differing tokens are usually the end of an answer, which a chat template writes differently."""
 
 _DESCRIBING: Final = Guard("compare a prompt with the previous one")
 
@@ -50,7 +50,7 @@ class PrefixUse:
 
 
 def describe_context(scope: ModelCallSpan, result: GenerationResult) -> None:
-    """Sets the size of the model's context and what is known of the reuse of a prompt, before the span ends.
+    """Sets the size of the model's context and the reuse of the prompt, before the span ends.
 
     A server reports the number of cached tokens only: then there is a metric and no previous node.
     """

@@ -45,7 +45,7 @@ class _Ids(IdGenerator):
 
 
 class _Kept(SpanProcessor):
-    """Keeps what a processor of others receives."""
+    """Stores the data that other processors receive."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -71,14 +71,14 @@ def lean_tracer(tracer: sdk.Tracer, meter_provider: MeterProvider | None = None)
 
 
 def find_difference() -> str | None:
-    """Makes one small trace with the SDK's tracer and one with ours.
+    """Creates one small trace with the SDK's tracer and one with the lean tracer.
 
     Returns:
-        ``None`` where both are the same, else what is different or missing. Never raises.
+        ``None`` if both are equal, else the difference. Never raises.
     """
     try:
         expected, found = _trace(is_lean=False), _trace(is_lean=True)
-    except Exception as error:  # noqa: BLE001 where this version of the SDK differs, its own span is used instead
+    except Exception as error:  # noqa: BLE001 if this version of the SDK differs, its own span is used instead
         return f"{type(error).__name__}: {error}"
     for one, other in zip(expected, found, strict=True):
         if one != other:

@@ -1,4 +1,4 @@
-"""Processors of a provider: ours receive lean spans, all others receive what the SDK gives them."""
+"""Processors of a provider: nodespan's receive lean spans, all others receive the same as from the SDK."""
 
 # The SDK has no public way to make a span; find_difference() compares what comes out.
 # pyright: reportPrivateUsage=false
@@ -23,7 +23,7 @@ _CALLING: Final = Guard("call a span processor of the program")
 
 @runtime_checkable
 class LeanSpanProcessor(Protocol):
-    """A processor that accepts a ``LeanSpan`` in ``on_end``: it reads ``wire_fields()`` and no more.
+    """A processor that accepts a ``LeanSpan`` in ``on_end``: it reads only ``wire_fields()``.
 
     Attributes:
         accepts_lean_spans: ``True``.
@@ -71,11 +71,11 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
         self._has_others = not all(accepts_lean_spans(one) for one in processors)
 
     def start_span(self, span: LeanSpan, context: Context | None) -> None:
-        """Reports a started span, live."""
+        """Reports a started span."""
         for on_start in self.starts:
             try:
                 on_start(span, parent_context=context)
-            except Exception as error:  # noqa: BLE001 reported; one processor does not cost the others their span
+            except Exception as error:  # noqa: BLE001 reported; a failing processor does not affect the others
                 _CALLING.failed(error)
 
     def end_span(self, span: LeanSpan) -> None:
@@ -93,5 +93,5 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
 
 
 def accepts_lean_spans(processor: object) -> bool:
-    """Whether the processor declares that it reads ``wire_fields()`` alone."""
+    """Whether the processor declares that it reads only ``wire_fields()``."""
     return getattr(type(processor), "accepts_lean_spans", False) is True

@@ -1,4 +1,4 @@
-"""The one tracer provider of ours in a process. Each ``configure()`` exchanges what is behind it."""
+"""nodespan's tracer provider, one per process. Each ``configure()`` exchanges its settings and processors."""
 
 # The SDK has no public way to exchange them; a name that is missing in another version costs only the lean span.
 # pyright: reportPrivateUsage=false
@@ -34,7 +34,7 @@ _ENDING: Final = Guard("shut down a span processor of the program")
 class NodespanTracerProvider(TracerProvider):
     """A provider of the SDK's whose resource, sampler, limits and processors can be exchanged.
 
-    Tracers that were obtained earlier use the new ones from their next span on. A span that is open ends under those it
+    Tracers that were obtained earlier use the new ones from their next span on. An open span ends under those that it
     started with. Processors that others have added stay until the interpreter exits. Before the first ``apply`` and
     after ``suspend`` no span is recorded. Safe from any thread.
     """
@@ -58,7 +58,7 @@ class NodespanTracerProvider(TracerProvider):
         if difference is not None:
             warn(
                 "sdk.unknown_version",
-                "This version of opentelemetry-sdk makes other spans than nodespan's lean ones (%s). nodespan uses the "
+                "nodespan's lean spans do not support this version of opentelemetry-sdk (%s). nodespan uses the "
                 "SDK's spans, which cost more.",
                 difference,
             )
@@ -72,7 +72,7 @@ class NodespanTracerProvider(TracerProvider):
             resource: Of the spans.
             sampler: Decides which spans are recorded.
             limits: Of attributes, events and links.
-            processors: Of ours.
+            processors: nodespan's own.
         """
         with self._exchange_lock:
             self._resource = resource

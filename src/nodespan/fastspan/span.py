@@ -1,4 +1,4 @@
-"""The lean span: fields as they are encoded, and the SDK's objects made when they are read."""
+"""The lean span: fields as they are encoded; the SDK's objects are created when they are read."""
 
 # The SDK has no public way to make a span; find_difference() compares what comes out.
 # pyright: reportPrivateUsage=false
@@ -43,14 +43,14 @@ class Dropping(Protocol[_T_co]):
 
     @property
     def dropped(self) -> int:
-        """Number of members that the limit cost."""
+        """Number of members dropped by the limit."""
         ...
 
     def __iter__(self) -> Iterator[_T_co]: ...
 
 
 class WireFields(NamedTuple):
-    """What an encoder reads of an ended span, without an object of the SDK's being made for it.
+    """The fields that an encoder reads of an ended span, without creating the SDK's objects.
 
     Attributes:
         trace_id: 128 bits.
@@ -61,7 +61,7 @@ class WireFields(NamedTuple):
         start_ns: Unix time in ns.
         end_ns: Unix time in ns.
         attributes: Values are ``str``, ``bool``, ``int``, ``float``, or what the SDK's containers hold. Not copied.
-        dropped_attributes: Attributes that a limit or an invalid key cost.
+        dropped_attributes: Number of attributes dropped for a limit or an invalid key.
         events: The SDK's events with their ``dropped`` count; ``None`` where there are none.
         links: Likewise.
     """
@@ -86,7 +86,7 @@ class WireFields(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpanOrigin:
-    """What the spans of one tracer share while its configuration stays the same.
+    """Data that the spans of one tracer share while its configuration is unchanged.
 
     Attributes:
         capacity: Number of attributes that a span can hold.
@@ -108,7 +108,7 @@ class SpanOrigin:
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The attributes as the SDK would hold them; ``None`` where its own cleaning is needed."""
+    """The attributes as the SDK would hold them; ``None`` if the SDK's cleaning is needed."""
     if type(attributes) is PlainAttributes:
         return attributes
     if not _TEXT.issuperset(map(type, attributes)):
@@ -132,10 +132,10 @@ def _with_tuples(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 class LeanSpan(sdk.Span, EndsWithAttributes):
-    """A span of the SDK's without the objects that most spans never need.
+    """A subclass of the SDK's span that creates rarely needed objects only when they are read.
 
-    ``SpanContext``, parent, ``BoundedAttributes``, events and links are made when they are read. Everything that is not
-    defined here is inherited from the SDK. Made by ``LeanTracer`` alone. Safe from any thread, by a lock of its own.
+    These are ``SpanContext``, parent, ``BoundedAttributes``, events and links. All other members are inherited from the
+    SDK. Created only by ``LeanTracer``. Safe from any thread, by its own lock.
     """
 
     # Values that most spans never change. A span that differs has its own.

@@ -46,7 +46,7 @@ class LeanTracer(sdk.Tracer):
     """A tracer of the SDK's whose spans are ``LeanSpan``.
 
     A root, or a child of a sampled ``LeanSpan``, starts without a call of the sampler where the sampler's answer is
-    known: always on, or parent based with it for roots or local parents. Any other span starts by the SDK's procedure.
+    known: always on, or parent based with it for roots or local parents. All other spans start by the SDK's procedure.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -134,12 +134,12 @@ class LeanTracer(sdk.Tracer):
         start_time: int | None,
         attributes: Mapping[str, Any] | None,
     ) -> LeanSpan:
-        """A span that holds the very attributes of its start where these need no conversion."""
+        """A span that holds the dict of its first attributes if these need no conversion."""
         span = _new_span(LeanSpan)
         span._origin = origin = self._origin
         span._name = name
         span._trace_id = trace_id
-        span._span_id = self._new_span_id() or self.id_generator.generate_span_id()  # 0 is no id
+        span._span_id = self._new_span_id() or self.id_generator.generate_span_id()  # 0 is not a valid id
         span._parent_id = parent_id
         span._flags = flags
         span._values = attributes if type(attributes) is PlainAttributes and origin.has_room(attributes) else {}
@@ -156,10 +156,10 @@ class LeanTracer(sdk.Tracer):
         links: Sequence[Link] | None,
         start_time: int | None,
     ) -> Span | tuple[LeanSpan, Mapping[str, Any] | None]:
-        """Roots, remote parents, parents of other tracers, and samplers that decide: step by step as the SDK."""
+        """Roots, remote parents, parents of other tracers, and other samplers: the SDK's procedure."""
         enclosing: Any = trace.get_current_span(
             context
-        ).get_span_context()  # a span of another library may have anything here
+        ).get_span_context()  # a span of another library may have another type here
         if enclosing is not None and not isinstance(enclosing, SpanContext):
             raise TypeError("parent_span_context must be a SpanContext or None.")
         if not self._is_enabled():

@@ -1,4 +1,4 @@
-"""Instrumentors of the supported libraries. They do not depend on each other."""
+"""Instrumentors of the supported libraries. They are independent of each other."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def instrument(
 ) -> None:
     """Traces every LangGraph run, LangChain model and tool, llama-cpp-python model and openai call in this process.
 
-    May come before or after the libraries are imported and graphs are compiled. Doing it again changes nothing. A
-    library that is not installed is left out.
+    Can be called before or after libraries are imported and graphs are compiled. A second call changes nothing.
+    Libraries that are not installed are skipped.
 
     Args:
-        tracer_provider: Where the spans are made; the global one if not given.
-        meter_provider: Where metrics are recorded; the global one if not given.
-        logger_provider: Where events with message content go, if the user has switched content on.
+        tracer_provider: Creates the spans; the global provider if not given.
+        meter_provider: Records the metrics; the global provider if not given.
+        logger_provider: Emits events with message content, if content capture is enabled; the global provider if not
+            given.
         langgraph: Trace graphs and their nodes.
         langchain: Trace chat models, LLMs, embeddings, retrievers and tools.
         llama_cpp: Trace llama-cpp-python where it is called directly.
@@ -47,7 +48,7 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Restores everything that ``instrument()`` has changed. Doing it again changes nothing."""
+    """Restores everything that ``instrument()`` has changed. A second call changes nothing."""
     for instrumentor in _instrumentors(langgraph=True, langchain=True, llama_cpp=True, openai=True):
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()

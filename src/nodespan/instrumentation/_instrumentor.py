@@ -1,4 +1,4 @@
-"""What the instrumentors of optional libraries have in common."""
+"""Base of the instrumentors of optional libraries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Wrappers(Protocol):
 
 
 class LibraryInstrumentor(BaseInstrumentor):
-    """Instruments a library if it can be imported; an absent library is no error."""
+    """Instruments a library if it can be imported; a missing library is not an error."""
 
     _module: ClassVar[str]
     """The library's module."""

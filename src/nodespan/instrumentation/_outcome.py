@@ -17,7 +17,7 @@ _CANCELLED: Final = (
     GeneratorExit,
     KeyboardInterrupt,
     SystemExit,
-    GraphBubbleUp,  # the rest of LangGraph's control flow: a run that was requested to stop (GraphDrained)
+    GraphBubbleUp,  # other control flow of LangGraph: a run that was requested to stop (GraphDrained)
 )
 
 

@@ -12,14 +12,14 @@ from typing import Any
 from weakref import WeakSet
 
 from nodespan.spans.fork_lock import ForkLock
-from nodespan.spans.log import warn
+from nodespan.spans.log import is_first, warn
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """A name of a library that is wrapped, and what is lost without it.
+    """A wrapped name of a library, and the data that are not recorded without it.
 
     Attributes:
         class_name: Class in the module; empty for a function of the module's own.
@@ -47,13 +47,12 @@ class Seams:
         self._is_newer = is_newer
         self._claimants: WeakSet[object] = WeakSet()
         self._installed: dict[Seam, tuple[Callable[..., Any], Callable[..., Any]]] = {}
-        self._reported: set[Seam] = set()
         self._lock = ForkLock()
 
     def install(self, claimant: object) -> tuple[Seam, ...]:
-        """Wraps the seams at least for as long as the claimant lives and does not ``release`` them. Idempotent.
+        """Wraps the seams at least until the claimant calls ``release`` or is collected. Idempotent.
 
-        Wrappers of claimants that were dropped without a release are inert, and are removed by the next release.
+        Wrappers of collected claimants are inactive; the next ``release`` removes them.
 
         Returns:
             The seams that this version of the library lacks. Each is logged once as a warning.
@@ -73,7 +72,8 @@ class Seams:
                 return
             for seam, (original, wrapper) in list(self._installed.items()):
                 target = _target(seam)
-                # A wrapper of others around ours would be removed with it; an inert one below theirs costs little.
+                # Restoring the original would also remove another library's wrapper; an inactive wrapper below it costs
+                # little.
                 if getattr(target, seam.name, None) is wrapper:
                     setattr(target, seam.name, original)
                     del self._installed[seam]
@@ -83,7 +83,7 @@ class Seams:
         if not _has(target, seam.name):
             self._report_missing(seam)
             return False
-        # Read from the class as by a caller: a peer's wrapper may depend on the access (wrapt does).
+        # Read from the class as a caller does: another library's wrapper may depend on the access (wrapt does).
         original = getattr(target, seam.name)
         wrapper = wrapped(original, seam.wrap)
         setattr(target, seam.name, wrapper)
@@ -91,23 +91,21 @@ class Seams:
         return True
 
     def _report_missing(self, seam: Seam) -> None:
-        if seam in self._reported:
-            return
-        self._reported.add(seam)
         name = ".".join(part for part in (seam.module, seam.class_name, seam.name) if part)
-        warn(
-            "instrumentation.missing",
-            "%s not found; %s will not be recorded. Supported: %s. Please report this version.",
-            name,
-            seam.lost,
-            self._library,
-        )
+        if is_first(name, seam.lost):
+            warn(
+                "instrumentation.missing",
+                "%s not found; %s will not be recorded. Supported: %s. Please report this version.",
+                name,
+                seam.lost,
+                self._library,
+            )
 
 
 def wrapped(original: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
     """The wrapper of a function, as the same kind of callable as the function itself.
 
-    Frameworks decide by ``inspect`` how to call what they are given: LangGraph runs an async generator function as a
+    Frameworks use ``inspect`` to decide how to call a callable: LangGraph runs an async generator function as a
     node, and fails on a plain function that returns an async generator. A generator's wrapper must be a plain function
     nevertheless, because the caller's context is known at the call alone. ``inspect`` reads the kind from the flags
     of the code object; CPython from 3.11 on executes its instructions whatever the flags, so that they can be set.

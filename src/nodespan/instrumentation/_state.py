@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Surroundings(NamedTuple):
-    """What the span of a call is made with, and where.
+    """Tracer, instruments and parent context for the span of a call.
 
     Attributes:
         tracer: Makes the span.
@@ -51,7 +51,7 @@ class InstrumentationState:
         self.logger_provider: LoggerProvider | None = None
 
     def activate(self, providers: Mapping[str, Any]) -> None:
-        """Takes the providers from the keyword arguments of ``instrument()``."""
+        """Reads the providers from the keyword arguments of ``instrument()``."""
         self.tracer = get_tracer(providers.get("tracer_provider"))
         self.meter_provider = providers.get("meter_provider")
         self.logger_provider = providers.get("logger_provider")
@@ -61,7 +61,7 @@ class InstrumentationState:
         self.tracer = self.meter_provider = self.logger_provider = None
 
     def surroundings(self, context: Context | None = None) -> Surroundings | None:
-        """What a call in the context (the current one if not given) is recorded with.
+        """Tracer, instruments and parent for a call in the context (the current one if not given).
 
         Tracer and instruments are those of the scope around, so that all of a run is recorded in one place, else the
         instrumentor's own. ``None`` where the instrumentor is inactive, the program has suppressed instrumentation, or

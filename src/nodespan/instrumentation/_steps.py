@@ -1,4 +1,4 @@
-"""Generators whose every step runs with the work's span current, and which leave no context between two steps.
+"""Wrappers of generators: the work's span is current in each step, and no context stays attached between two steps.
 
 A generator's body runs in its consumer's context. So the context is attached for one step and detached before the
 ``yield``: the consumer's own span, context and baggage are never touched, also if another task or thread continues
@@ -30,12 +30,12 @@ class Enclosure(Protocol):
         ...
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the work, as it ended."""
+        """Ends the work with its outcome."""
         ...
 
 
 class Suppressed:
-    """Work begun where instrumentation was suppressed: it stays suppressed, wherever its steps are consumed."""
+    """Work that was started where instrumentation was suppressed: its steps stay suppressed."""
 
     saw = None
 
@@ -49,7 +49,7 @@ class Suppressed:
 
 
 Open: TypeAlias = Callable[[], Enclosure | None]
-"""Opens the work at its first step, so that a generator which is never read leaves no span; ``None``: not ours."""
+"""Opens the work at its first step, so that a generator that is never read has no span; ``None``: not recorded."""
 
 
 def in_steps(open_work: Open, steps: Iterator[Any]) -> Steps:

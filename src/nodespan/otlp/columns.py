@@ -1,4 +1,4 @@
-"""Spans of many batches as columns, without a record per span: what a view of a large trace draws."""
+"""Spans of many batches as columns, without a record per span, for views of large traces."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from nodespan import semconv
 from nodespan.otlp.decode import attribute_value
+from nodespan.otlp.summary import RESUMED_FROM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,19 +22,18 @@ RESUMED: Final = 8
 """Bits of the column ``flags`` that a span's own fields set."""
 
 _OTHER: Final = -2
-"""In place of a column: the value goes to ``others``."""
+"""Instead of a column: the value is added to ``others``."""
 _VALUES_MAX: Final = 10_000
 """Encoded attributes whose values are kept: operations, nodes and small numbers repeat in each batch."""
 _ATTEMPT_FAILED: Final = semconv.ATTEMPT_FAILED.encode()
 _LINK_KIND: Final = semconv.LINK_KIND.encode()
-_RESUMED_FROM: Final = "resumed_from"
 
 
 def _schema() -> Any:
     """``ExportTraceServiceRequest`` with only the fields of the columns; attributes, events and links stay bytes.
 
-    Field numbers of opentelemetry-proto 1.x (``trace.proto``). Protobuf skips what is not named, and hands over bytes
-    faster than messages: decoding takes a third of the time.
+    Field numbers of opentelemetry-proto 1.x (``trace.proto``). Protobuf skips other fields, and reads bytes faster than
+    messages: decoding takes a third of the time.
     """
     field = descriptor_pb2.FieldDescriptorProto
     text, raw, number, fixed = field.TYPE_STRING, field.TYPE_BYTES, field.TYPE_INT32, field.TYPE_FIXED64
@@ -91,12 +91,12 @@ class SpanColumns:
         statuses: 0 unset, 1 ok, 2 error.
         flags: ``HAS_EVENTS``, ``HAS_LINKS``, ``RETRIED``, ``RESUMED``.
         objects: Values that the columns of ``objects`` refer to by index; index 0 is ``None``.
-        others: By row, the values of further wanted attributes; rows without any are absent.
+        others: By row, the values of further requested attributes; rows without any are absent.
         resumed: By row, trace and span id in hex that a link of the kind ``resumed_from`` leads to.
 
     Args:
-        texts: Attributes whose value is wanted as text.
-        numbers: Attributes whose value is wanted as a whole number.
+        texts: Attributes that are read as text.
+        numbers: Attributes that are read as integers.
         objects: Attributes of any type whose values repeat.
         others: Attributes of any type that few spans have, or whose values differ.
     """
@@ -127,7 +127,7 @@ class SpanColumns:
         self._keys = [*texts, *numbers, *objects]
         self._texts_end = len(texts)
         self._numbers_end = len(texts) + len(numbers)
-        # Values of all spans, one after the other; each span has one more place for the attributes that are not wanted.
+        # Values of all spans, one after the other; each span has one more place for all other attributes.
         self._values: list[int] = []
         self._absent = [0] * len(texts) + [-1] * len(numbers) + [0] * (len(objects) + 1)
         self._columns = {_head(key): i for i, key in enumerate(self._keys)}
@@ -155,7 +155,7 @@ class SpanColumns:
             trace_id: In hex.
 
         Raises:
-            google.protobuf.message.DecodeError: The bytes are no such message.
+            google.protobuf.message.DecodeError: The bytes are not such a message.
         """
         wanted = bytes.fromhex(trace_id)
         for of_resource in _Request.FromString(data).resource_spans:
@@ -169,7 +169,7 @@ class SpanColumns:
                         self._add(span)
 
     def add(self, record: Any, end_ns: int) -> None:
-        """Adds a span that is open: a record of the read model, drawn until ``end_ns``."""
+        """Adds an open span, given as a record of the read model, which ends at ``end_ns``."""
         values = self._absent[:]
         for key, value in record["attributes"].items():
             if (column := self._columns.get(_head(key))) is not None:
@@ -239,14 +239,14 @@ class SpanColumns:
         for raw in links:
             if _LINK_KIND in raw:
                 link = Span.Link.FromString(raw)
-                if any(a.key == semconv.LINK_KIND and a.value.string_value == _RESUMED_FROM for a in link.attributes):
+                if any(a.key == semconv.LINK_KIND and a.value.string_value == RESUMED_FROM for a in link.attributes):
                     self.resumed[len(self.ids)] = link.trace_id.hex(), link.span_id.hex()
                     return RESUMED
         return 0
 
 
 def _head(key: str) -> bytes:
-    """How an encoded attribute with this key begins. Keys of more than 127 bytes are not supported."""
+    """The first bytes of an encoded attribute with this key. Keys of more than 127 bytes are not supported."""
     name = key.encode()
     return bytes((0x0A, len(name))) + name if len(name) < 128 else b"\x0a\xff"
 

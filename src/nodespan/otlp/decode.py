@@ -1,4 +1,4 @@
-"""OTLP bytes as plain records, for readers of the store."""
+"""Decodes OTLP bytes to plain records, for readers of the store."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def decode_batch(data: bytes, trace_id: str | None = None) -> Iterator[SpanRecor
         trace_id: In hex; only the spans of this trace.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        google.protobuf.message.DecodeError: The bytes are not such a message.
     """
     request = ExportTraceServiceRequest.FromString(data)
     wanted = bytes.fromhex(trace_id) if trace_id is not None else None

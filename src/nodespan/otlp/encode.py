@@ -1,4 +1,4 @@
-"""Spans as OTLP bytes: by the encoder of ``wire.py``, and by the SDK's for what that does not support."""
+"""Spans as OTLP bytes: by the encoder of ``wire.py``, or by the SDK's for values that the former does not support."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 MAX_BATCH_BYTES: Final = 1024 * 1024
-"""Receivers take 4 MiB (gRPC's default) and more. Only a single span makes a batch that is larger than this."""
+"""Receivers accept at least 4 MiB (gRPC's default). Only a batch of a single span may be larger than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A batch as it will be kept and sent.
+    """An encoded batch, as it is stored and sent.
 
     Attributes:
         data: An ``ExportTraceServiceRequest``.
-        spans: How many spans it holds.
+        spans: Number of its spans.
     """
 
     data: bytes
@@ -60,7 +60,7 @@ def _by_the_sdk(spans: Sequence[ReadableSpan]) -> bytes:
 
 
 def join_batches(batches: Iterable[Encoded]) -> list[Encoded]:
-    """The same spans in fewer batches, none larger than one may be; messages of protobuf are joined by their bytes."""
+    """The same spans in fewer batches within the size limit; protobuf messages are joined by concatenation."""
     groups: list[list[Encoded]] = []
     size = 0
     for batch in batches:

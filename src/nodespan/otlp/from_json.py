@@ -25,7 +25,7 @@ def from_json(document: Any) -> ExportTraceServiceRequest:
     (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding). Unknown names are ignored.
 
     Raises:
-        google.protobuf.message.DecodeError: A part of it has another type than OTLP gives it.
+        google.protobuf.message.DecodeError: A part of it has another type than in OTLP.
     """
     request = ExportTraceServiceRequest()
     try:

@@ -1,4 +1,4 @@
-"""What of a received message is kept: valid spans, each once, in batches of the usual size."""
+"""The stored part of a received message: valid spans, each once, in batches of the usual size."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message without what is not kept.
+    """A message reduced to its valid spans.
 
     Attributes:
-        request: The spans that are kept.
+        request: The valid spans.
         rejected: Number of invalid spans.
-        reason: Why the first of them is invalid; empty if none is.
+        reason: Reason for the first invalid span; empty if there is none.
     """
 
     request: ExportTraceServiceRequest
@@ -46,13 +46,13 @@ def parse_request(data: bytes) -> ExportTraceServiceRequest:
     """Parses a message in protobuf.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        google.protobuf.message.DecodeError: The bytes are not such a message.
     """
     return ExportTraceServiceRequest.FromString(data)
 
 
 def check_spans(request: ExportTraceServiceRequest) -> Received:
-    """Removes invalid spans from a message, and second ones with the ids of another."""
+    """Removes invalid spans from a message, and spans with the ids of an earlier one."""
     rejected = 0
     reason = ""
     seen: set[Key] = set()
@@ -102,7 +102,7 @@ def _split(data: bytes, count: int) -> Iterator[Encoded]:
 def _lists(request: ExportTraceServiceRequest) -> Iterator[list[Span]]:
     for of_resource in request.resource_spans:
         for of_scope in of_resource.scope_spans:
-            yield of_scope.spans  # pyright: ignore[reportReturnType] a list in all that is used here
+            yield of_scope.spans  # pyright: ignore[reportReturnType] a list in all uses here
 
 
 def _replace(spans: list[Span], kept: list[Span]) -> None:
@@ -118,7 +118,7 @@ def _normalise(span: Span) -> None:
 
 
 def _problem(span: Span) -> str:
-    """Why a span is invalid; empty if it is not."""
+    """The reason why a span is invalid; empty if it is valid."""
     if len(span.trace_id) != _TRACE_ID_BYTES or not any(span.trace_id):
         return f"trace id {span.trace_id[:20].hex()!r} is not 16 bytes, or zero"
     if len(span.span_id) != _SPAN_ID_BYTES or not any(span.span_id):

@@ -1,4 +1,4 @@
-"""Halves of an encoded batch, for a destination that finds the whole too large."""
+"""Halves of an encoded batch, for a destination that rejects the whole as too large."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 def split_batch(data: bytes) -> tuple[bytes, bytes] | None:
-    """The first and the second half of the spans, as messages of their own; ``None`` if there is but one.
+    """The first and the second half of the spans, as separate messages; ``None`` if there is only one span.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no ``ExportTraceServiceRequest``.
+        google.protobuf.message.DecodeError: The bytes are not an ``ExportTraceServiceRequest``.
     """
     count = sum(
         len(of_scope.spans)

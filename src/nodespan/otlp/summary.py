@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
     Word = tuple[str, str]
-    """A kind, such as ``node``, and what the trace has of it."""
+    """A kind, such as ``node``, and a value."""
 
 WORD_KINDS: Final = {
     semconv.WORKFLOW_NAME: "workflow",
@@ -28,11 +28,11 @@ WORD_KINDS: Final = {
     semconv.USER_ID: "user",
     semconv.LANGGRAPH_GRAPH_HASH: "graph",
 }
-"""Attributes whose values a trace can be found by, and the kinds of these words; tags and metadata are such too."""
+"""Searchable attributes and the kinds of their words; tags and metadata are searchable as well."""
 MAX_WORDS: Final = 64
 """Tags and metadata of one span; nodespan writes at most 32 of each."""
 ERROR: Final = ("error", "")
-"""The word of a trace in which a span failed."""
+"""The word of a trace with a failed span."""
 INTERRUPTED: Final = ("interrupted", "")
 """The word of a trace whose run stopped at an interrupt."""
 RESUMES: Final = "resumes"
@@ -52,7 +52,7 @@ _MEASURED: Final = frozenset(
 )
 
 
-_RESUMED_FROM: Final = "resumed_from"
+RESUMED_FROM: Final = "resumed_from"
 _TOKENS_MAX: Final = 2**40
 _SECONDS_MAX: Final = 1e9
 """Above these a value is not a measurement, and sums would leave SQLite's integers."""
@@ -80,12 +80,12 @@ class Sums(NamedTuple):
 
 @dataclass(slots=True)
 class TraceSlice:
-    """What some batches hold of a trace. Times are Unix time in ns.
+    """The summary of a trace in some batches. Times are Unix time in ns.
 
     Attributes:
-        name: Of the span that began first, as is the service.
+        name: Of the span that started first, like the service.
         sums: Of its spans.
-        words: What the trace can be found by.
+        words: Searchable values of the trace.
     """
 
     name: str
@@ -97,7 +97,7 @@ class TraceSlice:
     words: set[Word]
 
     def add(self, other: TraceSlice) -> None:
-        """Takes in more of the same trace."""
+        """Adds the summary of further batches of the same trace."""
         if other.start_ns < self.start_ns or (other.start_ns == self.start_ns and other.is_root_first):
             self.name, self.service = other.name, other.service
             self.start_ns, self.is_root_first = other.start_ns, other.is_root_first
@@ -110,7 +110,7 @@ def summarise(data: bytes) -> dict[str, TraceSlice]:
     """The traces of an encoded ``ExportTraceServiceRequest``, by id in hex.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        google.protobuf.message.DecodeError: The bytes are not such a message.
     """
     slices: dict[str, TraceSlice] = {}
     for of_resource in ExportTraceServiceRequest.FromString(data).resource_spans:
@@ -163,12 +163,12 @@ def _usage(measured: Mapping[str, object]) -> tuple[int, ...]:
 
 def _resumed(span: Span) -> Iterator[str]:
     for link in span.links:
-        if any(one.key == semconv.LINK_KIND and one.value.string_value == _RESUMED_FROM for one in link.attributes):
+        if any(one.key == semconv.LINK_KIND and one.value.string_value == RESUMED_FROM for one in link.attributes):
             yield link.trace_id.hex()
 
 
 def words_of(attributes: Mapping[str, object]) -> Iterator[Word]:
-    """What a span with these attributes can be found by."""
+    """The searchable values of a span with these attributes."""
     left = MAX_WORDS
     for key, value in attributes.items():
         if (kind := WORD_KINDS.get(key)) is not None:

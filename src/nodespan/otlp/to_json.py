@@ -1,4 +1,4 @@
-"""OTLP's JSON: what the collector's file receiver reads, and what Jaeger's page takes as an upload."""
+"""OTLP's JSON, which the collector's file receiver and uploads to Jaeger's page accept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def to_json(data: bytes, trace_ids: Iterable[str] = ()) -> list[dict[str, Any]]:
 
     Args:
         data: The message.
-        trace_ids: In hex; with any, only spans of these traces.
+        trace_ids: In hex; if not empty, only spans of these traces.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        google.protobuf.message.DecodeError: The bytes are not such a message.
     """
     request = ExportTraceServiceRequest.FromString(data)
     wanted = {bytes.fromhex(trace_id) for trace_id in trace_ids}

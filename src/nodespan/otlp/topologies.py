@@ -14,10 +14,10 @@ _NAME: Final = semconv.LANGGRAPH_GRAPH_TOPOLOGY.encode()
 def topologies(data: bytes) -> dict[str, str]:
     """The topologies of an encoded ``ExportTraceServiceRequest``, as JSON text by hash.
 
-    A batch without one, which most are, costs a search for the attribute's name.
+    A batch without one, the usual case, costs a search for the attribute's name.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        google.protobuf.message.DecodeError: The bytes are not such a message.
     """
     if _NAME not in data:
         return {}

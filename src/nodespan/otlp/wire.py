@@ -1,9 +1,9 @@
 """Spans as OTLP protobuf bytes, written by hand.
 
-Decoded, the message equals the one of the SDK's encoder (opentelemetry-proto 1.x, ``trace.proto``). Resource, scope,
-attribute keys and the first values of each key are encoded once and kept, in bounded tables. Whatever this encoder does
-not support raises; ``encode.py`` then gives the slice to the SDK's encoder. Safe from any thread: the tables hold
-immutable bytes, and two threads that fill the same place write the same value.
+Decoded, the message equals that of the SDK's encoder (opentelemetry-proto 1.x, ``trace.proto``). Resource, scope,
+attribute keys and the first values of each key are encoded once and kept, in bounded tables. An unsupported value
+raises; ``encode.py`` then uses the SDK's encoder for the slice. Safe from any thread: the tables hold immutable bytes,
+and two threads that fill the same place write the same value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _KEYS_MAX: Final = 1024
 _VALUES_MAX: Final = 64
-"""Values that are kept of a key. A key with more of them, such as a task's id, is not looked up any more."""
+"""Number of cached values of a key. Further values of a key, such as a task's id, are not cached."""
 _TEXT_MAX: Final = 256
 _FRAMES_MAX: Final = 32
 _ONE_BYTE: Final = tuple(bytes((number,)) for number in range(128))
@@ -96,7 +96,7 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
 
 
 class _Key:
-    """What is kept of an attribute key of spans: its bytes, and those of its first values."""
+    """The cache of an attribute key: its bytes, and those of its first values."""
 
     __slots__ = ("_head", "_text_heads", "float_head", "ints", "no", "texts", "tuples", "yes")
 
@@ -115,7 +115,7 @@ class _Key:
         return _field(b"\x4a", b"".join((self._head, b"\x12", varint(len(data)), data)))
 
     def keep_text(self, texts: dict[str, bytes], value: str) -> bytes:
-        """Encodes a text that was not seen before."""
+        """Encodes a text that is not cached."""
         data = self.encode(value)
         if len(value) <= _TEXT_MAX:
             if len(texts) < _VALUES_MAX:
@@ -125,7 +125,7 @@ class _Key:
         return data
 
     def text(self, value: str) -> bytes:
-        """Encodes a text of a key that has many."""
+        """Encodes a text of a key with many values."""
         raw = value.encode()
         head = self._text_heads.get(len(raw))
         if head is None:
@@ -286,7 +286,7 @@ def _counted(members: Iterable[Any], dropped: int) -> _Counted | None:
 
 
 def _frame(resource: Resource, scope: InstrumentationScope | None) -> tuple[Any, Any, bytes, bytes, bytes]:
-    """Resource and scope, held so that their ids stay theirs, and the bytes around their spans."""
+    """Resource and scope, referenced so that their ids are not reused, and the bytes around their spans."""
     found = _frames.get((id(resource), id(scope)))
     if found is not None:
         return found

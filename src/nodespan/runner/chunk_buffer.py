@@ -1,4 +1,4 @@
-"""Pieces of text on their way from the model to the reader of a stream, in a thread or in an event loop."""
+"""Buffer of text between the model and the reader of a stream, in a thread or in an event loop."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ChunkBuffer:
     """An unbounded queue for one writer and one reader. Its end stays in it for every later read.
 
     No lock is taken per piece: ``deque`` operations are atomic. The reader registers a waker, checks once more, and
-    sleeps; the writer adds a piece and then calls the wakers. So either the reader finds the piece or the writer finds
-    the waker. A waker may be called without need, and serves one sleep only.
+    sleeps; the writer adds a piece and then calls the wakers. So either the reader receives the piece or the writer
+    calls the waker. A waker may be called unnecessarily, and ends one sleep only.
     """
 
     __slots__ = ("_items", "_read_bytes", "_readers", "_written_bytes")
@@ -85,7 +85,7 @@ def _size(piece: str) -> int:
 def _wake(sleepers: deque[Callable[[], None]]) -> None:
     try:
         wake = sleepers.popleft()
-    except IndexError:  # the other side was faster
+    except IndexError:  # the other side has removed it
         return
     wake()
 
@@ -93,7 +93,7 @@ def _wake(sleepers: deque[Callable[[], None]]) -> None:
 def _wake_task(loop: asyncio.AbstractEventLoop, awake: asyncio.Future[None]) -> None:
     try:
         loop.call_soon_threadsafe(_set, awake)
-    except RuntimeError:  # the loop was closed, and with it the waiting task
+    except RuntimeError:  # the loop and the waiting task were closed
         return
 
 

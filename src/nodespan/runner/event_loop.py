@@ -1,4 +1,4 @@
-"""The event loop of asynchronous pipelines and of deadlines: one per process, in a thread of its own."""
+"""The event loop of asynchronous pipelines and of deadlines: one per process, in a separate thread."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class EventLoop:
         while not self._is_closed:
             try:
                 self._loop.run_forever()
-            except BaseException:  # noqa: BLE001 asyncio lets SystemExit and KeyboardInterrupt of any task pass
+            except BaseException:  # noqa: BLE001 asyncio re-raises SystemExit and KeyboardInterrupt of any task
                 warn("pipeline.task_failed", "A task of an asynchronous pipeline has failed.", exc_info=True)
         for task in list(self._tasks):
             task.cancel()

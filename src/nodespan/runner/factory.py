@@ -1,4 +1,4 @@
-"""PipelineFactory: loads models at their first request and keeps those in use."""
+"""PipelineFactory: loads models at their first request and keeps the recently used ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nodespan.runner.generation import Generation
 
 _EXIT_PATIENCE_S: Final = 2.0
-"""Models are freed in milliseconds after their last token; the rest of this is for slow tokens."""
+"""Models are freed within milliseconds after their last token; the remaining time is for slow tokens."""
 
 _schedulers: Final[weakref.WeakSet[Scheduler]] = weakref.WeakSet()
 
@@ -40,22 +40,22 @@ class PipelineFactory:
 
     A model is loaded at its first request, once. A model in this process generates for one request at a time, a model
     behind a server for as many at once as the server has slots. Requests wait by priority, then by arrival. When
-    another model needs the room, the least recently used one is freed, never one that is generating: the request waits
-    until one is idle.
+    ``max_loaded`` models are loaded and another one is requested, the least recently used idle model is freed; while
+    all are generating, the request waits.
 
     Safe from any thread. After a fork the child loads its models again; streams that were open there end with a
     ``PipelineClosedError``.
 
     Args:
         profiles: The models by profile type.
-        max_loaded: Most models that are held in this process at once.
+        max_loaded: Maximum number of models that are loaded in this process at once.
         create: Loads a model: a class, or a function of a ``ModelProfile`` that returns a ``Pipeline`` or an
             ``AsyncPipeline``. Its ``check_profile``, if any, is called here for each profile. If not given, a profile
             with a ``base_url`` has an ``OpenAICompatiblePipeline``, any other a ``LlamaCppPipeline``.
         meter_provider: Records queues, loaded models and evictions; the global provider if not given.
 
     Raises:
-        ConfigurationError: There is no profile, one is invalid, or two have the same number.
+        ConfigurationError: No profile is given, one is invalid, or two have the same number.
         ModelLoadError: A model file is missing or not a GGUF file.
         MissingDependencyError: ``create`` needs a package that is not installed.
     """
@@ -69,7 +69,7 @@ class PipelineFactory:
         meter_provider: MeterProvider | None = None,
     ) -> None:
         if max_loaded < 1:
-            raise ConfigurationError(f"PipelineFactory(max_loaded={max_loaded}) could load no model. Give 1 or more.")
+            raise ConfigurationError(f"PipelineFactory(max_loaded={max_loaded}) is invalid. Give 1 or more.")
         self._profiles = _checked(profiles)
         self._scheduler = Scheduler(max_loaded, meter_provider)
         for profile_type, profile in self._profiles.items():
@@ -85,7 +85,7 @@ class PipelineFactory:
         """The profile of that type.
 
         Raises:
-            UnknownProfileError: There is none, or the factory has one of the same number under another class.
+            UnknownProfileError: The factory has no such profile, or has one with the same number of another class.
         """
         # Members of different IntEnums are equal, and so one key of a dict, when their numbers are.
         for known, profile in self._profiles.items():
@@ -93,7 +93,7 @@ class PipelineFactory:
                 return profile
         raise UnknownProfileError(
             f"The PipelineFactory has no profile {profile_type!r}. It has: {', '.join(map(repr, self._profiles))}. "
-            "Request one of them, or give this one to the factory, with a number of its own."
+            "Request one of them, or pass a profile for this type, with a unique number, to the factory."
         )
 
     def lane(self, profile_type: IntEnum) -> Lane:
@@ -131,11 +131,11 @@ class PipelineFactory:
 
     @property
     def evictions(self) -> int:
-        """Number of models that were freed to make room for another."""
+        """Number of models that were freed to load another."""
         return self._scheduler.evictions
 
     def close(self) -> None:
-        """Stops what runs and what waits, and frees all models; returns when that is done. May be called twice."""
+        """Stops running and waiting generations and frees all models, then returns. May be called twice."""
         for thread in self._scheduler.close():
             thread.join()
 
@@ -151,20 +151,20 @@ class PipelineFactory:
 def _checked(profiles: Mapping[IntEnum, ModelProfile]) -> dict[IntEnum, ModelProfile]:
     if not profiles:
         raise ConfigurationError(
-            "PipelineFactory got no profile. "
+            "PipelineFactory requires at least one profile. "
             "Type: PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path='model.gguf')})."
         )
     by_number: dict[int, IntEnum] = {}
     for profile_type, profile in profiles.items():
         if not isinstance(profile_type, IntEnum) or not isinstance(profile, ModelProfile):  # pyright: ignore[reportUnnecessaryIsInstance] callers without types
             raise ConfigurationError(
-                f"PipelineFactory got {profile_type!r}: {type(profile).__name__}. "
+                f"PipelineFactory(profiles=...) has {profile_type!r}: {type(profile).__name__}. "
                 "Give an IntEnum such as ModelProfileType.Primary, and a ModelProfile."
             )
         if (other := by_number.setdefault(int(profile_type), profile_type)) is not profile_type:
             raise ConfigurationError(
-                f"PipelineFactory got {other!r} and {profile_type!r}, which have the same number. "
-                "Give each profile a number of its own."
+                f"PipelineFactory(profiles=...) has {other!r} and {profile_type!r}, which have the same number. "
+                "Give each profile type a different number."
             )
     return dict(profiles)
 

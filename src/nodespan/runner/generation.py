@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _ENDING: Final = Guard("end a generation")
 _CONTROL_FLOW: Final = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
-"""Raised to a reader, these would end its loop or its task without an error."""
+"""Raised in a reader, these would end its loop or its task without an error."""
 
 
 class Generation:
@@ -41,13 +41,13 @@ class Generation:
 
     Args:
         priority: The highest is served first.
-        deadline_s: Longest time from now to its end.
+        deadline_s: Time limit from now to its end.
 
     Attributes:
         context: A copy of the caller's, to load and run in.
-        pieces: The text on its way to the reader.
+        pieces: Buffer of the text for the reader.
         result: The pipeline's measurements so far.
-        metadata: The facts of the generation; ``None`` until it ended.
+        metadata: The measurements of the generation; ``None`` until it has ended.
         error: The error to raise to the reader at the end.
         ahead: Returns the number of generations before it in the queue. Acquires no lock.
     """
@@ -95,7 +95,7 @@ class Generation:
         return self._is_running
 
     def phase(self) -> Phase | None:
-        """What it does now; see ``HasPhase``."""
+        """The current phase; see ``HasPhase``."""
         return None if self._has_ended else self._record.phase(self.result, self.ahead)
 
     def take(self, cache_status: CacheStatus) -> None:
@@ -107,11 +107,11 @@ class Generation:
         self._record.loaded(error)
 
     def fail(self, error: BaseException) -> None:
-        """Ends it with an error that its pipeline has not raised."""
+        """Ends it with an error that was raised outside of its pipeline."""
         self._end(error, completed=False)
 
     def run(self, pipeline: Pipeline) -> None:
-        """Generates to the end. An error of the pipeline is for the reader, after ``release``."""
+        """Generates to the end. An error of the pipeline is raised in the reader, after ``release``."""
         if not self._begin():
             return
         try:
@@ -122,7 +122,7 @@ class Generation:
             self._end(None, completed=completed)
 
     async def arun(self, pipeline: AsyncPipeline) -> None:
-        """The same in the asynchronous form, in a task of its own."""
+        """The same for an asynchronous pipeline, in a separate task."""
         if not self._begin():
             return
         try:
@@ -147,10 +147,10 @@ class Generation:
         self.pieces.end()
 
     def stop(self, reason: BaseException | None = None) -> None:
-        """Ends it early: within one token if it runs, at once if it does not.
+        """Ends it early: within one token if it is running, else at once.
 
         Args:
-            reason: The error to raise to the reader; ``None`` if the reader itself has left.
+            reason: The error to raise in the reader; ``None`` if the reader has closed the stream.
         """
         with self._state:
             if self._has_ended:
@@ -163,7 +163,7 @@ class Generation:
         self._end(None, completed=False)
 
     def drop(self) -> None:
-        """Marks it as unwanted. Acquires no lock, for destructors; the lane ends it."""
+        """Requests its end. Acquires no lock, for destructors; the lane ends it."""
         self._cancellation.request()
 
     def _begin(self) -> bool:
@@ -173,7 +173,7 @@ class Generation:
             return not self._has_ended
 
     def _put_pieces(self, pipeline: Pipeline) -> bool:
-        """Passes the pieces to the reader until it leaves; returns whether the answer is complete."""
+        """Passes the pieces to the reader until it closes the stream; returns whether the answer is complete."""
         is_exhausted = False
         pieces = pipeline.generate(self.request, self._cancellation, self.result)
         try:
@@ -224,7 +224,7 @@ class Generation:
         """Passes one piece to the reader; returns whether the generation continues."""
         if not isinstance(piece, str):  # pyright: ignore[reportUnnecessaryIsInstance] a pipeline may yield anything
             raise TypeError(
-                f"{self._model.pipeline_type} yielded a {type(piece).__name__}. A piece of an answer is a str."
+                f"{self._model.pipeline_type} yielded a {type(piece).__name__}. A piece of an answer must be a str."
             )
         if piece:
             self._record.saw(piece)

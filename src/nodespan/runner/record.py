@@ -126,7 +126,7 @@ class GenerationRecord:
     def metadata(
         self, result: GenerationResult, reason: FinishReason, error: BaseException | None
     ) -> PipelineExecutionMetadata:
-        """The facts of the generation, which ends now."""
+        """The measurements of the generation, which ends now."""
         self._ended_at = time.perf_counter()
         return PipelineExecutionMetadata(
             model_name=self._model.profile.model_name,
@@ -182,7 +182,7 @@ class GenerationRecord:
         return [text_part(text), *calls] if text else calls
 
     def _phases(self, metadata: PipelineExecutionMetadata, result: GenerationResult) -> Iterator[Phase]:
-        """The phases that happened."""
+        """The phases that took place."""
         for name, start, length_s in (
             (semconv.PIPELINE_QUEUE, self.entered_at, metadata.queue_s),
             (semconv.PIPELINE_LOAD, self._taken_at, metadata.load_s),

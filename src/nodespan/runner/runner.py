@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Streams answers of a factory's models. Cheap to make, safe from any thread and any event loop.
+    """Streams answers of a factory's models. Cheap to create; safe from any thread and any event loop.
 
     Args:
         pipeline_factory: Holds the models; several runners may share it.
-        tracer_provider: Where spans are made; the global provider if not given.
-        meter_provider: Where metrics are recorded; the global provider if not given.
+        tracer_provider: Creates the spans; the global provider if not given.
+        meter_provider: Records the metrics; the global provider if not given.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Runner:
 
         Args:
             request: Messages or a prompt.
-            profile_type: Which of the factory's models.
+            profile_type: Selects the factory's model.
             priority: Waiting requests are served by priority, the highest first, then by arrival.
-            deadline_s: Longest time from now to the end, waiting and loading included. When it passes the model is
+            deadline_s: Time limit from now to the end, waiting and loading included. When it passes, the model is
                 stopped and reading the stream raises ``DeadlineExceededError``.
 
         Raises:
@@ -67,7 +67,9 @@ class Runner:
         """
         lane = self._factory.lane(profile_type)
         if deadline_s is not None and not deadline_s > 0:
-            raise ConfigurationError(f"stream_pipeline(deadline_s={deadline_s}) leaves no time. Give seconds above 0.")
+            raise ConfigurationError(
+                f"stream_pipeline(deadline_s={deadline_s}) is invalid. Give a number of seconds above 0."
+            )
         generation = Generation(
             request,
             lane.model,

@@ -1,4 +1,4 @@
-"""The scheduler of a factory: which request runs next, which model is loaded, and which one makes room."""
+"""The scheduler of a factory: which request runs next, which model is loaded, and which one is freed for it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CLOSING_S: Final = 5.0
 """Longest time for an asynchronous pipeline to close its connections."""
 
 _left_behind: Final[list[object]] = []
-"""The parent process's models and generations, kept in a forked child: freeing one would run, or end its span twice."""
+"""The parent's models and generations, kept in a forked child, where their destructors must not run."""
 
 
 class Scheduler:
@@ -50,7 +50,7 @@ class Scheduler:
         changed: Held while anything here or in a lane is read or written. Reentrant, because garbage collection may
             close an abandoned factory inside it.
         lanes: By profile type.
-        evictions: Models that were freed to make room.
+        evictions: Models that were freed to load another.
         meter_provider: Records their metrics; the global one at that time if ``None``.
     """
 
@@ -78,14 +78,14 @@ class Scheduler:
         return lane in self._holding
 
     def may_load(self, lane: Lane) -> bool:
-        """Whether there is room for this lane's model; if so the room is taken."""
+        """Whether this lane's model may be loaded; if so, it counts as loaded from now on."""
         may = not self.is_closed and (not lane.takes_room or (self._has_room() and self._next_to_load()[1] is lane))
         if may:
             self._holding[lane] = None
         return may
 
     def must_unload(self, lane: Lane) -> bool:
-        """Whether this lane, being idle, is the one to make room; if so it counts as unloading."""
+        """Whether this idle lane must free its model for another; if so it counts as unloading."""
         if not self.is_closed:
             rival, _ = self._next_to_load()
             if rival is None or self._has_room() or self._unloading is not None:
@@ -106,7 +106,7 @@ class Scheduler:
         self.changed.notify_all()
 
     def close(self) -> list[threading.Thread]:
-        """Ends what runs and what waits, and has every model freed by its own thread. Returns those threads."""
+        """Ends running and waiting generations; each model's thread then frees it. Returns these threads."""
         with self.changed:
             self.is_closed = True
             lanes = list(self.lanes.values())
@@ -121,7 +121,7 @@ class Scheduler:
     def forget(self) -> None:
         """Resets the state in a forked child, which has no threads of the lanes and cannot use the models without them.
 
-        Their memory is left as it is, shared with the parent: freeing it would copy it first.
+        Their memory stays shared with the parent: freeing it would first copy it.
         """
         self.changed = threading.Condition()
         self._holding = {}
@@ -139,7 +139,7 @@ class Scheduler:
         return sum(lane.takes_room for lane in self._holding) < self._max_loaded
 
     def _next_to_load(self) -> tuple[Rank | None, Lane | None]:
-        """The first in rank of all that wait for a model that needs room and has none."""
+        """The first in rank of the requests that wait for a model to be loaded."""
         heads = [
             (head, lane)
             for lane in self.lanes.values()
@@ -160,14 +160,14 @@ class Scheduler:
 class Lane:
     """Serves one profile: its queue, and the thread that loads its model, runs or starts each generation, and frees it.
 
-    The thread lives while it has something to do or a model to hold. A synchronous pipeline generates on it, one
-    request at a time; an asynchronous one on the event loop, ``slots`` at once. A thread that dies is replaced.
+    The thread exists while requests wait or run, or the model is loaded. A synchronous pipeline generates on it, one
+    request at a time; an asynchronous one on the event loop, ``slots`` at once. A failed thread is replaced.
 
     Attributes:
         model: Its profile, the class of its pipeline, and where it is served.
-        takes_room: Its model is held in this process, and so counts in ``max_loaded``.
+        takes_room: Its model is loaded in this process, and so counts in ``max_loaded``.
         running: The generations in progress, loading included.
-        thread: ``None`` while there is nothing to do.
+        thread: ``None`` while no request waits or runs and no model is loaded.
         model_bytes: Size of the model's tensors at its last request, if llama.cpp holds it here.
         state_bytes: Likewise of its context's state.
     """
@@ -287,7 +287,7 @@ class Lane:
         return slots if isinstance(slots, int) and slots > 1 else 1
 
     def _perform(self, step: Step, generation: Generation | None) -> bool:
-        """Does one step; returns whether the thread goes on."""
+        """Performs one step; returns whether the thread continues."""
         if step == "leave":
             return False
         if generation is not None:
@@ -317,7 +317,7 @@ class Lane:
                 self._done(generation)
 
     def _serve(self, generation: Generation) -> bool:
-        """Loads the model if need be, and generates here in the synchronous form; returns whether all is done."""
+        """Loads the model if necessary; runs a synchronous pipeline's generation. Returns whether both are complete."""
         with generation.scope.attached():
             if self._pipeline is None:
                 try:
@@ -339,7 +339,7 @@ class Lane:
             self._done(generation)
 
     def _done(self, generation: Generation) -> None:
-        """Frees the generation's slot, then marks the end for its reader, which therefore finds the model idle."""
+        """Frees the generation's slot, then marks the end for its reader, for whom the model is then idle."""
         if is_of_llama_cpp(generation.result):
             self.model_bytes, self.state_bytes = generation.result.model_bytes, generation.result.state_bytes
         with self._scheduler.changed:
@@ -357,17 +357,17 @@ class Lane:
                 event_loop().run(cast("AsyncPipeline", pipeline).aclose(), _CLOSING_S)
             else:
                 cast("Pipeline", pipeline).close()
-        except BaseException:  # noqa: BLE001 the model's room must be free for the next
-            warn("pipeline.close_failed", "%s could not be closed.", self.model.pipeline_type, exc_info=True)
+        except BaseException:  # noqa: BLE001 another model must be able to load
+            warn("pipeline.close_failed", "Closing %s failed.", self.model.pipeline_type, exc_info=True)
 
     def _replace_thread(self) -> None:
-        """On a dying thread: ends its started generations, frees its model, and starts another thread."""
+        """At an error of the thread: ends its started generations, frees its model, and starts another thread."""
         with self._scheduler.changed:
             if self.thread is not threading.current_thread():
                 return  # it has left in order
             started = [generation for generation in self.running if not generation.is_running]
         for generation in started:
-            generation.fail(RuntimeError("The thread of the model was ended from outside."))
+            generation.fail(RuntimeError("The model's thread was ended by other code."))
             self._done(generation)
         if not self._is_async:  # a synchronous one belongs to this thread
             self._free()
@@ -397,4 +397,4 @@ def _checked(pipeline: Any) -> tuple[Any, bool]:
 
 def closed() -> PipelineClosedError:
     """The error of a request to a closed factory."""
-    return PipelineClosedError("The PipelineFactory was closed. Keep it open while it is used, or make a new one.")
+    return PipelineClosedError("The PipelineFactory was closed. Keep it open while it is used, or create a new one.")

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 class PipelineStream:
     """The chunks of one generation, to be read once: ``for`` in a thread, ``async for`` in an event loop.
 
-    The generation runs from its request on and does not wait for its reader; only a stream with more than 1 MiB of
-    unread text is ended, as ``length``. Closing, the end of a ``with`` block, cancelling a read, and dropping the
-    stream stop the model, within one token. Reading raises what the model raised, or ``DeadlineExceededError``, after
-    the chunks before it.
+    The generation starts with its request and does not wait for its reader. Above 1 MiB of unread text it ends as
+    ``length``. Closing, the end of a ``with`` block, cancelling a read, and dropping the stream stop the model, within
+    one token. After the received chunks, reading raises the error of the model, or ``DeadlineExceededError``.
 
-    One reader at a time; ``close`` may come from any thread.
+    One reader at a time; ``close`` may be called from any thread.
     """
 
     def __init__(self, generation: Generation, pipeline_factory: PipelineFactory) -> None:
         self._generation = generation
-        self._factory = pipeline_factory  # must not be collected, and so closed, while this is read
+        self._factory = pipeline_factory  # must not be collected, and so closed, while this stream is read
         self._pieces = generation.pieces
         self._index = 0
         self.span_id = span_id_of(generation.scope.span)
@@ -36,17 +35,17 @@ class PipelineStream:
 
     @property
     def metadata(self) -> PipelineExecutionMetadata | None:
-        """The facts of the generation; ``None`` until it ended."""
+        """The measurements of the generation; ``None`` until it has ended."""
         return self._generation.metadata
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """Tools that the model calls; complete once the stream is at its end."""
+        """Tools that the model calls; complete at the end of the stream."""
         return tuple(self._generation.result.tool_calls)
 
     @property
     def reasoning(self) -> str:
-        """The model's reasoning so far, where the engine keeps it apart from the answer."""
+        """The model's reasoning so far, if the engine separates it from the answer."""
         return self._generation.result.reasoning
 
     @property
@@ -122,7 +121,7 @@ class PipelineStream:
         return chunk
 
     def _raise_error(self) -> None:
-        """Raises what ended the generation, once: an iterator that has raised is over."""
+        """Raises the error that ended the generation, once: an iterator that has raised is exhausted."""
         error, self._generation.error = self._generation.error, None
         if error is not None:
             try:

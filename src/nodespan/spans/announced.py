@@ -1,4 +1,4 @@
-"""Graphs whose topology is on a recorded span of this process: it is sent once a day and not with each run."""
+"""Graphs whose topology was set on a recorded span of this process; it is set once a day and not in each run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import OrderedDict
 from typing import Final
 
 AGAIN_AFTER_S: Final = 24 * 3600.0
-"""Guaranteed to readers: a stored run and the topology of its graph are at most this far apart."""
+"""Maximum time between a stored run and the topology of its graph."""
 MAX_GRAPHS: Final = 1024
-"""Limit of remembered graphs; with more graphs the topology of the oldest ones is sent again."""
+"""Maximum number of registered graphs; the topology of the oldest ones is then set again."""
 
 _announced: OrderedDict[str, float] = OrderedDict()
 
@@ -28,7 +28,7 @@ def is_due(graph_hash: str) -> bool:
 
 
 def forget() -> None:
-    """Forgets all graphs, when the destination of spans changes: each topology is sent again."""
+    """Clears all graphs when the destination of spans changes: each topology is set again."""
     _announced.clear()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
@@ -19,7 +18,7 @@ from nodespan._version import __version__
 from nodespan.spans.content_json import LEAST_MESSAGE_BYTES, UserValue, encode_json, fit_json
 from nodespan.spans.guard import Guard
 from nodespan.spans.instruments import exemplar_context
-from nodespan.spans.log import warn
+from nodespan.spans.log import is_first, warn
 from nodespan.spans.message_parts import Message, tool_definitions
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ MAX_BYTES: Final = "NODESPAN_CONTENT_MAX_BYTES"
 DEFAULT_MAX_BYTES: Final = 32 * 1024
 """Limit of one attribute with content, about a context of 8,192 tokens."""
 LEAST_MAX_BYTES: Final = 512
-"""Room for the message that replaces omitted ones."""
+"""Bytes reserved for the message that replaces omitted ones."""
 
 _CUT_BY_THE_SDK: Final = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
 """With a lower limit the SDK would cut the JSON."""
@@ -58,13 +57,13 @@ _OFF: Final = _MODES["NO_CONTENT"]
 
 
 def capture() -> Capture:
-    """The user's setting. Any other value is logged once, and counts as ``NO_CONTENT``."""
+    """The user's setting. An invalid value is logged once, and counts as ``NO_CONTENT``."""
     given = os.environ.get(CAPTURE)
-    return _mode(given) if given else _OFF
+    return _MODES.get(given) or _mode(given) if given else _OFF
 
 
 def set_content(span: Span, values: Mapping[str, object]) -> None:
-    """Sets user values on a span, redacted and cut, if content is enabled for spans. All but texts become JSON."""
+    """Sets user values on a span, redacted and cut, if content is enabled for spans; all but texts as JSON."""
     if capture().on_spans and span.is_recording():
         with _WRITING:
             for name, value in values.items():
@@ -100,7 +99,7 @@ class ModelContent:
     def set_input(self, messages: Sequence[_T], convert: Callable[[_T], Message]) -> None:
         """Keeps the messages that the model receives: the system messages at the beginning, and the newest.
 
-        Not more of them are converted than an attribute can hold.
+        Only as many of them are converted as an attribute can hold.
 
         Args:
             messages: In the library's own form, oldest first.
@@ -133,7 +132,7 @@ class ModelContent:
                 self._emit(span, content)
 
     def _by_name(self) -> dict[str, Any]:
-        """System messages at the beginning are instructions; further on they are part of the conversation."""
+        """Leading system messages are instructions; later ones are part of the conversation."""
         limit = max_bytes()
         parts = [part for one in self._instructions for part in cast("Sequence[object]", one["parts"])]
         content = {
@@ -157,10 +156,9 @@ class ModelContent:
         )
 
 
-@lru_cache(maxsize=8)
 def _mode(given: str) -> Capture:
     mode = _MODES.get(given.strip().upper())
-    if mode is None:
+    if mode is None and is_first(CAPTURE, given):
         warn(
             "configure.invalid_variable",
             "%s is %r: no content is captured. Allowed: %s.",
@@ -178,17 +176,17 @@ def max_bytes() -> int:
     return min(limits)
 
 
-@lru_cache(maxsize=32)
 def _limit(given: str | None, default: int) -> int:
     if not given:
         return default
     if given.strip().isdecimal():
         return max(int(given), LEAST_MAX_BYTES)
-    warn(
-        "configure.invalid_variable",
-        "%r is not a number of bytes: content is cut at %d bytes. Set %s to an integer.",
-        given,
-        default,
-        MAX_BYTES,
-    )
+    if is_first(MAX_BYTES, given, default):
+        warn(
+            "configure.invalid_variable",
+            "%r is not a number of bytes: content is cut at %d bytes. Set %s to an integer.",
+            given,
+            default,
+            MAX_BYTES,
+        )
     return default

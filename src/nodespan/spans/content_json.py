@@ -16,17 +16,16 @@ _LEAST_BYTES: Final = 128
 """Least size of a cut text: the mark with its length and sha256 has about 110 bytes."""
 
 _DEEPEST: Final = 16
-"""Nesting beyond which a value becomes one text; also ends values that contain themselves."""
+"""Maximum nesting; a deeper value becomes one text, also one that contains itself."""
 
 _READ_BYTES: Final = 512 * 1024
 """Bytes of text read from one structure, newest message first. Redacting and hashing them costs a few ms."""
 
 _MARGIN: Final = 4096
-"""Characters that are dropped at the end of a text that is not read to its end: the redaction hook may need to see the
-whole of a secret to recognise it."""
+"""Characters dropped at the end of a partly read text: the redaction hook may recognise only a complete secret."""
 
 _ITEM_BYTES: Final = 64
-"""Bytes that a value which is not a text counts as read."""
+"""Bytes counted for a value other than a text."""
 
 LEAST_MESSAGE_BYTES: Final = 48
 """Size of a message without content."""
@@ -35,7 +34,7 @@ _INT64: Final = 2**63
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 
 _WHOLE: Final = 2**31
-"""A limit that no text reaches."""
+"""A limit that no text exceeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,9 @@ class _Text:
 def fit_json(structure: object, max_bytes: int, *, omitted: int = 0) -> Any:  # pyright: ignore[reportExplicitAny] JSON
     """The structure as JSON values whose encoding has at most ``max_bytes`` bytes, 512 or more.
 
-    Texts share the room: long ones are cut, each with its size and sha256. A list of messages that is still too long
-    loses the oldest. Anything else that cannot be shortened becomes one text, cut. The time is bounded for structures
-    of any size.
+    Texts share the limit: long ones are cut, each with its size and sha256. If a list of messages is still too long,
+    the oldest are omitted. Any other structure that is too long becomes one cut text. The time is bounded for
+    structures of any size.
 
     Args:
         structure: Values of JSON and ``UserValue``.
@@ -225,7 +224,7 @@ def _measure(value: object, sizes: list[int]) -> None:
 
 
 def _share(sizes: Sequence[int], room: int) -> int:
-    """The length at which to cut texts of these sizes so that they use up the room. Short ones stay whole."""
+    """The length at which texts of these sizes are cut so that their sum equals the limit. Short ones are not cut."""
     for index, size in enumerate(sorted(sizes)):
         left = len(sizes) - index
         if size * left > room:

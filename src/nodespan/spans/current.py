@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _functions() -> tuple[Callable[[], Context], Callable[[Context], Any], Callable[[Any], None]]:
-    """The methods of the API's context variable, which the public functions call through two others.
+    """The methods of the API's context variable, which the public functions call indirectly.
 
     The public ``detach`` also logs "Failed to detach context" where a generator is closed in another context.
     """
@@ -42,7 +42,7 @@ get_current, attach, detach = _functions()
 
 
 def _suppression() -> Context:
-    """What ``suppress_instrumentation()`` adds to a context."""
+    """The entries that ``suppress_instrumentation()`` adds to a context."""
     token = attach(Context())
     try:
         with suppress_instrumentation():

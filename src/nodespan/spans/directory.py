@@ -1,4 +1,4 @@
-"""The run directory: which span belongs to which of LangGraph's ids, while the run lives."""
+"""The run directory: maps LangGraph's ids to spans during a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeIds:
-    """How an event inside a node execution leads back to its span."""
+    """Ids of a node execution's span, for events inside it."""
 
     span_id: str | None
     node_id: str
@@ -20,13 +20,13 @@ class NodeIds:
 
 @dataclass(slots=True)
 class RunDirectory:
-    """What is known of one workflow run. Held by its span's owner and gone with it.
+    """The ids of one workflow run. Referenced by the scope of its span only.
 
-    Written by whatever opens spans in the run, read by the event stream; single dict operations are atomic.
+    Written by code that opens spans in the run, read by the event stream; single dict operations are atomic.
 
     Attributes:
-        nodes: Node executions by their checkpoint namespace, which is stable over retries; ``None`` when nothing reads
-            it, so that a long run does not grow it.
+        nodes: Node executions by their checkpoint namespace, which is stable over retries; ``None`` if nothing reads
+            it, to bound the memory of a long run.
         runs: Span ids of models and tools by LangChain's run id; ``None`` likewise.
         streams: Whether nodes stream their chunks in this run; ``None`` leaves it to the node.
     """

@@ -1,4 +1,4 @@
-"""Exceptions as span events: type, message and stack as Python prints them, without content that must not leave."""
+"""Exceptions as span events: type, message and stack as Python prints them, without input values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def error_type(error: BaseException) -> str:
 
 
 def exception_message(error: BaseException) -> str | None:
-    """The message as it may leave: redacted and capped, or ``None`` when messages are not to be captured."""
+    """The message as it is recorded: redacted and cut; ``None`` if messages are not captured."""
     return safe_text(_message(error)) if _captures_messages() else None
 
 
@@ -45,7 +45,7 @@ def _captures_messages() -> bool:
 
 
 def _message(error: BaseException) -> str:
-    """The exception's own message; for pydantic's ValidationError where and why, not what was given."""
+    """The exception's message; for pydantic's ValidationError locations and reasons without input values."""
     try:
         if type(error).__name__ == "ValidationError" and callable(getattr(error, "errors", None)):
             problems = cast(
@@ -71,14 +71,14 @@ def _stack(error: BaseException, *, with_messages: bool) -> str:
 
 
 def _replace_messages(formatted: traceback.TracebackException, error: BaseException, *, with_messages: bool) -> None:
-    """Replaces each message by the one that may leave, in the exception and in all that it refers to."""
+    """Replaces the message of the exception, and of all exceptions that it refers to, by the recorded one."""
     pending: list[tuple[traceback.TracebackException | None, BaseException | None]] = [(formatted, error)]
     while pending:
         shown, raised = pending.pop()
         if shown is None or raised is None:
             continue
         # TracebackException has no public way to set the text; an empty one leaves the class alone. Python's own text
-        # begins with the message, and may go on with a suggestion.
+        # begins with the message, and may continue with a suggestion.
         message = _message(raised) if with_messages else ""
         if not message or not shown._str.startswith(message):  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
             shown._str = message  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""Work that must end before telemetry shuts down at interpreter exit, because it still makes spans.
+"""Work that must end before telemetry shuts down at interpreter exit, because it creates spans.
 
 ``atexit`` calls its functions in the reverse order of their registration, which depends on which module was imported
 first. This list does not.

@@ -1,7 +1,7 @@
 """Type, size and keyed hash of a value: whether two values are equal, without the values.
 
-A plain hash of a small value is as good as the value, as there are few to try. The hash is HMAC-SHA256 under a key that
-stays on the machine.
+A plain hash of a small value reveals the value, because there are few candidates. The hash is HMAC-SHA256 under a key
+that stays on the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 MAX_BYTES: Final = 64 * 1024
 MAX_ELEMENTS: Final = 1000
-"""Bounds of one value. They are not of time: on a busy machine equal values would differ."""
+"""Limits of one value. A time limit would make equal values differ on a busy machine."""
 HMAC_DIGITS: Final = 16
 _BLOCK_BYTES: Final = 64
 
@@ -29,7 +29,7 @@ NO_FORM: Final = "-"
 LARGE: Final = "large"
 
 Form = Callable[[Any], object]
-"""What a value consists of, in plain values."""
+"""The parts of a value as plain values."""
 
 _forms: Final[dict[type, Form]] = {}
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
@@ -113,11 +113,11 @@ _SIMPLE: Final[dict[type, Callable[[Any], str]]] = {
     type(None): {None: "null"}.__getitem__,
     float: float.__repr__,
 }
-"""The JSON of what most channels hold, without an encoder."""
+"""JSON of the most common types, without an encoder."""
 
 
 class _Canonical:
-    """Encodes one nested value: JSON with sorted keys, looked through for the bounds before it is encoded."""
+    """Encodes one nested value as JSON with sorted keys; the limits are checked before."""
 
     def __init__(self) -> None:
         self._elements = self._bytes = 0
@@ -131,7 +131,7 @@ class _Canonical:
         )
 
     def _measure(self, value: object) -> None:
-        """Raises for a value beyond a bound. A value that contains itself has no end, and so is beyond one."""
+        """Raises for a value beyond a limit, such as one that contains itself."""
         pending = [value]
         while pending:
             one = pending.pop()
@@ -165,7 +165,7 @@ class _Canonical:
 
 
 def _parts(value: object) -> object:
-    """What an object consists of."""
+    """The parts of an object."""
     kind = type(value)
     for base in kind.__mro__:
         if (form := _forms.get(base)) is not None:

@@ -1,4 +1,4 @@
-"""A lock for state that a forked child goes on using."""
+"""A lock for state that a forked child continues to use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ForkLock:
         self._lock.release()
 
     def renew(self) -> None:
-        """Makes it free, unless this very thread holds it. For a process with one thread."""
+        """Releases it, unless the current thread holds it. For a process with one thread."""
         if self._lock.acquire(blocking=False):
             self._lock.release()
         else:

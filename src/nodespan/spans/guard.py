@@ -6,8 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from nodespan import semconv
-from nodespan.spans.fork_lock import ForkLock
-from nodespan.spans.log import warn
+from nodespan.spans.log import is_first, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +14,7 @@ if TYPE_CHECKING:
 
 RAISE_INTERNAL_ERRORS: Final = "NODESPAN_RAISE_INTERNAL_ERRORS"
 
-_seen: set[tuple[str, type]] = set()
 _counters: list[Callable[[str], None]] = []
-_lock: Final = ForkLock()
 
 
 class Guard:
@@ -61,14 +58,10 @@ def report(operation: str, problem: Exception | str) -> None:
         operation: What nodespan failed to do, a short fixed text.
         problem: The exception, or a description.
     """
-    kind = (operation, type(problem))
-    with _lock:
-        first = kind not in _seen
-        _seen.add(kind)
     try:
         for count in _counters:
             count(operation)
-        if first:
+        if is_first(operation, type(problem)):
             warn(
                 "internal.failed",
                 "nodespan failed to %s. Your application is not affected. "
@@ -84,9 +77,3 @@ def report(operation: str, problem: Exception | str) -> None:
 def set_failure_counter(count: Callable[[str], None]) -> None:
     """Sets the function that counts each failure, by the operation that failed. Called once, by the metrics."""
     _counters[:] = [count]
-
-
-def forget_reported() -> None:
-    """Logs each kind of failure once more when it occurs again."""
-    with _lock:
-        _seen.clear()

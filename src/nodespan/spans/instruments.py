@@ -1,4 +1,4 @@
-"""Every metric instrument, made from the table of names."""
+"""All metric instruments, created from the table of names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Source = TypeVar("_Source")
 _RECORDING: Final = Guard("record a metric")
 _READING: Final = Guard("read an observed metric")
 _DEFERRED_MAX: Final = 4096
-"""Deferred values kept until the next record or collection; only a provider without a reader accumulates as many."""
+"""Maximum number of deferred values; only a provider without a reader accumulates as many."""
 
 
 class _GarbageCollection:
@@ -101,7 +101,7 @@ class Instruments:
             name: The metric's name in ``semconv``.
             value: In the metric's unit.
             labels: Those that ``semconv`` names for the metric. The mapping must not change afterwards.
-            context: Where an exemplar finds its trace; the current context if not given.
+            context: Contains the span for an exemplar; the current context if not given.
             later: Defer it to the next record or collection, for callers that must not call a meter now.
         """
         if not self.are_live:
@@ -164,7 +164,7 @@ class Instruments:
         for _ in range(len(self._put_off)):
             try:
                 put_off = self._put_off.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread has recorded it
                 return
             self._write(*put_off)
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
 logger: Final = logging.getLogger("nodespan")
 
@@ -42,8 +42,24 @@ CODES: Final[Mapping[str, str]] = {
     "store.unavailable": "The store's file cannot be used: spans are kept in memory.",
     "stream.unread_limit": "A stream was ended because more than 1 MiB of its text was not read.",
     "workflow.close_failed": "The event stream of a failed or abandoned workflow raised an error when it was closed.",
+    "workflow.missing_field": "A graph's state lacks a field that a PipelineNode writes; LangGraph drops the value.",
+    "workflow.node_failed": "The execution of a PipelineNode raised an error.",
 }
 """Every code and its meaning. Codes are stable; the wording of a message may change."""
+
+
+_first: Final[dict[Hashable, object]] = {}
+
+
+def is_first(*key: Hashable) -> bool:
+    """Whether the key is new: for messages that are logged once. Safe from any thread; acquires no lock."""
+    mark = object()
+    return _first.setdefault(key, mark) is mark
+
+
+def forget_logged() -> None:
+    """Logs the messages that are logged once again when they occur again."""
+    _first.clear()
 
 
 def warn(code: str, message: str, *arguments: object, level: int = logging.WARNING, exc_info: Any = None) -> None:

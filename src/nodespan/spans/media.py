@@ -32,7 +32,7 @@ _IDS: Final = ("file_id", "id")
 
 
 def media_stub(block: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """The stub of a content block with media; ``None`` for any other mapping.
+    """The stub of a content block with media; ``None`` for other mappings.
 
     Args:
         block: A content block in the form of OpenAI, Anthropic, Google or LangChain.

@@ -62,12 +62,12 @@ def request_attributes(sampling: Mapping[str, Any], *, streams: bool | None = No
     return attributes
 
 
-def current_model_call(context: Context | None = None) -> ModelCallSpan | None:
+def current_model_call() -> ModelCallSpan | None:
     """The model call whose work encloses the caller most closely, if that is a model call.
 
     Only the innermost scope counts: a tool or a graph inside a model call is not part of it.
     """
-    scope = current_scope(context)
+    scope = current_scope()
     return scope if isinstance(scope, ModelCallSpan) and scope.is_open else None
 
 
@@ -75,9 +75,9 @@ class ModelCallSpan(SpanScope):
     """Owns ``chat {model}``, ``text_completion {model}`` or ``embeddings {model}``: one call of a model.
 
     The outermost library opens it (LangChain's ``ChatLlamaCpp``); the engine inside (llama-cpp-python) finds it with
-    ``current_model_call`` and writes its measurements into ``measured``. That is one call seen through two libraries.
-    Another call inside, of another model, has a span of its own. Where the outer call only passes on the usage of an
-    inner one, or the sum of several, its own span and metrics leave that usage out, so that each token counts once.
+    ``current_model_call`` and writes its measurements into ``measured``. That is one call through two libraries. A call
+    of another model inside has a separate span. Where the outer call only passes on the usage of an inner one, or the
+    sum of several, its own span and metrics leave that usage out, so that each token counts once.
 
     Args:
         operation: One of the operations in ``semconv``.
@@ -148,7 +148,7 @@ class ModelCallSpan(SpanScope):
             self.content.facts.update(to_attributes({**attributes, **self.identity.attributes}))
 
     def is_call_of(self, operation: str, model: str | None, *, may_be_alias: bool = False) -> bool:
-        """Whether a call of an engine inside is this call, seen through a second library.
+        """Whether a call of an engine inside is this call, made through a second library.
 
         It is if it has the same model and the same kind of operation. If the outer library does not name its model, the
         model of the first such call is assumed.
@@ -176,7 +176,7 @@ class ModelCallSpan(SpanScope):
         super().set(self._own(attributes))
 
     def _own(self, attributes: Mapping[str, Any]) -> PlainAttributes:
-        """What the call's own span has of the attributes, and its content."""
+        """The attributes and the content for the call's own span."""
         if self._passes_usage_on:
             attributes = {name: value for name, value in attributes.items() if _USAGE not in name}
         held = to_attributes(attributes)
@@ -243,7 +243,7 @@ class ModelCallSpan(SpanScope):
                 instruments.record(semconv.TOKEN_USAGE, tokens, {**call, semconv.TOKEN_TYPE: token_type}, context)
 
     def _own_usage(self, input_tokens: int | None, output_tokens: int | None) -> tuple[int | None, int | None]:
-        """The usage without what inner calls have counted. What is left is reported to the calls around this one."""
+        """The usage without the tokens that inner calls have counted. The remainder is reported to enclosing calls."""
         usage = (input_tokens, output_tokens)
         if usage == (None, None):
             return usage

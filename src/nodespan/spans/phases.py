@@ -41,7 +41,7 @@ class HasPhase(Protocol):
     """The work of an open span."""
 
     def phase(self) -> Phase | None:
-        """The phase now; ``None`` between phases. Called on another thread: it must take no lock and change nothing."""
+        """The current phase; ``None`` between phases. Called on another thread: acquires no lock, changes nothing."""
         ...
 
 
@@ -51,7 +51,7 @@ _sources: Final[WeakValueDictionary[int, HasPhase]] = WeakValueDictionary()
 
 
 def publish(span: Span, source: HasPhase) -> None:
-    """Makes the work of a span known. The source is held weakly."""
+    """Publishes the phase of a span. The source is referenced weakly."""
     if span.is_recording():
         _sources[span.get_span_context().span_id] = source
 

@@ -23,16 +23,14 @@ Redact = Callable[[str], str]
 @dataclass(slots=True)
 class _Rules:
     redact: Redact | None = None
-    max_bytes: int = MAX_TEXT_BYTES
 
 
 _rules = _Rules()
 
 
-def set_redaction(redact: Redact | None, *, max_bytes: int = MAX_TEXT_BYTES) -> None:
+def set_redaction(redact: Redact | None) -> None:
     """Installs the hook that every captured text passes through; ``None`` removes it. Called by ``configure()``."""
     _rules.redact = redact
-    _rules.max_bytes = max_bytes
 
 
 def safe_text(text: str, *, keep_end: bool = False) -> str:
@@ -44,7 +42,7 @@ def safe_text(text: str, *, keep_end: bool = False) -> str:
             attributes above its own limit, so that limit holds here as well.
     """
     sdk_limit = os.environ.get(_SDK_LIMIT, "").strip() if keep_end else ""
-    limit = min(_rules.max_bytes, int(sdk_limit)) if sdk_limit.isdecimal() else _rules.max_bytes
+    limit = min(MAX_TEXT_BYTES, int(sdk_limit)) if sdk_limit.isdecimal() else MAX_TEXT_BYTES
     return truncate(redacted(text), limit, keep_end=keep_end)
 
 

@@ -1,4 +1,4 @@
-"""A span that is open exactly as long as its work."""
+"""The scope of a span: it is open exactly as long as its work."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WRITING: Final = Guard("write to a span")
 _ENDING: Final = Guard("end a span")
 
 _RAISED_BELOW_MAX: Final = 8
-"""Errors of children that are remembered so as not to be recorded again; only one of them can end this span."""
+"""Limit of children's errors that are kept so that they are not recorded again; only one of them can end this span."""
 
 
 _PEERS: Final = frozenset(
@@ -70,7 +70,7 @@ def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
 
 
 def makes_spans(tracer: Tracer) -> bool:
-    """Whether a real provider stands behind the tracer, or at least none of the API's own stand-ins."""
+    """Whether the tracer has a real provider, and not one of the API's placeholders."""
     real = getattr(tracer, "_tracer", tracer) if isinstance(tracer, trace.ProxyTracer) else tracer
     return not isinstance(real, trace.NoOpTracer)
 
@@ -82,7 +82,7 @@ def current_scope(context: Context | None = None) -> SpanScope | None:
     """
     scope = context_api.get_value(_OWNER_KEY, context)
     if context is None and (innermost := _innermost.get()) is not scope and _is_of_a_peer(trace.get_current_span()):
-        scope = innermost  # a peer has put a context of its own, from earlier, over the one that has the scope
+        scope = innermost  # another instrumentation has attached an earlier context over the one with the scope
     if not isinstance(scope, SpanScope) or (not scope.is_suppressed and is_suppressed(context)):
         return None
     return scope
@@ -132,24 +132,25 @@ class EndsWithAttributes:
 class SpanScope:
     """Starts a span, makes it current around the work only, records an error once, and ends it exactly once.
 
-    It hands itself down in the OpenTelemetry context, so that what runs inside finds it (``current_scope``). An owner
-    that is dropped without ``finish`` ends its span as cancelled: that is how an abandoned generator leaves no open
-    span. ``finish`` may be called from any thread; the first call wins.
+    It is an entry of the OpenTelemetry context, where code inside finds it (``current_scope``). A scope that is
+    collected without ``finish`` ends its span as cancelled, so that an abandoned generator leaves no open span.
+    ``finish`` may be called from any thread; only the first call has an effect.
 
     Args:
-        tracer: Where the span is made; children use the same one.
+        tracer: Creates the span; children use the same one.
         name: Span name.
-        attributes: What the sampler may look at. The span may hold the dict itself if it is a ``PlainAttributes``.
+        attributes: Attributes at the start, which samplers receive. The span may hold the dict itself if it is a
+            ``PlainAttributes``.
         parent: Context whose span is the parent; the current one if not given.
         start_time_ns: Unix time in ns, if the work began earlier than now.
-        instruments: Where the work counts, and what is below it; those of the owner around, else those of the global
-            meter provider, if not given.
+        instruments: Record the metrics of the work and of scopes inside; those of the scope around, else those of the
+            global meter provider, if not given.
         identity: Of the run that begins here; that of the scope around if not given.
         around: The scope around; given by callers that have it, with ``parent``, from ``enclosing()``.
 
     Attributes:
-        is_suppressed: The scope begins where instrumentation is suppressed: it has no span of its own, and neither it
-            nor anything inside it is recorded.
+        is_suppressed: The scope starts where instrumentation is suppressed: it has no span, and nothing inside it is
+            recorded.
         error_type: Class of the error it ended with, as ``error.type`` names it.
         node: LangGraph's name of the innermost node, for labels of metrics; ``None`` outside of nodes.
     """
@@ -215,7 +216,7 @@ class SpanScope:
 
     @property
     def is_open(self) -> bool:
-        """Whether ``finish`` is still to come."""
+        """Whether ``finish`` was not called yet."""
         return not self._finished.locked()
 
     @property
@@ -239,7 +240,7 @@ class SpanScope:
         return Context({**base, _OWNER_KEY: self, SPAN_KEY: self.span})
 
     def attached(self, base: Context | None = None) -> Attached:
-        """Makes the span current in a ``with`` block, which must not hold a ``yield``."""
+        """Makes the span current in a ``with`` block, which must not contain a ``yield``."""
         return Attached(self.context_over(base), self)
 
     def step(self) -> Step:
@@ -247,7 +248,7 @@ class SpanScope:
         return Step(self.context_over, self)
 
     def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
-        """Sets what can be held of the attributes; ``None`` values are left out."""
+        """Sets the attributes, converted to supported types; ``None`` values are left out."""
         if self.span.is_recording():
             try:
                 self.span.set_attributes(to_attributes(attributes))
@@ -341,9 +342,8 @@ class Attached:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A coroutine or generator that is torn down while suspended (its loop was closed, the garbage collector found
-        # it) unwinds in another context, which holds nothing to reset. The public detach would
-        # log that as "Failed to detach context".
+        # A coroutine or generator that is closed while suspended (its loop was closed, or it was collected) unwinds in
+        # another context, in which there is nothing to reset. The public detach would log "Failed to detach context".
         try:
             _innermost.reset(self._owner_token)
             detach(self._token)

@@ -77,8 +77,8 @@ class StoreConnections:
         return self._with_index(fill_and_read)
 
     def _with_index(self, work: Callable[[Index], _T]) -> _T:
-        """Runs the work on the index beside the store, or on a temporary one where that cannot be used."""
-        self._outbox.version()  # an error of the outbox is not one of the index
+        """Runs the work on the index beside the store, or on a temporary one if that cannot be used."""
+        self._outbox.version()  # errors of the outbox are raised
         if self._is_copy() or self._is_absent() or self._path == MEMORY or self._is_index_unavailable:
             return work(self._index_at(MEMORY))
         try:

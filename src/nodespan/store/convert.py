@@ -67,7 +67,7 @@ def _record(span: otlp.SpanRecord) -> SpanRecord:
 
 
 def edge_records(texts: object) -> list[EdgeRecord]:
-    """Taken edges from ``langgraph.edges``; what another program has written there is left out."""
+    """Taken edges from ``langgraph.edges``; entries of another form are left out."""
     if not isinstance(texts, list | tuple):
         return []
     matches = (_EDGE.fullmatch(text) for text in cast("Sequence[object]", texts) if isinstance(text, str))

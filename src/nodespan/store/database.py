@@ -30,7 +30,7 @@ from nodespan.store.sqlite_file import (
 )
 
 MEMORY: Final = Path("memory")
-"""Chooses a store that lives as long as the process: ``NODESPAN_STORE=memory``."""
+"""Selects a store that exists as long as the process: ``NODESPAN_STORE=memory``."""
 
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
@@ -42,17 +42,17 @@ _T = TypeVar("_T")
 class Database:
     """One connection to a file, or to a private database in memory (``MEMORY``). Safe from any thread and across forks.
 
-    A file that was removed or replaced is left for the one that is at its path now. A file that nodespan did not make
+    If the file was removed or replaced, the file that is now at its path is used. A file that nodespan did not make
     is never written or renamed. A damaged file of nodespan is renamed and a new one created; so is a file without a
     valid SQLite header at the default path.
 
     Args:
         path: The file, or ``MEMORY``.
         schema: Its tables.
-        may_replace: The path is nodespan's own: also a file without a valid header is renamed.
+        may_replace: The path belongs to nodespan: also a file without a valid header is renamed.
 
     Attributes:
-        opened: Number of times that the file was opened; while it is the same, so is the file.
+        opened: Number of times that the file was opened; if it is unchanged, so is the file.
     """
 
     def __init__(self, path: Path, schema: Schema, *, may_replace: bool = False) -> None:
@@ -64,7 +64,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._finalizer: finalize[..., Database] | None = None
         self._file: tuple[int, int] | None = None
-        self._ours: tuple[int, int] | None = None  # the last file whose header was seen to be ours
+        self._ours: tuple[int, int] | None = None  # the last file whose header was nodespan's
         self.opened = 0
         _alive.add(self)
 
@@ -104,7 +104,7 @@ class Database:
     def close(self) -> None:
         """Closes the connection; the next call opens it again. The content of a database in memory is then gone."""
         with self._lock:
-            if not self._is_in_call:  # else a signal handler has interrupted one, which goes on
+            if not self._is_in_call:  # else a signal handler has interrupted a call, which continues
                 self._close()
 
     def copy_to(self, path: Path, prepare: Callable[[sqlite3.Connection], object]) -> None:
@@ -181,7 +181,7 @@ class Database:
             return self._connection
         self._close()
         self._connection = connection = self._connect()
-        # Not __del__: in a cycle that the garbage collector finds, the connection may be finalized first, and warns.
+        # Not __del__: in a reference cycle the connection may be finalized first, and would warn.
         self._finalizer = finalize(self, connection.close)
         self._finalizer.atexit = False
         self.opened += 1
@@ -213,7 +213,7 @@ class Database:
             raise self._cannot(f"it is on a network file system ({kind}), where SQLite's log needs shared memory")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # sqlite3 would let others read it. An existing file is not opened here: closing it again would take away
+            # sqlite3 would create it readable for others. An existing file is not opened here: closing it would release
             # the POSIX locks that other connections of this process hold on it.
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
@@ -222,7 +222,7 @@ class Database:
             raise self._cannot(error) from error
 
     def _prepare(self, connection: sqlite3.Connection, content: Content) -> None:
-        # The tables come before the log: with a log the file's header would have no application id at first.
+        # The tables are created before the log: with a log the file's header would have no application id at first.
         if content == "empty":
             with locked(self.path.parent):
                 self._schema.create(connection)
@@ -235,13 +235,13 @@ class Database:
         try:
             return content_of(self.path, self._schema)
         except sqlite3.Error:
-            with locked(self.path.parent):  # until a process that creates the tables right now has done so
+            with locked(self.path.parent):  # until another process has created the tables
                 return content_of(self.path, self._schema)
 
     def _foreign(self, content: Content) -> StoreError:
         what = {
             "other_version": "was written by another version of nodespan",
-            "foreign": "is not a store of nodespan and is left as it is",
+            "foreign": "is not a store of nodespan and is not changed",
         }[content]
         return StoreForeignError(
             f"The file {self.path} {what}. Choose another file (NODESPAN_STORE=/path/to/nodespan.db), or memory "
@@ -290,7 +290,7 @@ class Database:
             self._connection = None
 
     def before_fork(self) -> None:
-        """Waits for the running transaction and closes: a lock that a copied connection holds is never released."""
+        """Waits for the running transaction and closes: the lock of a copied connection would never be released."""
         self._lock.acquire()
         if self.path != MEMORY:
             self._close()
@@ -364,13 +364,13 @@ class DatabaseReader(Database):
         return False
 
 
-# One set of handlers for all, since a handler cannot be taken back and would keep its object alive.
+# One set of handlers for all, because a handler cannot be removed and would keep its object alive.
 _alive: Final[WeakSet[Database]] = WeakSet()
 _held: Final[list[Database]] = []
 
 
 class _Forks:
-    """One at a time, so that each gives back what it has held."""
+    """One at a time, so that each releases its own locks."""
 
     lock = threading.Lock()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class JoinedEdge(TypedDict):
-    """A taken edge and what it led to.
+    """A taken edge and the executions of its target.
 
     Attributes:
         source: Span id of the node execution that took it; of an edge from the start, of the run.
@@ -58,7 +58,7 @@ def _run_of(span: SpanRecord, by_id: Mapping[str, SpanRecord]) -> str:
     while span["attributes"].get(semconv.OPERATION_NAME) != semconv.INVOKE_WORKFLOW:
         passed.add(span["span_id"])
         parent = by_id.get(span["parent_span_id"])
-        if parent is None or parent["span_id"] in passed:  # spans of other programs may have anything
+        if parent is None or parent["span_id"] in passed:  # spans of other programs may have any value
             return ""
         span = parent
     return span["span_id"]

@@ -1,4 +1,4 @@
-"""Declared graphs: copied from the runs that carry them, so that they are there when these are gone."""
+"""Declared graphs: copied from the runs that contain them, because these are deleted earlier."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ GRAPHS: Final = (
     CREATE TABLE graph (
         hash TEXT PRIMARY KEY,
         topology TEXT NOT NULL,      -- JSON
-        announced_ns INTEGER NOT NULL  -- when a run last carried it
+        announced_ns INTEGER NOT NULL  -- when a run last contained it
     ) WITHOUT ROWID
     """,
 )
 MAX_GRAPHS: Final = 10_000
-"""For programs that make graphs without end; at the usual 2 KB each, 20 MB."""
+"""Limit for programs that create graphs without end; at the usual 2 KB each, 20 MB."""
 _MAX_BYTES: Final = 32 * 1024
 
 
@@ -42,7 +42,7 @@ def keep(connection: sqlite3.Connection, data: bytes) -> None:
 
 
 def keep_one(connection: sqlite3.Connection, graph_hash: str, topology: str) -> None:
-    """Keeps a graph; what is no topology is left out."""
+    """Stores a graph, unless the text is not a topology."""
     if len(topology) <= _MAX_BYTES and _parsed(topology) is not None:
         connection.execute(
             "INSERT INTO graph VALUES (?1, ?2, ?3) ON CONFLICT (hash) DO UPDATE SET announced_ns = ?3",
@@ -53,7 +53,7 @@ def keep_one(connection: sqlite3.Connection, graph_hash: str, topology: str) -> 
 def remove_unused(connection: sqlite3.Connection, oldest_ns: int) -> None:
     """Removes graphs that no stored run refers to.
 
-    A process announces a graph again after a day: a run that is stored was at most a day after an announcement.
+    A process announces a graph again after a day: a stored run started at most a day after an announcement.
 
     Args:
         connection: Of the outbox.
@@ -72,7 +72,7 @@ def by_hashes(connection: sqlite3.Connection, hashes: Iterable[str]) -> dict[str
 
 
 def by_prefix(connection: sqlite3.Connection, prefix: str) -> list[GraphRecord]:
-    """Up to two graphs whose hashes begin so."""
+    """Up to two graphs with this prefix of the hash."""
     query = "SELECT hash, topology FROM graph WHERE hash >= ? AND hash < ? LIMIT 2"
     first = prefix.lower()
     return [_record(*row) for row in connection.execute(query, (first, first + "g")).fetchall()]
@@ -83,7 +83,7 @@ def _record(graph_hash: str, topology: str) -> GraphRecord:
 
 
 def _parsed(topology: str) -> dict[str, Any] | None:
-    """The topology; ``None`` for what a limit of the SDK has cut, or another program has written."""
+    """The topology; ``None`` if it was cut by a limit of the SDK, or written in another form."""
     try:
         found = json.loads(topology)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The search index: traces and their words, in a file of its own that readers fill from the outbox, newest first."""
+"""The search index: traces and their words, in a separate file that readers fill from the outbox, newest first."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ INDEX: Final = Schema(
         ) WITHOUT ROWID
         """,
         "CREATE INDEX part_trace ON part (trace)",
-        # What a trace can be found by. The key holds the traces with a word in the order in which they are wanted.
+        # The searchable values. The key has the traces with a word in the order in which they are returned.
         """
         CREATE TABLE word (
             kind TEXT NOT NULL,
@@ -73,7 +73,7 @@ INDEX: Final = Schema(
         "CREATE INDEX word_trace ON word (trace)",
         # Ids of the batches that are in the index, as ranges that do not touch.
         "CREATE TABLE covered (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
-        # The outbox that was read, and how many of its batches had been deleted when the index last removed such.
+        # The outbox that was read, and the number of its deleted batches when the index was last cleaned.
         "CREATE TABLE source (store_id TEXT NOT NULL, dropped_batches INTEGER NOT NULL)",
         "INSERT INTO source VALUES ('', 0)",
     ),
@@ -81,7 +81,7 @@ INDEX: Final = Schema(
 """The schema of the index."""
 
 _BATCHES_AT_ONCE: Final = 32
-"""About 2,000 spans, whose rows are written within 50 ms: as long as another reader may have to wait."""
+"""About 2,000 spans, whose rows are written within 50 ms: the time that another reader may have to wait."""
 _TABLES: Final = ("trace", "part", "word", "covered")
 
 
@@ -109,7 +109,7 @@ class Index:
         """Removes deleted batches and reads new ones, newest first.
 
         Args:
-            budget_s: How long, at most; one slice of batches is read in any case. ``None``: until all are read.
+            budget_s: Time limit; one slice of batches is always read. ``None``: until all are read.
 
         Returns:
             Whether all batches of the outbox are in the index.

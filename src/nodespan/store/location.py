@@ -1,4 +1,4 @@
-"""The store that the environment names, and how much it keeps."""
+"""The store that the environment selects, and its limits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def store_path() -> Path:
     try:
         return Path(chosen).expanduser() if chosen else default_path()
     except RuntimeError as error:  # no HOME, and no entry of the user in the password database
-        message = "The local store has no place (%s): spans are kept in memory until this process ends. Set %s."
+        message = (
+            "There is no folder for the local store (%s): spans are kept in memory until the process ends. Set %s."
+        )
         warn("store.no_home", message, error, f"{STORE}=/path/to/nodespan.db")
         return MEMORY
 

@@ -60,7 +60,7 @@ def with_open_spans(trace: TraceRecord | None, spans: Sequence[SpanRecord]) -> T
 
 
 def matches(trace: TraceRecord, wanted: TraceFilter) -> bool:
-    """Whether every given field of the filter applies, but for ``before``."""
+    """Whether the trace matches every given field of the filter, except ``before``."""
     labels = trace["labels"]
     singles = ((kind, getattr(wanted, kind)) for kind in _SINGLE_KINDS)
     return (

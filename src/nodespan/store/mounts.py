@@ -1,4 +1,4 @@
-"""Whether a path is on a network file system, where several machines would not see each other's locks."""
+"""Detects network file systems, on which SQLite's locks and shared memory do not work between machines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _NETWORK: Final = re.compile(r"nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse
 
 
 def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
-    """The kind of the file system that holds the path if it is one over a network; ``None`` where it is unknown."""
+    """The kind of the path's file system if it is a network file system, else ``None``."""
     try:
         lines = table.read_text(errors="replace").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return None
     place = path.resolve()
-    mounted: dict[Path, str] = {}  # a later line hides an earlier one of the same place
+    mounted: dict[Path, str] = {}  # a later mount hides an earlier one at the same path
     for line in lines:
         _, where, kind, *_ = line.split(" ")
         mounted[Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), where))] = kind

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from nodespan.store.running import Key
 
 EXPORTED: Final = "exported"
-"""The outcome of a span that its destination has; every other outcome is the reason why it is lost."""
+"""The outcome of a span that its destination has accepted; every other outcome is the reason of a loss."""
 
 _UNSENT: Final = "state = 0 AND destination IS NOT NULL"
 _ROOM_MADE: Final = 1 / 16
-"""Part of the limit that is freed at once: looking for what is to go reads through the batches."""
+"""Part of the limit that is freed at once, because the search for deletable batches reads all of them."""
 _AGE_CHECK_S: Final = 60.0
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _EVERYBODY: Final = ""
@@ -81,7 +81,7 @@ class Outbox:
     Attributes:
         spans: Number of spans.
         size_bytes: Size of their encoded form.
-        waiting: Of the spans, those that are to be sent.
+        waiting: Of the spans, those to be sent.
         oldest_waiting_ns: Unix time in ns of the oldest of these.
         destinations: Those for which spans wait.
         outcomes: Spans by outcome over the life of the file: ``exported``, or the reason of the loss.
@@ -119,15 +119,15 @@ class SqliteStore:
         timeout_s: float | None = None,
         ended: Iterable[Key] = (),
     ) -> int:
-        """Stores a batch, safe from the death of the process, and makes room for it.
+        """Stores a batch durably, and deletes the oldest ones above the limits.
 
         Args:
             batch: The batch.
             destination: Identity of the destination; ``None`` to keep it here only.
-            writer: Who learns the outcome.
-            label: Endpoint of the destination, for people.
+            writer: Id of the processor that reads the outcome.
+            label: Endpoint of the destination, as it is shown.
             timeout_s: Longest time to wait for another process's write lock; the usual one if not given.
-            ended: Spans of it whose rows as open spans go with their end.
+            ended: Its spans whose rows as open spans are deleted in the same transaction.
 
         Returns:
             The batch's id.
@@ -154,11 +154,11 @@ class SqliteStore:
         """The oldest batches that wait to be sent to this destination, a few MB of them.
 
         Args:
-            destination: Where they are to go.
+            destination: Identity of the destination.
             after: Only batches with a greater id.
 
         Returns:
-            The batches, and the greatest id that was looked at: nothing up to it waits but these.
+            The batches, and the greatest id that was checked: no other batch up to it waits.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[list[Batch], int]:
@@ -180,12 +180,12 @@ class SqliteStore:
     def settle(
         self, batches: Sequence[Batch], outcomes: Mapping[str, int], *, for_writer: bool = True
     ) -> dict[str, int]:
-        """Records the outcome of batches of one writer. Those that another process has settled before are left out.
+        """Records the outcome of batches of one writer, except those that another process has settled.
 
         Args:
             batches: Sent together.
             outcomes: Their spans by outcome: ``EXPORTED``, or the reason of the loss.
-            for_writer: Keep the outcome for the writer, which takes it with ``take_outcomes``.
+            for_writer: Keep the outcome for the writer, which reads it with ``take_outcomes``.
 
         Returns:
             The spans that were settled by this call, by outcome.
@@ -222,7 +222,7 @@ class SqliteStore:
         Args:
             source: Identity of the destination that they are addressed to; ``None``: none.
             destination: Identity of the new one.
-            label: Its endpoint, for people.
+            label: Its endpoint, as it is shown.
 
         Returns:
             Number of spans that were readdressed.
@@ -260,7 +260,7 @@ class SqliteStore:
         return self.database.read(work)
 
     def waiting(self) -> list[Waiting]:
-        """What waits, by destination; spans that were written without one are listed too."""
+        """The waiting spans by destination, including those that were written without one."""
         return self.database.read(lambda connection: _waiting(connection, "1"))
 
     def waiting_for(self, identity: str | None) -> int:
@@ -269,7 +269,7 @@ class SqliteStore:
         return self.database.read(lambda connection: connection.execute(query, (identity,)).fetchone()[0])
 
     def close(self) -> None:
-        """Closes the connection; the next call opens it again. What is in memory is then gone."""
+        """Closes the connection; the next call opens it again. The content of a store in memory is then lost."""
         self.database.close()
 
     def _make_room(self, connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Where the files of the store are."""
+"""Paths of the store's files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from platformdirs import user_data_path
 
 _NAME = "nodespan.db"
 _OLD_NAME = "spans.db"
-"""File name of the schemas before the search index had a file of its own."""
+"""File name of the schemas without a separate file for the search index."""
 
 
 def default_path() -> Path:
@@ -35,7 +35,7 @@ def old_stores() -> list[Path]:
 
 
 def is_default(path: Path) -> bool:
-    """Whether the path is the default one, in the folder that is nodespan's own."""
+    """Whether the path is the default one, in nodespan's own folder."""
     try:
         return path == default_path()
     except RuntimeError:

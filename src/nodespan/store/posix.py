@@ -1,4 +1,4 @@
-"""Locks that the kernel releases when their holder dies. Linux and macOS only."""
+"""Locks that the kernel releases when their holder ends. Linux and macOS only."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ _POLL_S: Final = 0.005
 def locked(folder: Path) -> Generator[None]:
     """Holds the exclusive lock of a folder, for the creation and replacement of files in it.
 
-    Of the folder and not of a file: closing a file takes away the locks that SQLite's connections of this process hold
-    on it.
+    The folder is locked and not a file, because closing a file releases the locks of this process's SQLite connections.
 
     Raises:
         StoreBusyError: Another process holds it for longer than 2 s.
-        OSError: There is no such folder, or it has no locks.
+        OSError: The folder does not exist, or does not support locks.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -57,7 +56,7 @@ def _is_taken(handle: int) -> bool:
 
 
 def lock_for_process(handle: int) -> bool:
-    """Takes a record lock on an open file, which belongs to the process; ``False`` if another process holds it."""
+    """Acquires a record lock, which belongs to the process, on an open file; ``False`` if another process holds it."""
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -66,7 +65,7 @@ def lock_for_process(handle: int) -> bool:
 
 
 class ProcessLock:
-    """A locked file that marks a living process: the kernel releases the lock when the process ends in any way.
+    """A locked file that marks a running process: the kernel releases the lock at any end of the process.
 
     The lock is a record lock, which no forked child has.
 
@@ -82,13 +81,13 @@ class ProcessLock:
         self._path = path
         self._handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         _own.add(path)
-        fcntl.lockf(self._handle, fcntl.LOCK_EX)  # waits for no more than a look of another process
+        fcntl.lockf(self._handle, fcntl.LOCK_EX)  # waits only for another process's short check
 
     def release(self, *, removes_file: bool = True) -> None:
         """Releases the lock and removes the file; in a forked child the parent keeps both.
 
         Args:
-            removes_file: ``False`` where something of the process is left, which the free lock then marks as dead.
+            removes_file: ``False`` if rows of the process remain, which the free lock then marks as lost.
         """
         if self._handle < 0:
             return
@@ -105,7 +104,7 @@ class ProcessLock:
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether a living process holds the lock of this file; ``None`` if there is no such file."""
+    """Whether a running process holds the lock of this file; ``None`` if the file does not exist."""
     if path in _own:  # closing another handle of the file would release the lock
         return True if path.exists() else None
     try:

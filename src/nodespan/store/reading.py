@@ -1,4 +1,4 @@
-"""What readers ask of the outbox, and the cursor of a follower."""
+"""Queries of readers to the outbox, and the cursor of a follower."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLLOWED_BYTES: Final = 4 * 1024 * 1024
 
 
 class Cursor(NamedTuple):
-    """In which file, after which batch, and with which open spans."""
+    """The position of a follower: the file, the last batch, and the version of the open spans."""
 
     store_id: str
     batch: int

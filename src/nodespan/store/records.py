@@ -46,7 +46,7 @@ class PhaseRecord(TypedDict):
     Attributes:
         name: The phase.
         since_ns: Start of the phase.
-        at_ns: Time of the reading; at most about 1 s old while the process lives.
+        at_ns: Time of the reading; at most about 1 s old while the process is running.
         done: Tokens so far, for ``prefilling`` and ``decoding``.
         total: Tokens in all, for ``prefilling``.
         position: Generations ahead in the queue, for ``queued``.
@@ -205,7 +205,7 @@ class TraceRecord(TypedDict):
         decode_s: Sum of their times of decoding; ``None`` where none was measured. Speed: ``tokens_out / decode_s``.
         is_interrupted: Its run stopped at an interrupt.
         resumes: Id of the trace whose run it resumes; ``None`` if it does not.
-        labels: What the trace can be found by: values by kind (``service``, ``workflow``, ``node``, ``model``,
+        labels: Searchable values by kind (``service``, ``workflow``, ``node``, ``model``,
             ``conversation``, ``user``, ``tag``, ``metadata`` as ``key=value``, ``graph`` as a topology's hash), sorted.
     """
 
@@ -285,7 +285,7 @@ class StoreStatus(TypedDict):
         size_bytes: Size of the stored batches.
         indexed_spans: Spans in the index; less than ``spans`` while it is being filled.
         is_copy: The file is read as a copy without writers (``immutable=1``): ``follow`` finds no changes.
-        untracked: Number of spans so far of living processes that got no row, because 10,000 of their process had one,
+        untracked: Number of spans so far of running processes without a row, because 10,000 of their process had one,
             or more than 65,536 were started while the store could not be written.
         is_index_temporary: The index is not kept, because the folder cannot be written or the file is a copy.
         sees_running: Running spans of other processes are visible (not with ``NODESPAN_STORE=memory``).
@@ -321,7 +321,7 @@ class TraceFilter:
         is_running: It has a span that is running, silent or lost.
         since_ns: Its start is at or after this time.
         until_ns: Its start is before this time.
-        before: Trace id of the last record of the page before; the next older ones are wanted.
+        before: Trace id of the last record of the previous page; only older traces match.
     """
 
     trace_id: str | None = None

@@ -51,11 +51,11 @@ RUNNING: Final = (
         PRIMARY KEY (trace_id, span_id)
     ) WITHOUT ROWID
     """,
-    # Number of the transactions that changed a row of an open span: where a follower stands.
+    # Number of the transactions that changed a row of an open span: the position of a follower.
     "CREATE TABLE running_version (version INTEGER NOT NULL)",
     "INSERT INTO running_version VALUES (0)",
 )
-"""The tables, in the outbox' file: a row goes in the transaction that stores the end."""
+"""The tables, in the outbox's file: a row is deleted in the transaction that stores the span's end."""
 
 Key = tuple[str, str]
 """Trace and span id in hex."""
@@ -86,7 +86,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a process writes at once.
+    """The changes that a process writes at once.
 
     Attributes:
         opened: Spans that have no row yet.
@@ -107,7 +107,7 @@ def lock_path(store: Path, process_id: str) -> Path:
 
 
 def boot_id() -> str:
-    """Identifies the machine's run since its last start; empty where the system has none."""
+    """Identifies the last start of the machine; empty if the system has no such id."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -131,7 +131,8 @@ def write(connection: sqlite3.Connection, process: Process, changed: Changed) ->
         ),
     )
     for span in changed.opened:
-        # A graph is drawn while its first run lasts; it is too large for the row, which readers decode at each change.
+        # The topology of a running graph is stored separately: it is too large for the row, which readers decode at
+        # each change.
         topology = span.attributes.pop(semconv.LANGGRAPH_GRAPH_TOPOLOGY, None)
         if isinstance(topology, str):
             graphs.keep_one(connection, str(span.attributes.get(semconv.LANGGRAPH_GRAPH_HASH, "")), topology)
@@ -168,7 +169,7 @@ def remove(connection: sqlite3.Connection, keys: Iterable[Key]) -> None:
 
 
 def remove_process(connection: sqlite3.Connection, process_id: str) -> None:
-    """Removes a process that ends in order, and all its rows."""
+    """Removes a process at its regular end, and all its rows."""
     connection.execute("DELETE FROM process WHERE id = ?", (process_id,))
     if connection.execute("DELETE FROM running WHERE process = ?", (process_id,)).rowcount:
         _count_up(connection)
@@ -188,7 +189,7 @@ def remove_dead(connection: sqlite3.Connection, store: Path, before_ns: int) -> 
 
 
 def keep_lost(connection: sqlite3.Connection, store: Path) -> None:
-    """Removes the rows of living processes from a copy of the store; the others are lost there at once."""
+    """Removes the rows of running processes from a copy of the store; all others are lost in the copy."""
     for (process_id,) in connection.execute("SELECT id FROM process").fetchall():
         if is_held(lock_path(store, process_id)):
             remove_process(connection, process_id)
@@ -205,7 +206,7 @@ def _count_up(connection: sqlite3.Connection) -> None:
 
 
 def _storable(text: str) -> str:
-    """The text without halves of characters, which SQLite rejects."""
+    """The text without lone surrogates, which SQLite rejects."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -219,7 +220,7 @@ class OpenSpans:
 
     Attributes:
         version: Number of the last change of a row.
-        untracked: Spans of living processes that got no row.
+        untracked: Number of spans of running processes without a row.
         states: State of each process with rows, by its id.
         spans: By trace and span id.
     """
@@ -241,7 +242,7 @@ def read_open(connection: sqlite3.Connection, store: Path | None) -> OpenSpans:
 
     Args:
         connection: To the outbox.
-        store: Its path; ``None`` for a store in memory, whose processes live.
+        store: Its path; ``None`` for a store in memory, whose process is this one.
     """
     version = connection.execute("SELECT version FROM running_version").fetchone()[0]
     processes: dict[str, tuple[ProcessRecord, State, dict[str, Any]]] = {}
@@ -277,7 +278,7 @@ def read_open(connection: sqlite3.Connection, store: Path | None) -> OpenSpans:
 
 def _state(held: bool | None, silent_s: float | None) -> State:
     is_fresh = silent_s is not None and silent_s < SILENT_AFTER_S
-    if held is None:  # the file is gone, which a process that lives does not do
+    if held is None:  # the file does not exist: its process has ended
         return "running" if is_fresh else "lost"
     if not held:
         return "lost"

@@ -21,7 +21,7 @@ _OUTBOX: Final = (
         data BLOB NOT NULL
     )
     """,
-    # The destinations of batches, for people. The identity is a keyed hash; no credential is stored.
+    # Labels of the destinations of batches. The identity is a keyed hash; no credential is stored.
     """
     CREATE TABLE destination (
         identity TEXT PRIMARY KEY,
@@ -29,8 +29,8 @@ _OUTBOX: Final = (
         last_error TEXT
     ) WITHOUT ROWID
     """,
-    # Spans by outcome: of a writer, for batches that another process has sent, until it takes them; and of all, under
-    # an empty name.
+    # Spans by outcome: of a writer, for batches that another process has sent, until the writer reads them; and of all
+    # writers, under an empty name.
     """
     CREATE TABLE outcome (
         writer TEXT NOT NULL,
@@ -64,7 +64,7 @@ _OUTBOX: Final = (
     """,
 )
 
-# Names this file: its batch ids mean nothing to an index or a cursor of another file.
+# Identifies this file: its batch ids are invalid for the index or a cursor of another file.
 _IDENTITY: Final = (
     "CREATE TABLE identity (store_id TEXT NOT NULL)",
     "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Word = tuple[str, str]
 
 _COUNTED: Final = 1_000
-"""Of several words the rarest leads the search; occurrences are counted up to this number."""
+"""With several words the search starts with the rarest; occurrences are counted up to this number."""
 _MAX: Final = 2**63 - 1
 _COLUMNS: Final = f"trace.id, trace.trace_id, name, service, trace.start_ns, end_ns, {', '.join(Sums._fields)}"
 
@@ -28,11 +28,11 @@ def find(connection: sqlite3.Connection, wanted: TraceFilter, limit: int) -> lis
     below_ns, below_id = _upper_bound(connection, wanted)
     since_ns = min(max(wanted.since_ns or 0, 0), _MAX)
     if wanted.trace_id is not None:
-        # The unary plus has SQLite search by the id's beginning, and not walk all traces by start.
+        # The unary plus makes SQLite search by the prefix of the id instead of scanning all traces by start.
         tables, start, row_id = "trace", "+trace.start_ns", "trace.id"
         where, bound = _conditions(wanted, words)
     elif words:
-        # CROSS JOIN has SQLite walk the traces of the rarest word, newest first, until enough of them match.
+        # CROSS JOIN makes SQLite scan the traces of the rarest word, newest first, until enough of them match.
         tables, start, row_id = "word AS lead CROSS JOIN trace ON trace.id = lead.trace", "lead.start_ns", "lead.trace"
         where, bound = _conditions(wanted, words[1:])
         where, bound = f"lead.kind = ? AND lead.word = ? AND {where}", [*words[0], *bound]
@@ -61,7 +61,7 @@ def by_ids(connection: sqlite3.Connection, trace_ids: Iterable[str]) -> dict[str
 
 
 def by_prefix(connection: sqlite3.Connection, prefix: str) -> list[TraceRecord]:
-    """Up to two traces whose ids begin so."""
+    """Up to two traces with this prefix of the id."""
     query = f"SELECT {_COLUMNS} FROM trace WHERE trace_id >= ? AND trace_id < ? LIMIT 2"  # noqa: S608 the column names are constants
     rows = connection.execute(query, _prefix_range(prefix))
     return [_record(connection, row) for row in rows.fetchall()]
@@ -118,7 +118,7 @@ def _conditions(wanted: TraceFilter, words: Iterable[Word]) -> tuple[str, list[A
 
 
 def _upper_bound(connection: sqlite3.Connection, wanted: TraceFilter) -> tuple[int, int]:
-    """Start and row id, either of which a wanted trace is below: the start's if the starts differ."""
+    """Upper bound of start and row id, compared as a pair, of the requested traces."""
     bounds = [(_MAX, _MAX)]
     if wanted.until_ns is not None:
         bounds.append((max(min(wanted.until_ns, _MAX), 0), 0))

@@ -26,7 +26,7 @@ def secret_path(path: Path) -> Path:
 def load_secret(path: Path) -> bytes:
     """The key of the store at this path, 32 random bytes, created with mode 0600 on first use.
 
-    The key of a store in memory, and of one whose key cannot be read or written, lives as long as the process.
+    The key of a store in memory, and of one whose key cannot be read or written, exists as long as the process.
     """
     if path == MEMORY:
         return _of_memory
@@ -48,7 +48,7 @@ def hash_key(path: Path | None) -> bytes | None:
     """The key of the hashes of written values: ``NODESPAN_HASH_KEY``, else one derived from the store's key.
 
     Args:
-        path: The store; ``None`` where there is none, and so no key but the variable's.
+        path: The store; ``None`` without a store, in which case only the variable gives a key.
 
     Raises:
         ConfigurationError: ``NODESPAN_HASH_KEY`` is too short to be a secret.
@@ -64,7 +64,7 @@ def hash_key(path: Path | None) -> bytes | None:
 
 
 def _create(place: Path) -> None:
-    """Creates the file with its content in one step, unless it is there."""
+    """Creates the file with its content in one step, unless it exists."""
     if place.exists():
         return
     new = place.with_name(f"{place.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -73,7 +73,7 @@ def _create(place: Path) -> None:
         os.write(handle, secrets.token_bytes(_BYTES))
         os.close(handle)
         os.link(new, place)
-    except FileExistsError:  # another process was quicker
+    except FileExistsError:  # another process has created it
         pass
     finally:
         new.unlink(missing_ok=True)

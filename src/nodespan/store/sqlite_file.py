@@ -1,4 +1,4 @@
-"""A SQLite file: its kind by its header, its tables, and how it is opened."""
+"""A SQLite file: its kind, read from the header, its tables, and its opening."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Content = Literal["ours", "empty", "other_version", "foreign"]
 
 BUSY_TIMEOUT_S: Final = 1.0
-"""Short enough for a process that exits: on a locked store the caller keeps its data and tries again."""
+"""Short enough for the exit of a process: at a locked store the caller keeps its data and tries again."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
 _APPLICATION_ID: Final = slice(68, 72)
@@ -28,7 +28,7 @@ class Schema:
         application_id: Value of ``PRAGMA application_id`` in files of this kind.
         version: Value of ``PRAGMA user_version``.
         statements: Create the tables.
-        is_derived: The content can be made again: a damaged file, or one of another version, is deleted.
+        is_derived: The content can be recreated: a damaged file, or one of another version, is deleted.
     """
 
     application_id: int
@@ -50,7 +50,7 @@ class Schema:
 def connect(path: Path, options: str = "") -> sqlite3.Connection:
     """Opens a file with SQLite's URI options; an empty path is a private temporary database."""
     place = f"file:{quote(str(path))}?{options}" if options else path
-    # Transactions are begun in words: sqlite3's own way takes the write lock too late to read before writing.
+    # Transactions are begun explicitly: sqlite3 would acquire the write lock too late to read before writing.
     return sqlite3.connect(
         place, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, uri=bool(options)
     )
@@ -64,16 +64,16 @@ def in_memory(schema: Schema) -> sqlite3.Connection:
 
 
 def content_of(path: Path, schema: Schema) -> Content:
-    """Returns what a file is, by its header.
+    """Returns the kind of a file, read from its header.
 
     Raises:
         sqlite3.Error: It is not an SQLite file, or cannot be read.
     """
-    # Without locks, log and shared memory, so that nothing of a foreign database is touched, not even at closing.
+    # Without locks, log and shared memory, so that nothing of a foreign database is changed, not even at closing.
     connection = connect(path, "immutable=1")
     try:
-        # Without this, SQLite calls a file damaged that is shorter than its header states. So is the file while its log
-        # is copied into it, first page first, and after a kill in the midst of that, until the log is read.
+        # Without this, SQLite reports a file that is shorter than its header states as damaged. The file is shorter
+        # while its log is copied into it, and after a kill during that, until the log is read.
         connection.execute("PRAGMA writable_schema = ON")
         application_id, version = number(connection, "application_id"), number(connection, "user_version")
         if application_id == schema.application_id:
@@ -117,8 +117,8 @@ def identity(path: Path) -> tuple[int, int] | None:
 def has_header_of(path: Path, schema: Schema) -> bool:
     """Whether the file is empty or has a header of this kind, also if it is damaged otherwise.
 
-    Not by SQLite, which refuses a file that was cut off. For files that nothing has open that works: closing a handle
-    takes away the locks of this process.
+    Does not use SQLite, which rejects a truncated file. Only for files without open connections: closing a handle
+    releases the locks of this process.
     """
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)

@@ -1,4 +1,4 @@
-"""The read model: finds, gets and follows the traces of a store, as records that are ready for JSON."""
+"""The read model: finds, gets and follows the traces of a store, as JSON-ready records."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
 _POLL_S: Final = 0.05
 _STATES_S: Final = 0.5
-"""How often a follower looks whether the processes with open spans live."""
+"""Interval at which a follower checks whether the processes with open spans exist."""
 
 _T = TypeVar("_T")
 
 
 class StoreReader(StoreConnections):
-    """Reads a store, through connections of its own that never take the outbox's write lock.
+    """Reads a store, through separate connections that never acquire the outbox's write lock.
 
-    Safe from any thread and across forks. Close it, or use it as a context manager. A process other than the writer's
-    sees nothing of a store in memory.
+    Safe from any thread and across forks. Close it, or use it as a context manager. A store in memory can be read only
+    by its own process.
 
     Args:
-        store: The store to read. The file need not exist: it then reads as empty.
+        store: The store to read. A missing file is read as an empty store.
         progress: Called while the index is filled, with the number of spans so far and of all that are to be indexed.
-        fill_s: How long a call may fill the index before it answers from what is indexed; the newest traces are indexed
-            first. ``None``: every answer is complete.
+        fill_s: Time for which a call may fill the index before it answers from the indexed traces; the newest are
+            indexed first. ``None``: every answer is complete.
     """
 
     _followed: tuple[str, object, float] = ("", None, 0.0)
@@ -74,7 +74,7 @@ class StoreReader(StoreConnections):
             last = next((trace for trace in opened if trace["trace_id"] == wanted.before), ended.get(wanted.before))
             until_ns = 0 if last is None else min(last["start_ns"], wanted.until_ns or last["start_ns"])
             of_page = replace(wanted, until_ns=until_ns)
-            # Of traces that start at once, those with open spans come first; the index orders the others by itself.
+            # Of traces with equal starts, those with open spans come first; the index orders the others.
             wanted = replace(of_page, before=None) if wanted.before in spans else wanted
         else:
             of_page = wanted
@@ -121,10 +121,10 @@ class StoreReader(StoreConnections):
 
         Args:
             trace_id: Its id, or a unique prefix of it.
-            columns: Takes the ended spans. A span that is stored twice is in them twice.
+            columns: Receives the ended spans. A span that is stored twice is added twice.
 
         Returns:
-            The trace, with its open spans alone in ``spans``.
+            The trace; its ``spans`` are only the open ones.
 
         Raises:
             StoreError: No trace or more than one matches, or the store cannot be read.
@@ -175,7 +175,7 @@ class StoreReader(StoreConnections):
 
         Args:
             trace_id: The full id.
-            ids: Takes them, in hex.
+            ids: Receives the ids, in hex.
             after: Only of batches after this one.
 
         Returns:
@@ -193,22 +193,22 @@ class StoreReader(StoreConnections):
         return after
 
     def cursor(self) -> str:
-        """Return the cursor of now: ``follow`` then gives what changes from now on.
+        """Return a cursor for the current state: ``follow`` then returns the changes from now on.
 
-        Take it before ``find`` or ``get``: a change between the two is then given twice, never missed.
+        Call it before ``find`` or ``get``: a change in between is then returned twice, never missed.
         """
         opened = self._open_spans()
         return self._outbox.read(lambda connection: self._now(connection, opened))
 
     def follow(self, cursor: str, wanted: TraceFilter = ANY, wait_s: float = 0.0) -> Changes:
-        """Return what has changed since a cursor, a few MB at most.
+        """Return the changes since a cursor, a few MB at most.
 
         A call that finds no change costs one ``PRAGMA data_version`` (some µs): polling every 50 ms is cheap.
 
         Args:
             cursor: Of ``cursor()`` or of the last ``Changes``.
-            wanted: Only changes of traces that match now. Spans of a trace that were stored before it matched are not
-                given later: ``get`` has them. ``before`` is ignored.
+            wanted: Only changes of traces that match now. Spans that were stored before their trace matched are not
+                returned later; ``get`` returns them. ``before`` is ignored.
             wait_s: If nothing has changed, poll this long until something has. Blocks the thread; in asyncio use
                 ``asyncio.to_thread``.
 
@@ -223,9 +223,9 @@ class StoreReader(StoreConnections):
     def follow_batches(
         self, cursor: str, wanted: TraceFilter = ANY, wait_s: float = 0.0
     ) -> tuple[Changes, list[bytes]]:
-        """Return what ``follow`` does, with the new batches as they are stored in place of ``spans``, which is empty.
+        """Return the changes like ``follow``, with the new batches as stored instead of ``spans``, which is empty.
 
-        For a reader that draws few of the changed traces: the others' spans are not decoded.
+        For a reader of few of the changed traces: the spans of the others are not decoded.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -239,12 +239,12 @@ class StoreReader(StoreConnections):
             time.sleep(min(_POLL_S, left_s))
 
     def fill(self, budget_s: float | None = None) -> bool:
-        """Take stored batches into the index, newest first.
+        """Add stored batches to the index, newest first.
 
         ``find``, ``get`` and ``follow`` do so first, within the ``fill_s`` of the constructor.
 
         Args:
-            budget_s: How long, at most; one slice of about 2,000 spans is read in any case. ``None``: until all are in.
+            budget_s: Time limit; one slice of about 2,000 spans is always read. ``None``: until all are indexed.
 
         Returns:
             Whether the index has all batches.
@@ -274,10 +274,10 @@ class StoreReader(StoreConnections):
         }
 
     def iter_batches(self, prefixes: Sequence[str] = ()) -> Iterator[tuple[bytes, set[str]]]:
-        """Encoded batches, the oldest first, each with the ids of the wanted traces in it.
+        """Encoded batches, the oldest first, each with the ids of its requested traces.
 
         Args:
-            prefixes: Prefixes of the wanted traces' ids. Without any, every batch is given, and no ids.
+            prefixes: Prefixes of the ids of the requested traces. If empty, every batch is returned, without ids.
 
         Raises:
             StoreError: No trace or more than one matches a prefix, or the store cannot be read.
@@ -352,7 +352,7 @@ class StoreReader(StoreConnections):
         is_open_changed = since.running != now.running
         reached = str(now._replace(batch=until))
         if until == now.batch or not batches:
-            # The state of a process changes without a write: it stops, or dies.
+            # The state of a process changes without a write when it is stopped or ends.
             self._followed = reached, version, time.monotonic() + (_STATES_S if opened.spans else math.inf)
         if not batches and not is_open_changed:
             return no_changes(reached), []

@@ -1,4 +1,4 @@
-"""OTEL_* variables. An invalid one is a reported problem and not an error: they are set for a whole fleet."""
+"""OTEL_* variables. An invalid one is a reported problem, not an error: many programs may share the variables."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def number(names: Sequence[str], default: float, check: Callable[[float], bool] 
 
 
 def file(*names: str) -> str | None:
-    """The path in the first variable that is set; ``None`` where no file is there."""
+    """The path in the first variable that is set; ``None`` if the file does not exist."""
     name, value = text_of(*names)
     if value and not Path(value).is_file():
-        report_problem(f"{name} is {value!r}, and there is no such file; it must be a PEM file. It is ignored.")
+        report_problem(f"{name} is {value!r}, and the file does not exist; it must be a PEM file. It is ignored.")
         return None
     return value or None

@@ -1,4 +1,4 @@
-"""The one logger provider of ours in a process. Each ``configure()`` exchanges what is behind it."""
+"""nodespan's logger provider, one per process. Each ``configure()`` exchanges its SDK provider."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NONE: Final = _logs.NoOpLoggerProvider()
 
 
 class _Logger(_logs.Logger):
-    """A logger that outlives the provider behind it."""
+    """A logger whose SDK logger can be exchanged."""
 
     def __init__(self, arguments: tuple[Any, ...], provider: _logs.LoggerProvider) -> None:
         super().__init__(*arguments)
@@ -48,7 +48,7 @@ class NodespanLoggerProvider(_logs.LoggerProvider):
         self._loggers: dict[tuple[Any, ...], _Logger] = {}
 
     def use(self, provider: _logs.LoggerProvider | None) -> None:
-        """Emits to this provider from now on; to none with ``None``."""
+        """Exchanges the SDK provider; with ``None`` nothing is emitted."""
         with self._lock:
             self._behind = provider if provider is not None else _NONE
             for logger in self._loggers.values():

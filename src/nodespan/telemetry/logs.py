@@ -29,14 +29,14 @@ _NODE_FIELDS: Final = ("node_id", "node_name")
 
 
 class OTelHandler(logging.Handler):
-    """Hands records to an OpenTelemetry logger, with the ids of the span that is current where they are made."""
+    """Emits log records to an OpenTelemetry logger, with the ids of the span that is current at the log call."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See ``logging.Handler``. In a program without handlers, warnings are printed as without this one."""
+        """See ``logging.Handler``. If the program has no other handler, warnings are printed as without this one."""
         if logging.lastResort is not None and record.levelno >= logging.lastResort.level and self._is_alone(record):
             logging.lastResort.handle(record)
         with _LOGGING:

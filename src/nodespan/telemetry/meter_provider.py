@@ -1,4 +1,4 @@
-"""The one meter provider of ours in a process. Each ``configure()`` exchanges what is behind it."""
+"""nodespan's meter provider, one per process. Each ``configure()`` exchanges its SDK provider."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NONE: Final = metrics.NoOpMeterProvider()
 
 
 class _Instrument:
-    """An instrument that outlives the meter behind it."""
+    """An instrument whose SDK instrument can be exchanged."""
 
     def __init__(self, create: Callable[[metrics.Meter], Any], meter: metrics.Meter) -> None:
         self._create = create
@@ -55,7 +55,7 @@ class _Histogram(_Instrument, metrics.Histogram):
 
 
 class _TalliedMeter:
-    """Makes the histograms of nodespan's own meter, which are counted in tallies. Everything else is the SDK's."""
+    """Creates nodespan's own histograms, which are counted in tallies; all other instruments are the SDK's."""
 
     def __init__(self, meter: metrics.Meter, tallies: Tallies) -> None:
         self._meter = meter
@@ -89,7 +89,7 @@ class _ObservableGauge(_Instrument, metrics.ObservableGauge):
 
 
 class _Meter(metrics.Meter):
-    """A meter that outlives the provider behind it. An instrument is made once for its kind and name."""
+    """A meter whose SDK meter can be exchanged. An instrument is created once per kind and name."""
 
     def __init__(self, arguments: tuple[Any, ...], meter: metrics.Meter) -> None:
         super().__init__(arguments[0], arguments[1], arguments[2])
@@ -184,11 +184,11 @@ class NodespanMeterProvider(metrics.MeterProvider):
         return self._behind is not _NONE
 
     def use(self, provider: metrics.MeterProvider | None, tallies: Tallies | None = None) -> None:
-        """Records in this provider from now on; in none with ``None``.
+        """Exchanges the SDK provider; with ``None`` nothing is recorded.
 
         Args:
-            provider: The SDK's.
-            tallies: Count nodespan's own histograms. The provider's only exporter must join them.
+            provider: The SDK provider.
+            tallies: Counters of nodespan's own histograms. The provider's only exporter must add them to its points.
         """
         with self._lock:
             self._behind = provider if provider is not None else _NONE
@@ -198,8 +198,8 @@ class NodespanMeterProvider(metrics.MeterProvider):
     def add_metric_reader(self, metric_reader: Any) -> None:
         """Adds a reader, such as Prometheus', until the next ``configure()`` or ``shutdown()``, which shuts it down.
 
-        From then on the SDK records every value, as the reader cannot join tallies. As with the SDK's provider, the
-        reader sees what is recorded afterwards.
+        From then on the SDK records every value, because the reader cannot read tallies. As with the SDK's provider,
+        the reader receives only values that are recorded afterwards.
 
         Raises:
             ConfigurationError: Metrics are not recorded.
@@ -210,7 +210,7 @@ class NodespanMeterProvider(metrics.MeterProvider):
                     "add_metric_reader() needs a configuration that records metrics. Set OTEL_EXPORTER_OTLP_ENDPOINT "
                     "or OTEL_METRICS_EXPORTER=console, and call configure() first."
                 )
-            self._tallies = None  # what they have counted is joined as before
+            self._tallies = None  # values counted so far are exported as before
             self._switch()
             self._behind.add_metric_reader(metric_reader)
 

@@ -66,7 +66,7 @@ class _Attached(SpanProcessor):
         span_id = span.context.span_id if span.context is not None else 0
         receiver = active = self._active
         if active.open.pop(span_id, None) is None:
-            # One that started before any configuration is the active one's.
+            # A span that started before the first configuration ends at the active processor.
             receiver = next((one for one in self._earlier if one.open.pop(span_id, None) is not None), active)
         if receiver.target is not None:
             receiver.target.on_end(span)
@@ -94,7 +94,7 @@ class Pipelines:
     """Sets up the three signals, and stops them.
 
     Attributes:
-        delivery: Receives the spans; ``None`` where they go elsewhere.
+        delivery: Receives the spans; ``None`` if nodespan does not store them.
     """
 
     # Made once and global for the life of the process: OpenTelemetry's globals can be set only once.
@@ -111,11 +111,11 @@ class Pipelines:
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether the program has shut down the provider that the spans are made on."""
+        """Whether the program has shut down the tracer provider."""
         return self.delivery is not None and self.delivery.is_shut_down
 
     def start(self) -> None:
-        """Sets up. What it has started when it raises, ``stop`` stops.
+        """Sets up the signals. If it raises, ``stop`` stops those that were started.
 
         Raises:
             ConfigurationError: A variable of nodespan's is invalid.
@@ -129,11 +129,11 @@ class Pipelines:
         else:
             warn(
                 "configure.foreign_provider",
-                "A tracer provider is set already (%s): spans are made on it and go where it sends them. %s",
+                "The program has set a tracer provider (%s), which creates and exports the spans. %s",
                 type(existing).__name__,
-                "configure(attach=True) stores them with nodespan as well."
+                "configure(attach=True) also stores and exports them."
                 if accepts_processors
-                else "nodespan cannot store them, since it has no add_span_processor().",
+                else "nodespan cannot store them, because it has no add_span_processor().",
             )
 
     def stop(self, deadline: float) -> None:
@@ -244,7 +244,7 @@ class Pipelines:
         if existing is not self._meters and not type(existing).__module__.startswith(metrics.__name__):
             warn(
                 "configure.foreign_meter_provider",
-                "A meter provider is set already (%s): metrics are recorded on it and go where it sends them.",
+                "The program has set a meter provider (%s): metrics are recorded with it, and it exports them.",
                 type(existing).__name__,
             )
             with _STOPPING:

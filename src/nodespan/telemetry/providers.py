@@ -1,4 +1,4 @@
-"""The SDK's providers as the settings ask for them."""
+"""Creates the SDK's providers from the settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nodespan.telemetry.settings import Settings
 
 Stop = Callable[[float], object]
-"""Flushes and stops, in at most so many seconds."""
+"""Flushes and stops within a number of seconds."""
 Meters = tuple[MeterProvider, Tallies | None, Stop]
 Loggers = tuple[LoggerProvider, Stop]
 
@@ -146,7 +146,7 @@ def make_logger_provider(settings: Settings, resource: Resource, outages: Outage
 
     def stop(timeout_s: float) -> None:
         for processor in processors:
-            # The public ways have no timeout, and wait for 30 s.
+            # The public methods have no timeout and wait for 30 s.
             batches = getattr(processor, "_batch_processor", None)
             if batches is not None:
                 batches.shutdown(round(timeout_s * 1e3))

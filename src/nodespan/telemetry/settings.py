@@ -34,7 +34,8 @@ class Settings:
     the default is used for that signal alone.
 
     Attributes:
-        zero_code: ``opentelemetry-instrument`` configures; the program may still call ``configure()`` itself.
+        zero_code: The process is configured by ``opentelemetry-instrument``; the program may still call
+            ``configure()``.
     """
 
     service_name: str | None = None
@@ -145,7 +146,7 @@ class Settings:
         timeout_s = env.number(_names(signal, "TIMEOUT"), 10.0)
         if timeout_s > _TIMEOUT_MAX_S:
             env.report_problem(
-                f"{env.text_of(*_names(signal, 'TIMEOUT'))[0]} is {timeout_s:g}: the unit is seconds, and the most is "
+                f"{env.text_of(*_names(signal, 'TIMEOUT'))[0]} is {timeout_s:g}: the unit is seconds and the maximum "
                 f"{_TIMEOUT_MAX_S:g}, which is used."
             )
         return min(timeout_s, _TIMEOUT_MAX_S)
@@ -158,7 +159,8 @@ class Settings:
     def exporters_of(self, signal: Signal) -> tuple[Exporter, ...]:
         """``OTEL_*_EXPORTER``, a list; without it ``otlp``. An empty tuple is none.
 
-        Without an endpoint ``otlp`` is ``local``: spans go to the local store, metrics and logs are not recorded.
+        Without an endpoint ``otlp`` is ``local``: spans are written to the local store, metrics and logs are not
+        recorded.
         """
         name, value = env.text_of(f"OTEL_{signal.upper()}_EXPORTER")
         asked = [each.strip().lower() for each in (value or "otlp").split(",") if each.strip()]
@@ -181,7 +183,7 @@ class Settings:
 
     @property
     def write_interval_s(self) -> float:
-        """How long an ended span waits for others before it is written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms."""
+        """Time for which ended spans are collected before they are written; ``OTEL_BSP_SCHEDULE_DELAY`` is in ms."""
         return env.number(("OTEL_BSP_SCHEDULE_DELAY",), WRITE_INTERVAL_S * 1e3) / 1e3
 
     @property
@@ -227,5 +229,5 @@ def _is_address(value: str, protocol: Protocol) -> bool:
             return bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    # gRPC has targets of its own, such as `host:4317` and `unix:/path`.
+    # gRPC also accepts targets such as `host:4317` and `unix:/path`.
     return protocol == "grpc" and "://" not in value and (":" in value or value.isalnum())

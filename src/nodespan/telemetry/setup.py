@@ -1,4 +1,4 @@
-"""`configure()`: the only place that touches OpenTelemetry's globals."""
+"""`configure()`: the only code that sets OpenTelemetry's globals."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from nodespan.store import SqliteStore
 
 EXIT_S: Final = 1.5
-"""Longest time for the last spans, metrics and log records: with the interpreter's own end, leaving takes 2 s."""
+"""Time limit for the last spans, metrics and log records; with the interpreter's own shutdown the exit takes 2 s."""
 _FOR_SPANS: Final = 0.5
-"""Part of it in which spans may go out; the rest is for the last metrics and log records."""
+"""Share of this time for sending spans; the rest is for the last metrics and log records."""
 
 _lock: Final = ForkLock()
 _STOPPING: Final = Guard("shut down")
 
 
 class Telemetry:
-    """What ``configure()`` set up. A context manager: leaving it shuts down.
+    """The telemetry of this process, as set up by ``configure()``. A context manager: its exit shuts down.
 
     After ``shutdown()`` the process can be configured again. Tracers, meters and loggers that were obtained earlier use
     the new configuration.
@@ -66,7 +66,7 @@ class Telemetry:
 
     @classmethod
     def of(cls, settings: Settings, redact: Redact | None) -> Telemetry:
-        """The active configuration of this process, made if there is none.
+        """The active configuration of this process; it is created if there is none.
 
         Raises:
             ConfigurationError: The process is configured with other settings.
@@ -80,7 +80,7 @@ class Telemetry:
             elif current.settings.zero_code:
                 current.add_to_zero_code(settings, redact)
             elif current.settings == settings:
-                current._use_redaction(redact)  # a notebook cell that runs again makes its hook again
+                current._use_redaction(redact)  # a notebook cell that runs again creates a new hook
             else:
                 raise ConfigurationError(
                     f"configure() was called before with other settings: {current.settings.difference(settings)}. "
@@ -95,20 +95,20 @@ class Telemetry:
 
     @property
     def store(self) -> SqliteStore | None:
-        """The local store of this process's spans; ``None`` when they go elsewhere."""
+        """The local store of this process's spans; ``None`` if they are not stored."""
         delivery = self._pipelines.delivery
         return delivery.store if delivery is not None else None
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether the program has shut down the tracer provider, after which ``configure()`` starts anew."""
+        """Whether the program has shut down the tracer provider; ``configure()`` then creates a new configuration."""
         return self._pipelines.is_shut_down
 
     def force_flush(self, timeout_s: float = 30.0) -> DeliveryReport:
-        """Writes and sends what waits, in at most this time.
+        """Writes and sends the waiting spans, within a time limit.
 
         Returns:
-            Where the spans are. It is true when none is missing.
+            The number of spans by outcome. It is true if no span waits or was dropped.
         """
         delivery = self._pipelines.delivery
         if delivery is None:
@@ -117,7 +117,7 @@ class Telemetry:
         return delivery.report()
 
     def shutdown(self, timeout_s: float = EXIT_S) -> DeliveryReport:
-        """Flushes and stops, in at most this time. What was not sent stays in the store for the next start."""
+        """Flushes and stops, within a time limit. Unsent spans stay in the store for the next start."""
         deadline = time.monotonic() + timeout_s
         report = self.force_flush(timeout_s * _FOR_SPANS)
         self.stop(deadline)
@@ -176,18 +176,18 @@ def configure(
 ) -> Telemetry:
     """Sets up traces, metrics and logs for this process. ``OTEL_*`` variables take precedence over arguments.
 
-    Without an endpoint spans go to the local store (``NODESPAN_STORE``), and metrics and logs are not recorded. A
-    tracer provider that the program has set is respected: spans are made on it and go where it sends them. After
-    ``shutdown()`` it can be called again, with other settings.
+    Without an endpoint spans are written to the local store (``NODESPAN_STORE``), and metrics and logs are not
+    recorded. If the program has set a tracer provider, nodespan creates its spans with it, and only that provider
+    exports them. After ``shutdown()`` the function can be called again, with other settings.
 
     Args:
         service_name: ``service.name`` of the resource.
         endpoint: OTLP address, such as ``http://localhost:4318``.
         protocol: ``"http/protobuf"`` (the default) or ``"grpc"``.
         headers: Sent with each request.
-        resource_attributes: More of the resource.
-        redact: Every captured text runs through it before it leaves.
-        attach: Add the local store, and the endpoint, to a provider that the program has set.
+        resource_attributes: Further attributes of the resource.
+        redact: Function that is applied to every captured text.
+        attach: Adds the local store, and the endpoint, to a tracer provider that the program has set.
 
     Returns:
         The same object for the same arguments.

@@ -1,10 +1,10 @@
-"""Histograms that count in Python dictionaries and join the SDK's points when these are exported.
+"""Histograms that are counted in Python dictionaries and added to the SDK's points at each export.
 
 The SDK records a value in 5 to 12 µs, most of it for views, filters and copies that nodespan's own histograms do not
-use. A tally does so in about 1 µs. The first value of each set of labels goes to the SDK, which so makes the point with
-its resource, scope, start time and cardinality limit; the tally counts the others and adds them to the point.
+use. A tally does so in about 1 µs. The SDK records the first value of each set of labels, and so creates the point with
+its resource, scope, start time and cardinality limit; the tally counts the other values and adds them to the point.
 
-Only explicit buckets, cumulative temporality and a single exporter can be served like this; see ``Tallies.usable``.
+This requires explicit buckets, cumulative temporality and a single exporter; see ``Tallies.usable``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SLOW_VARIABLES: Final = {
     "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
     "OTEL_METRICS_EXEMPLAR_FILTER": "trace_based",
 }
-"""Variables of the SDK that change what a histogram is, each with its default."""
+"""Variables of the SDK that change histograms, each with its default."""
 
 _alive: Final[WeakSet[Tallies]] = WeakSet()
 
@@ -82,7 +82,7 @@ class Tally:
         self._cells: dict[Key, _Cell] = {}
 
     def record(self, value: float, labels: Mapping[str, Any] | None = None, context: Context | None = None) -> None:
-        """Adds a value. Safe from any thread, but not while Python collects garbage."""
+        """Adds a value. Safe from any thread, but not during a garbage collection."""
         key = tuple(labels.items()) if labels else ()
         cell = self._cells.get(key)
         is_valid = 0 <= value < math.inf  # other values are rejected by the SDK
@@ -106,17 +106,17 @@ class Tally:
                 cell.seen[index] = seen
 
     def reset(self) -> None:
-        """Forgets everything: in a forked child, where another thread may have held a lock."""
+        """Clears all counts in a forked child, where another thread may have held a lock."""
         self._cells = {}
 
     def join(self, points: Iterable[HistogramDataPoint]) -> list[HistogramDataPoint]:
-        """The SDK's points with what was counted here."""
+        """The SDK's points with the values counted here."""
         cells: dict[frozenset[tuple[str, Any]], list[_Cell]] = {}
         for key, cell in list(self._cells.items()):
             cells.setdefault(frozenset(key), []).append(cell)
         keyed = [(frozenset((point.attributes or {}).items()), point) for point in points]
         own = {key: cells.pop(key, []) for key, _ in keyed}
-        if _OVERFLOW in own:  # the SDK's limit was reached before: these have no point of their own
+        if _OVERFLOW in own:  # the SDK's limit was reached before: these have no separate point
             own[_OVERFLOW] += [cell for rest in cells.values() for cell in rest]
         return [_joined(point, own[key]) for key, point in keyed]
 
@@ -130,7 +130,7 @@ class Tallies:
 
     @staticmethod
     def usable(exporters: Sequence[object]) -> bool:
-        """Whether points can be joined: one exporter, and nothing changes what a histogram is."""
+        """Whether tallies can be used: there is one exporter, and the histograms have the SDK's defaults."""
         return len(exporters) == 1 and all(
             os.environ.get(name, "").strip().lower() in {"", default} for name, default in _SLOW_VARIABLES.items()
         )
@@ -145,7 +145,7 @@ class Tallies:
             tally.reset()
 
     def add_to(self, exporter: Any) -> None:
-        """Gives the exporter joined points from now on."""
+        """Adds the tallies to each export from now on."""
         export = exporter.export
 
         def export_joined(metrics_data: MetricsData, *args: Any, **kwargs: Any) -> Any:
@@ -154,7 +154,7 @@ class Tallies:
         exporter.export = export_joined
 
     def join(self, data: MetricsData) -> MetricsData:
-        """The SDK's metrics with what was counted here."""
+        """The SDK's metrics with the values counted here."""
         return replace(
             data,
             resource_metrics=[

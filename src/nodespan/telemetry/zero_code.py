@@ -18,7 +18,7 @@ class NodespanDistro(BaseDistro):
 
 
 class NodespanConfigurator:
-    """Sets up the providers before any library is instrumented. Without one nothing would be recorded."""
+    """Sets up the providers before libraries are instrumented. Without a configurator nothing would be recorded."""
 
     def configure(self, **kwargs: Any) -> None:
         """Configures from the ``OTEL_*`` variables, as ``configure()``."""

@@ -1,4 +1,4 @@
-"""For tests of programs that use nodespan: the span tree as plain data, and pipelines that need no model."""
+"""Tools for tests of programs that use nodespan: the span tree as plain data, and pipelines without a model."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Tree = dict[str, Any]
 def span_tree(exporter: InMemorySpanExporter, *attributes: str) -> list[Tree]:
     """The finished spans as nested dicts: name, status, chosen attributes, names of events, children by start.
 
-    Ids and times are left out, and so is what is not there: a span that is ok, has no events and none of the chosen
-    attributes is ``{"name": ...}``. A span whose parent is not among them stands at the top.
+    Ids, times and empty fields are left out: a span that is ok, and has no events and none of the chosen attributes, is
+    ``{"name": ...}``. A span whose parent is not among the spans is a root.
 
     Args:
         exporter: Holds the spans.
-        attributes: Names of the attributes to show; those that end in ``*`` show all that begin so.
+        attributes: Names of the attributes to show; a name that ends in ``*`` selects all with that prefix.
     """
     spans: Sequence[ReadableSpan] = exporter.get_finished_spans()
     known = {_id(span) for span in spans}
@@ -68,7 +68,7 @@ def _id(span: ReadableSpan) -> int:
 
 
 class _Echo:
-    """What the two forms of the echo have in common: the profile, the words, and their measurements."""
+    """Base of both echo pipelines: the profile, the words, and their measurements."""
 
     _KNOWN: ClassVar[frozenset[str]] = frozenset({"answer", "delay_s", "engine", "error", "error_at"})
 
@@ -143,11 +143,11 @@ class _Echo:
 
 
 class EchoPipeline(_Echo):
-    """A model for tests: repeats its request word by word, at once and always the same.
+    """A deterministic model for tests: repeats its request word by word, without delay.
 
     ``PipelineFactory({ModelProfileType.Primary: ModelProfile(name="echo")}, create=EchoPipeline)``. A word with the
     white space before it is a token and a chunk. Stop strings, ``max_tokens`` and prefix reuse work as with a model:
-    the common beginning with the request before counts as cached.
+    the prefix shared with the previous request counts as cached.
 
     The profile's ``options``:
 
@@ -171,7 +171,7 @@ class EchoPipeline(_Echo):
                 _pause(step, cancellation)
 
     def close(self) -> None:
-        """Forgets its requests."""
+        """Clears the cached request."""
         self._cached = []
 
 
@@ -198,7 +198,7 @@ class AsyncEchoPipeline(_Echo):
                 await asyncio.sleep(step)
 
     async def aclose(self) -> None:
-        """Forgets its requests."""
+        """Clears the cached request."""
         self._cached = []
 
 
@@ -207,7 +207,7 @@ def _words(text: str) -> list[str]:
 
 
 def _pause(delay_s: float, cancellation: Cancellation) -> None:
-    """Sleeps in slices, so that it can be woken."""
+    """Sleeps in short intervals and ends at a cancellation."""
     until = time.perf_counter() + delay_s
     while not cancellation.requested and (left := until - time.perf_counter()) > 0:
         time.sleep(min(left, 0.005))
@@ -221,7 +221,7 @@ def reset() -> None:
     """
     from nodespan.spans import announced
     from nodespan.spans.fingerprint import set_hash_key
-    from nodespan.spans.guard import forget_reported
+    from nodespan.spans.log import forget_logged
     from nodespan.spans.redaction import set_redaction
 
     # Modules that were never imported have nothing to end, and may need libraries that are not installed.
@@ -234,4 +234,4 @@ def reset() -> None:
     set_redaction(None)
     set_hash_key(None)
     announced.forget()
-    forget_reported()
+    forget_logged()

@@ -1,4 +1,4 @@
-"""A model server for tests, with the dialects of the real ones and with failures on request."""
+"""A model server for tests, with the dialects of real servers and configurable failures."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class FakeServer:
         error_amid: Sends an error after that many words, with status 200.
         redirect_to: Answers with a redirect.
         api_key: Required in ``Authorization``, if given.
-        tool_call: Name and arguments of a tool that it calls instead of answering.
-        reasoning: Text of a reasoning before the answer.
+        tool_call: Name and arguments of a tool call to send instead of an answer.
+        reasoning: Text of the reasoning that precedes the answer.
 
     Attributes:
         received: The requests for generations, in order.
@@ -145,7 +145,7 @@ class FakeServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """Closed connections are not errors: clients leave streams, and close idle connections."""
+    """Closed connections are not errors: clients abandon streams and close idle connections."""
 
     daemon_threads = True
 

@@ -98,7 +98,7 @@ class _Pages:
         self._settings = settings
 
     async def index(self, request: Request) -> Response:
-        """The page; its script reads the address."""
+        """The page; its script reads the URL."""
         del request
         return Response(self._page.html, media_type="text/html; charset=utf-8")
 

@@ -81,7 +81,7 @@ class View:
             columns.add(span, span["start_ns"] + round(span["duration_s"] * 1e9))
             self.states.append(STATES[span["state"]])
         last = dict(zip(columns.ids, range(len(columns.ids)), strict=True))
-        # Two stable sorts: keys of two numbers would be objects of their own.
+        # Two stable sorts: keys of two numbers would be additional objects.
         self.order = sorted(last.values(), key=columns.ends_ns.__getitem__, reverse=True)
         self.order.sort(key=columns.starts_ns.__getitem__)
         self.rows = dict(zip(self._picked(columns.ids), range(len(self.order)), strict=True))
@@ -139,7 +139,7 @@ class View:
         return {place: several for place, several in records if several}
 
     def prefixes(self) -> dict[int, dict[str, Any]]:
-        """What prompts shared with the model's call before, by place; without those that were not compared."""
+        """Prefixes shared with the model's previous call, by place; without prompts that were not compared."""
         return {
             place: {name: values.get(key) for name, key in _PREFIXES.items()}
             for place, values in self._others()
@@ -172,7 +172,7 @@ class View:
                 strict=True,
             )
         ]
-        if flags and all(flag & NOISE for flag in flags):  # nothing would be left to see
+        if flags and all(flag & NOISE for flag in flags):  # all spans would be hidden
             flags = [flag & ~NOISE for flag in flags]
         objects = columns.objects
         is_undeclared = [any(not edge["is_declared"] for edge in edge_records(value)) for value in objects]

@@ -86,7 +86,7 @@ def _new(timed: Iterable[tuple[int, int, Message]]) -> Iterator[tuple[int, int, 
 
 
 def _questions(view: View, places: Iterable[int]) -> dict[int, list[str]]:
-    """What interrupts ask, by the innermost run that they stop; the runs around stop as well and do not repeat it."""
+    """Values of interrupts, by the innermost run that they stop; enclosing runs stop as well and do not repeat them."""
     columns = view.columns
     asked: dict[int, list[str]] = {}
     for place in places:
@@ -139,7 +139,7 @@ def _part(role: str, part: Any) -> Iterator[Message]:
 
 
 def _list(value: Any) -> list[Any]:
-    """A list that is JSON text, as nodespan writes it, or is one already."""
+    """A list, given as JSON text, as nodespan writes it, or as a list."""
     found = _parsed(value)
     return cast("list[Any]", found) if isinstance(found, list) else []
 

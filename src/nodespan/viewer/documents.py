@@ -1,4 +1,4 @@
-"""The documents behind the pages: what docs/viewer-data.md describes."""
+"""The documents of the pages; docs/viewer-data.md describes them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def span_document(found: SpanRecord, jaeger_url: str) -> dict[str, Any]:
 
 
 def parts_of(view: View, graphs: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that a document and a change of a trace have beside the columns."""
+    """The parts of a document, or of a change of a trace, besides the columns."""
     return {
         "phases": view.of_open("phase"),
         "processes": view.of_open("process"),

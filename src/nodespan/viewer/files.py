@@ -53,10 +53,10 @@ def load(path: Path, store: SqliteStore) -> Iterator[Loaded]:
 
     Args:
         path: OTLP JSON: one document a line, or one in all; may be packed with gzip.
-        store: Takes each span once.
+        store: Stores each span once.
 
     Raises:
-        ConfigurationError: The file cannot be read, or is no such file.
+        ConfigurationError: The file cannot be read, or has another form.
     """
     loaded = Loaded()
     known: set[tuple[str, str]] = set()

@@ -75,11 +75,11 @@ class Gate:
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _is_navigation(scope, headers):
             return 403, "The request comes from another site."
         if (path.endswith(".json") or path == _LIVE_PATH) and not self._has_session(headers):
-            return 401, "Open the address that nodespan ui has printed; it carries the token."
+            return 401, "Open the address that nodespan ui has printed; it contains the token."
         return None
 
     def _refusal_of_spans(self, headers: Headers) -> tuple[int, str] | None:
-        """Rejects spans from web pages: a browser sends one of these headers, a program does not."""
+        """Rejects spans from web pages: browsers send one of these headers, other programs do not."""
         if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
             return 403, "Spans are not accepted from web pages."
         if not self._settings.is_loopback and not self._has_token(headers):

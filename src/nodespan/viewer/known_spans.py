@@ -1,4 +1,4 @@
-"""Which spans are in the store: a program that sends again, or that writes to the store itself, adds none twice."""
+"""Ids of the spans in the store: a span that is sent again, or that its program has stored, is not added twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IDS_MAX: Final = 500_000
 
 
 class KnownSpans:
-    """Ids of the stored spans of the traces that were looked up last, read from the store as it grows."""
+    """Ids of the stored spans of the most recently used traces, read from the store as it grows."""
 
     def __init__(self, reader: StoreReader) -> None:
         self._reader = reader

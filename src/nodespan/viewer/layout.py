@@ -1,4 +1,4 @@
-"""Where the nodes and edges of a declared graph are drawn: in layers, from the top to the bottom.
+"""The layout of a declared graph: nodes and edges in layers, from the top to the bottom.
 
 The method of Sugiyama, Tagawa and Toda (1981): edges that close a cycle are turned, nodes get the layer of their
 longest path from the start, edges that pass layers get a bend in each, layers are ordered by the mean of their
@@ -31,7 +31,7 @@ _SWEEPS: Final = 12
 _PATIENCE: Final = 4
 """Sweeps without an improvement after which the order is kept."""
 _BENDS_MAX: Final = 4_000
-"""Above this number long edges are straight: the drawing is no longer readable, and must not take seconds."""
+"""Above this number long edges are straight: such a drawing is not readable anyway, and bends would take seconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +68,7 @@ def lay_out(topology: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``width``, ``height``; ``nodes`` with ``id``, ``x``, ``y`` (upper left corner), ``w``, ``h``; ``edges`` with
         ``source``, ``target``, ``kind`` and ``points``. The edge of a branch without declared ends has the kind
-        ``any``, an empty target and a short line.
+        ``any``, an empty target and is short.
     """
     edges = _edges(topology)
     places = _places(topology, edges)
@@ -135,7 +135,7 @@ def _turn_cycles(places: Iterable[str], edges: Iterable[_Edge]) -> None:
 
 
 def _loose_ends(topology: dict[str, Any], places: Iterable[str], edges: Iterable[_Edge]) -> list[tuple[str, str]]:
-    """From each branch without declared ends to the nodes that nothing else leads to: they are drawn below it."""
+    """Edges from branches without declared ends to nodes without other incoming edges, which are drawn below them."""
     reached = {edge.target for edge in edges} | {START}
     sources = [branch["source"] for branch in topology.get("branches") or () if branch["ends"] is None]
     return [(sources[0], one) for one in places if one not in reached and one != sources[0]] if sources else []

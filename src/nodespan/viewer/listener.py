@@ -19,7 +19,7 @@ def bind(host: str, port: int | None) -> socket.socket:
 
     Args:
         host: Address or name.
-        port: ``None``: the usual one, else the next that is free; 0: one that the system chooses.
+        port: ``None``: the default one, else the next free one; 0: one that the system chooses.
 
     Raises:
         ConfigurationError: The address cannot be used, or the port is in use.
@@ -30,9 +30,11 @@ def bind(host: str, port: int | None) -> socket.socket:
             return _bound(host, number)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise ConfigurationError(f"{host} port {number} cannot be listened on: {error.strerror}.") from error
+                raise ConfigurationError(f"Cannot listen on {host} port {number}: {error.strerror}.") from error
     which = f"Port {port} is" if port is not None else f"The ports {ports[0]} to {ports[-1]} are"
-    raise ConfigurationError(f"{which} in use on {host}. Give another one, or 0 for any: nodespan ui --port 0")
+    raise ConfigurationError(
+        f"{which} in use on {host}. Give another one, or 0 for any free port: nodespan ui --port 0"
+    )
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -35,8 +35,8 @@ PING: Final = b": ping\n\n"
 class Live:
     """Follows the store while ``steps`` is read.
 
-    Every reader has a cursor of its own and may be slow, or return after hours: what the thread has not kept is read
-    from the store again.
+    Every reader has its own cursor and may be slow, or return after hours: changes that the thread no longer holds are
+    read from the store again.
     """
 
     def __init__(self, reader: StoreReader) -> None:
@@ -56,10 +56,10 @@ class Live:
         self._wake()
 
     async def steps(self, cursor: str) -> AsyncGenerator[Step | None]:
-        """What changes after a cursor, step by step; ``None`` if nothing has for a while.
+        """The changes after a cursor, step by step; ``None`` after a time without changes.
 
         Raises:
-            StoreError: The cursor is none.
+            StoreError: The cursor is invalid.
         """
         changed = asyncio.Event()
         self._enter(changed)
@@ -151,7 +151,7 @@ async def events(live: Live, cursor: str, data_of: Callable[[Step], Any]) -> Asy
     Args:
         live: Of the store.
         cursor: Of the page's last change.
-        data_of: What the page gets of a step; ``None``: nothing. Called in a thread.
+        data_of: Returns the page's data of a step; ``None``: nothing is sent. Called in a thread.
     """
     yield PING  # sends the headers, so that the page is connected
     async with contextlib.aclosing(live.steps(cursor)) as steps:

@@ -34,7 +34,7 @@ _IDS: Final = frozenset(("trace_id", "span_id", "parent_span_id", "id", "parent_
 
 @dataclass(slots=True)
 class Redaction:
-    """The data that are left out of the file.
+    """The data that are excluded from the file.
 
     Attributes:
         patterns: What matches in a text is replaced by ``[removed]``.
@@ -62,7 +62,7 @@ class Redaction:
         return value
 
     def of_span(self, span: SpanRecord) -> SpanRecord:
-        """A span without the data that are left out."""
+        """A span without the excluded data."""
         if not self.keeps_content:
             attributes = {key: one for key, one in span["attributes"].items() if key not in CONTENT}
             writes = [{**write, "value": None} for write in span["writes"]]
@@ -71,13 +71,13 @@ class Redaction:
 
     @property
     def text(self) -> str:
-        """A sentence about the data that are left out, for the page."""
+        """A sentence about the excluded data, for the page."""
         if not self.keeps_attributes:
-            kept = "Attributes, events, links and content are left out"
+            kept = "Attributes, events, links and content are excluded"
         elif not self.keeps_content:
-            kept = "Content (messages, tool arguments, state values) is left out"
+            kept = "Content (messages, tool arguments, state values) is excluded"
         else:
-            kept = "Content is included as far as it was captured"
+            kept = "Captured content is included"
         if not self.patterns:
             return f"{kept}; no redaction pattern was applied."
         shown = "s were" if len(self.patterns) > 1 else " was"
@@ -97,7 +97,7 @@ def mailed_page(reader: StoreReader, trace_ids: Sequence[str], redaction: Redact
     Args:
         reader: Of the store.
         trace_ids: Ids of the runs, or unique prefixes.
-        redaction: What is left out.
+        redaction: The excluded data.
         page: Another page than the package's.
 
     Raises:

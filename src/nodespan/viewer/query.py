@@ -1,4 +1,4 @@
-"""The filter of a list, as its address has it."""
+"""The filter of a list, from the query of its URL."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NS_DIGITS: Final = 19
 
 
 def filter_of(query: QueryParams) -> TraceFilter:
-    """The filter; parameters that are none are ignored.
+    """The filter; other parameters are ignored.
 
     Raises:
-        ConfigurationError: A value is not one.
+        ConfigurationError: A value is invalid.
     """
     words = {key: query[key] for key in _WORDS if query.get(key)}
     return TraceFilter(

@@ -1,4 +1,4 @@
-"""OTLP/HTTP: spans of any OpenTelemetry program into the store, where they are kept and never sent on."""
+"""OTLP/HTTP receiver: stores the spans of any OpenTelemetry program; they are never forwarded."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Receiver:
     """Receives spans.
 
     Args:
-        store: Where they are kept.
-        known: What is in it.
+        store: Stores them.
+        known: Ids of the stored spans.
     """
 
     def __init__(self, store: SqliteStore, known: KnownSpans) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SHUTDOWN_S: Final = 1
 _FILL_S: Final = 0.05
-"""How long an answer may fill the index before it is given from what is indexed."""
+"""Time for which a request may fill the index before it is answered from the indexed spans."""
 
 
 class ViewerServer:
@@ -45,7 +45,7 @@ class ViewerServer:
         live = Live(self._reader)
         receiver = Receiver(store, KnownSpans(self._reader)) if accepts_spans else None
         app = create_app(self._reader, page or Page(), settings, live, receiver)
-        # Nothing of a request is logged: addresses carry filters, which are names of users and conversations.
+        # Requests are not logged: addresses contain filters, with names of users and conversations.
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
         config = uvicorn.Config(
             app,

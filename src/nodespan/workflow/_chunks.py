@@ -1,4 +1,4 @@
-"""A node's chunks on their way to event streams, ``stream_mode="custom"`` and ``stream_mode="messages"``."""
+"""Emits a node's chunks to event streams, ``stream_mode="custom"`` and ``stream_mode="messages"``."""
 
 from __future__ import annotations
 
@@ -149,5 +149,5 @@ class ChunkEvents:
 def _stream_writer() -> Callable[[Any], None]:
     try:
         return get_stream_writer()
-    except (RuntimeError, KeyError):  # the node is run by itself, outside of a graph
+    except (RuntimeError, KeyError):  # the node is called outside of a graph
         return lambda _: None

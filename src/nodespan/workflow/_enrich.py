@@ -53,8 +53,8 @@ class EventEnricher:
 
     Args:
         run: Of the run's span.
-        keeps_own_key: The user's own metadata have the key under which the run is remembered in its checkpoints;
-            otherwise it is nodespan's and is taken out of the events.
+        keeps_own_key: The user's metadata contain the key under which checkpoints refer to the run; otherwise nodespan
+            has added it, and it is removed from the events.
     """
 
     __slots__ = (
@@ -141,7 +141,7 @@ class EventEnricher:
         return metadata
 
     def _timestamp(self) -> str:
-        """Now, in ISO 8601. Events come by the hundred in a second, which is written once."""
+        """Now, in ISO 8601. The text of a second is kept: hundreds of events share it."""
         second, ns = divmod(time.time_ns(), 1_000_000_000)
         if second != self._second:
             self._second, self._second_text = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
@@ -174,7 +174,7 @@ def _entries(value: object, *, per_node: bool) -> dict[str, Any] | None:
         found = cast("Mapping[str, object]", value).get("node_metadata")
     else:
         found = fact(value, "node_metadata")
-    if found is not None and isinstance(found, Mapping):  # asking None whether it is one takes as long as the rest
+    if found is not None and isinstance(found, Mapping):  # isinstance(None, Mapping) takes as long as the rest
         return dict(cast("Mapping[str, Any]", found)) or None
     if not per_node or not isinstance(value, dict):
         return None

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.trace import INVALID_SPAN
 
 from nodespan import semconv
+from nodespan.instrumentation._outcome import outcome_of
 from nodespan.instrumentation.langgraph import NodeSpan, WorkflowSpan, callback_span, id_of, new_node_id, section
 from nodespan.spans.attributes import to_attribute
 from nodespan.spans.directory import span_id_of, trace_id_of, traceparent_of
 from nodespan.spans.exceptions import error_type
 from nodespan.spans.identity import NO_IDENTITY
+from nodespan.spans.log import CODE_FIELD
 from nodespan.spans.scope import Attached, current_scope
 from nodespan.types import STATE_ONLY_KEYS, NodeMetadata, PipelineExecutionMetadata
 
@@ -36,7 +38,7 @@ class Measured(Protocol):
 
 
 class NodeExecution:
-    """Adopts the span that LangGraph's seam opened for this execution, or opens one of its own, and fills it.
+    """Adopts the span that LangGraph's seam opened for this execution, or opens a new one, and sets its attributes.
 
     A context manager for one frame. Facts reach the span when it ends, so that a retried attempt leaves nothing of
     the attempt before.
@@ -89,7 +91,8 @@ class NodeExecution:
     ) -> None:
         if error is not None:
             self.scope.facts = _mirror(self.metadata(error_type=error_type(error), duration_s=self.scope.duration_s))
-            self._log(logging.WARNING, "left with %s", error_type(error))
+            if outcome_of(error) == "error":
+                self._log(logging.WARNING, "failed with %s", error_type(error))
         if self._attached is not None:
             self._attached.__exit__(kind, error, traceback)
             self.scope.leave(error)
@@ -122,6 +125,7 @@ class NodeExecution:
             return
         ids = self.scope.ids
         extra = {
+            **({CODE_FIELD: "workflow.node_failed"} if level >= logging.WARNING else {}),
             "node_id": ids.node_id,
             "node_name": ids.node_name,
             "trace_id": trace_id_of(self.scope.span),
@@ -133,7 +137,7 @@ class NodeExecution:
 def start_facts(
     scope: NodeSpan | None, facts: Mapping[str, Any], state: object, *, streams: bool, node_name: str = ""
 ) -> dict[str, Any]:
-    """What is known of an execution when it starts; without a scope it has a node id of its own and no span."""
+    """The metadata of an execution at its start; without a scope it has a new node id and no span."""
     known = scope.identity if scope is not None else NO_IDENTITY
     span = scope.span if scope is not None else INVALID_SPAN
     return {

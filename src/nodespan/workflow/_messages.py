@@ -1,7 +1,7 @@
 """A node's tokens as those of a chat model: ``stream_mode="messages"``, and chat model events of event streams.
 
-Only handlers that stream receive them: LangGraph's of messages mode, LangChain's of event streams and logs. For all
-other callbacks, such as tracers and counters of usage, a node is no chat model, so that its call is counted once.
+Only handlers that stream receive them: LangGraph's of messages mode, LangChain's of event streams and logs. All other
+callbacks, such as tracers and counters of usage, do not receive them, so that the call is counted once.
 """
 
 from __future__ import annotations
@@ -222,9 +222,9 @@ def _with_handlers(run: Any, handlers: list[BaseCallbackHandler]) -> Any:
 
 
 def direct(handlers: Sequence[BaseCallbackHandler], event: str) -> Receivers:
-    """The handlers' own coroutine functions for an event, if each streams and has one; else none.
+    """The handlers' own coroutine functions for an event, if each handler streams and has one; else none.
 
-    LangChain makes a task for each handler and chunk, which costs more than all the rest.
+    LangChain creates a task for each handler and chunk, which costs more than everything else.
     """
     receivers = [getattr(handler, event) for handler in handlers]
     if len(readers(handlers)) == len(handlers) and all(map(inspect.iscoroutinefunction, receivers)):

@@ -16,7 +16,7 @@ from nodespan.types import ChatMessage, GenerationRequest, Sampling
 Prompt = str | Callable[[Any], str | Sequence[Any]]
 
 _NOT_SENT: Final = frozenset({"thinking", "reasoning", "redacted_thinking", "tool_use", "tool_call", "function_call"})
-"""Blocks of an answer that are not part of the conversation, or stand among its tool calls as well."""
+"""Blocks of an answer that are not part of the conversation, or are repeated among its tool calls."""
 _ROLES: Final = {"human": "user", "ai": "assistant"}
 """Roles of chat templates by LangChain's message types; the others have the same name."""
 
@@ -36,8 +36,8 @@ def build_request(node_name: str, state: object, prompt: Prompt | None, sampling
             messages.insert(0, ChatMessage(role="system", content=prompt))
     if not messages:
         raise ConfigurationError(
-            f"PipelineNode {node_name!r} found no messages in its input, {_shape(state)}. "
-            "Put some into state.messages, or give a prompt: PipelineNode(..., prompt=lambda state: '...')."
+            f"The input of PipelineNode {node_name!r} has no messages: {_shape(state)}. "
+            "Add messages to the state, or give a prompt: PipelineNode(..., prompt=lambda state: '...')."
         )
     return GenerationRequest(messages=tuple(messages), sampling=sampling)
 
@@ -110,7 +110,7 @@ def _tool_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shape(state: object) -> str:
-    """What was given, without its values."""
+    """The form of the input, without its values."""
     if isinstance(state, Mapping):
         return f"a dict with the keys {sorted(map(str, cast('Mapping[object, object]', state)))}"
     return f"a {type(state).__name__}"

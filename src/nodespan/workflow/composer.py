@@ -1,4 +1,4 @@
-"""ComposerService: runs a compiled graph and hands out LangGraph's events with the ids of their spans."""
+"""ComposerService: runs a compiled graph and yields LangGraph's events with the ids of their spans."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class ComposerService:
     """Executes workflows and enriches their event stream.
 
-    One instance serves any number of concurrent runs. While it lives, LangGraph's seams are wrapped; the wrappers act
-    only for its own runs (and for those of ``nodespan.instrument()``).
+    One instance can execute any number of concurrent runs. While an instance exists, functions of LangGraph are
+    wrapped; the wrappers affect only its own runs (and those of ``nodespan.instrument()``).
     """
 
     def __init__(
@@ -65,22 +65,22 @@ class ComposerService:
         Added to each event: in ``event["metadata"]`` ``trace_id`` (32 hex digits), ``span_id`` (16; the innermost span
         known), ``trace_flags``, ``node_id``, ``node_name`` (inside a node), ``sequence`` (from 0), ``timestamp``
         (ISO 8601, UTC) and ``workflow_context``; and ``data["node_metadata"]`` where the data hold entries. Without a
-        real tracer provider the ids are ``None``. A user's own metadata of such a name moves to ``user_metadata``.
+        real tracer provider the ids are ``None``. User metadata with one of these keys are moved to ``user_metadata``.
 
-        The caller's context at this call is the run's parent. Leaving the iterator early (``aclose``, ``break``,
-        cancel) ends the run and stops its models. An error yields one last ``workflow_error`` event and is then
-        raised as it was.
+        The parent of the run is the span that is current at this call. Leaving the iterator early (``aclose``,
+        ``break``, cancellation) ends the run and stops its models. An error yields one last ``workflow_error`` event
+        and is then raised unchanged.
 
         Args:
-            workflow: What ``StateGraph.compile()`` returned.
+            workflow: The graph that ``StateGraph.compile()`` returned.
             initial_state: A state, a dict, a ``Command`` or ``None`` to resume.
-            stream: ``False`` keeps nodes from streaming and leaves token events out.
-            config: LangGraph's config: ``configurable``, ``callbacks``, ``metadata`` and so on. It is not changed.
+            stream: With ``False`` nodes do not stream, and there are no token events.
+            config: LangGraph's config: ``configurable``, ``callbacks``, ``metadata`` and others. It is not changed.
             context: The run's static context, ``runtime.context`` in nodes.
             durability: When checkpoints are written: ``"sync"``, ``"async"`` or ``"exit"``.
             interrupt_before: Nodes before which the run stops.
             interrupt_after: Nodes after which the run stops.
-            stream_mode: What the chunks of the run's ``on_chain_stream`` events hold; with a sequence each chunk is
+            stream_mode: Content of the chunks of the run's ``on_chain_stream`` events; with a sequence each chunk is
                 ``(mode, data)``.
             include_names: Only events of runnables with these names.
             include_types: Only events of these types, such as ``"chat_model"``.
@@ -90,7 +90,7 @@ class ComposerService:
             exclude_tags: No events of runnables with these tags.
 
         Raises:
-            ConfigurationError: An argument cannot work. Raised at the call.
+            ConfigurationError: An argument is invalid. Raised at the call.
         """
         _check(workflow, initial_state, config)
         options = {
@@ -157,7 +157,7 @@ class ComposerService:
 
 
 async def _close(events: Any, workflow_name: str) -> None:
-    """Stops the run when the consumer has left. An error of closing is logged: the first error is the one to raise."""
+    """Stops the run when the consumer has left. An error at closing is logged; the first error is raised."""
     try:
         if inspect.iscoroutine(events):
             events.close()

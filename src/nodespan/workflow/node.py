@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import IntEnum
@@ -17,6 +16,7 @@ from nodespan.errors import ConfigurationError
 from nodespan.instrumentation.langgraph import NodeSpan, section
 from nodespan.runner import PipelineFactory, Runner
 from nodespan.spans.instruments import get_instruments
+from nodespan.spans.log import warn
 from nodespan.spans.scope import current_scope, get_tracer
 from nodespan.types import (
     GenerationRequest,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from nodespan.runner import PipelineStream
 
-_logger = logging.getLogger("nodespan")
-
 
 class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     """A node for ``graph.add_node(name, PipelineNode(...))``, in sync and async graphs alike.
@@ -46,26 +44,26 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     Each execution calls the model once. The node returns its answer and one entry of ``node_metadata``; its span
     carries the same facts (``nodespan.*``).
 
-    With streaming, every chunk is sent while it is produced, where it is read: as an ``AIMessageChunk`` to
-    ``stream_mode="messages"`` and as ``on_chat_model_stream`` to event streams, with the id of the final message; and
-    as ``{"content", "index", "node_id", "span_id"}`` to ``stream_mode="custom"`` and as the custom event
-    ``pipeline_chunk`` to event streams. The last of these has no content and the generation's ``metadata``.
+    With streaming, each chunk is emitted as it is generated, if the run is read as a stream: as an ``AIMessageChunk``
+    in ``stream_mode="messages"`` and as ``on_chat_model_stream`` in event streams, with the id of the final message;
+    and as ``{"content", "index", "node_id", "span_id"}`` in ``stream_mode="custom"`` and as the custom event
+    ``pipeline_chunk`` in event streams. The last of these has no content and the generation's ``metadata``.
 
     Args:
         pipeline_factory: Holds the models; shared by all nodes that use the same ones.
         profile_type: Which of the factory's profiles.
-        stream: Send chunks while they are produced.
-        emit: Which of the two forms chunks are sent in: ``"both"``, ``"messages"`` or ``"custom"``.
+        stream: Emit chunks as they are generated.
+        emit: The form of emitted chunks: ``"both"``, ``"messages"`` or ``"custom"``.
         node_name: Display name; LangGraph's name of the node if not given.
-        priority: Place in the model's queue.
-        prompt: Without it the request is the state's messages. A text is put before them as system message; a
-            function of the state returns the prompt (a text) or the messages.
-        output_key: Field for the answer: an ``AIMessage`` for ``"messages"``, otherwise the text.
+        priority: Priority in the model's queue.
+        prompt: If not given, the request is the state's messages. A text precedes them as system message; a function of
+            the state returns the prompt (a text) or the messages.
+        output_key: Field of the state for the answer: an ``AIMessage`` for ``"messages"``, otherwise the text.
         sampling: Takes precedence over the profile's own.
-        deadline_s: Longest time for one execution, waiting for the model included.
+        deadline_s: Time limit of one execution, waiting for the model included.
 
     Raises:
-        ConfigurationError: An argument cannot work.
+        ConfigurationError: An argument is invalid.
         UnknownProfileError: The factory has no such profile.
     """
 
@@ -99,7 +97,9 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
                 f"PipelineNode(emit={emit!r}) is not supported. Give 'both', 'messages' or 'custom'."
             )
         if deadline_s is not None and deadline_s <= 0:
-            raise ConfigurationError(f"PipelineNode(deadline_s={deadline_s}) leaves no time. Give seconds above 0.")
+            raise ConfigurationError(
+                f"PipelineNode(deadline_s={deadline_s}) is invalid. Give a number of seconds above 0."
+            )
         self._profile = pipeline_factory.profile(profile_type)
         self.name = None
         self.nodespan_display_name = node_name
@@ -159,7 +159,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     def create_node_metadata(self, state: Any, pipeline: PipelineExecutionMetadata | None = None) -> NodeMetadata:
         """The metadata of an execution so far: its names, its ids and those of its span.
 
-        Inside a node's body it describes that execution; elsewhere it has a node id of its own and no span.
+        Inside a node's body it describes that execution; elsewhere it has a new node id and no span.
 
         Args:
             state: Its ``user_id`` and ``conversation_id`` are used.
@@ -221,7 +221,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         events = ChunkEvents(config, scope.node_id, stream.span_id, request, emit, type(self).__name__)
         runs = scope.directory.runs if scope.directory is not None else None
         if runs is not None and events.run_id is not None and stream.span_id is not None:
-            runs[events.run_id] = stream.span_id  # where event streams look for a chat model's span
+            runs[events.run_id] = stream.span_id  # event streams read the span of a chat model's events here
         return events
 
     def _update(self, execution: NodeExecution, answer: AIMessage) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
     def _warn_of_missing_fields(
         self, state: object, channels: frozenset[str] | None, config: Mapping[str, Any]
     ) -> None:
-        """Logs once which writes LangGraph drops silently: those to fields that the graph's state does not have."""
+        """Logs once the writes that LangGraph drops silently: those to fields that the graph's state does not have."""
         if self._has_checked_fields:
             return
         known = channels if channels is not None else _fields(state, config)
@@ -241,7 +241,8 @@ class PipelineNode(Runnable[Any, "dict[str, Any]"]):
         missing = needed - known if known is not None else None
         self._has_checked_fields = True
         if missing:
-            _logger.warning(
+            warn(
+                "workflow.missing_field",
                 "The graph's state has no field %s, so LangGraph drops what PipelineNode %r writes there. "
                 "Use or subclass nodespan.WorkflowState, or add the field to your own state.",
                 " and ".join(repr(name) for name in sorted(missing)),

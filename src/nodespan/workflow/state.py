@@ -1,4 +1,4 @@
-"""WorkflowState: messages, who the run is for, and the metadata of its node executions."""
+"""WorkflowState: messages, user, conversation, and the metadata of node executions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Merge = Callable[[NodeMetadataMap | None, NodeMetadataMap | None], NodeMetadataM
 
 
 def keep_newest(limit: int) -> Merge:
-    """A reducer that unites both sides and keeps the newest entries, by ``execution_time`` and then by node id.
+    """A reducer that merges both sides and keeps the newest entries, by ``execution_time`` and then by node id.
 
-    Associative, so parallel branches may be merged in any grouping. Two entries of one node id: the later one stays,
-    at the same time the right one. A side may be ``None``.
+    Associative, so that parallel branches can be merged in any grouping. Of two entries with one node id the later one
+    is kept, or the right one if their times are equal. A side may be ``None``.
     """
     if limit < 1:
-        raise ConfigurationError(f"node_metadata_max={limit} keeps nothing. Give a number from 1.")
+        raise ConfigurationError(f"node_metadata_max={limit} is invalid. Give 1 or more.")
 
-    # LangGraph refuses two reducers for one field, except that it takes all lambdas for the same: so a node may be
-    # annotated with WorkflowState in a graph of a subclass that has another bound. The graph's own bound holds.
+    # LangGraph rejects two reducers for one field, but treats all lambdas as equal: so a node may be annotated with
+    # WorkflowState in a graph of a subclass that has another bound. The graph's own bound applies.
     return lambda left, right: _merge(left, right, limit)
 
 
@@ -70,8 +70,8 @@ class WorkflowState(BaseModel):
 
     Attributes:
         messages: The conversation, with LangGraph's ``add_messages`` reducer.
-        user_id: Who the run is for.
-        conversation_id: The conversation it belongs to.
+        user_id: The user of the run.
+        conversation_id: The conversation of the run.
         node_metadata: Entries of ``NodeMetadata`` as plain JSON types, keyed by node id. Not validated: that would cost
             331 µs per node at 256 entries against 0.7 µs (langgraph 1.2.22, pydantic 2.14).
     """
@@ -96,7 +96,7 @@ class WorkflowState(BaseModel):
     def from_prompt(
         cls, prompt: str, *, user_id: str | None = None, conversation_id: str | int | None = None, **fields: Any
     ) -> Self:
-        """A state that begins a conversation with one message of the user's."""
+        """A state with one user message."""
         return cls(messages=[HumanMessage(prompt)], user_id=user_id, conversation_id=conversation_id, **fields)
 
 
@@ -104,11 +104,11 @@ OUR_FIELDS: Final = ("node_metadata",)
 
 
 def node_cache_key(state: Any) -> bytes:
-    """A key for ``CachePolicy(key_func=node_cache_key)`` that the same question finds again.
+    """A key for ``CachePolicy(key_func=node_cache_key)``, equal for equal questions.
 
     LangGraph's own key includes random ids (of messages and of node executions), so that it never matches. This one
-    leaves out ``node_metadata`` and the ids of messages; all other content counts, with its types and its nesting. The
-    order of a mapping does not. A cached result keeps its first trace.
+    leaves out ``node_metadata`` and the ids of messages; all other content is included, with its types and its nesting;
+    the order of a mapping is not. A cached result keeps the ids of its first trace.
     """
     fields = _fields_of(state)
     if fields is not None and not isinstance(state, BaseMessage):
@@ -130,7 +130,7 @@ def _fields_of(value: object) -> Mapping[Any, Any] | None:
 
 
 def _feed(update: Callable[[bytes], None], value: Any) -> None:
-    """Feeds a value so that different values give different bytes: each part has its type and its length."""
+    """Hashes a value so that different values give different bytes: each part has its type and its length."""
     fields = _fields_of(value)
     if fields is not None:
         name = "mapping" if isinstance(value, Mapping) else type(value).__qualname__

@@ -100,7 +100,7 @@ def test_traces_are_listed_one_per_line(cli):
 
 
 def test_an_empty_store_is_reported_with_a_remedy(cli):
-    assert cli("traces").out == f"No trace in {store_path()}. Make one: nodespan demo\n"
+    assert cli("traces").out == f"No trace in {store_path()}. Create one: nodespan demo\n"
 
 
 def test_a_trace_is_shown_by_a_prefix_of_its_id(cli):
@@ -191,7 +191,7 @@ def test_flush_sends_only_addressed_spans_without_all(cli, monkeypatch):
     outbox = cli.json["store"]
     (waiting,) = outbox["destinations"]
     assert (outbox["waiting"], waiting["label"], outbox["exported"]) == (1, f"{receiver.endpoint}/v1/traces", 0)
-    assert outbox["oldest_waiting_s"] >= 0
+    assert 0 <= outbox["oldest_waiting_s"] < 60
     assert "Connection refused" in waiting["last_error"]
 
     assert cli("flush", "--timeout", "0.5", "--json").code == 1

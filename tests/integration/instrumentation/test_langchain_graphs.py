@@ -93,7 +93,7 @@ def test_model_and_tool_are_below_the_node_that_called_them(run, exporter, agent
 
 @pytest.mark.usefixtures("traced_all")
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_interrupt_in_a_tool_is_no_error_of_the_tool_the_node_or_the_run(exporter, asynchronous):
+def test_an_interrupt_in_a_tool_is_not_an_error_of_the_tool_the_node_or_the_run(exporter, asynchronous):
     graph = hand_made(Talker(tool_calls=[calls("asks"), []]), [asks], checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "t"}}
 

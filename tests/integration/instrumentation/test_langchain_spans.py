@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -63,6 +64,16 @@ WAYS = {
     "aevents-v3": lambda model: asyncio.run(_aevents_v3(model)),
 }
 STREAMED = {"stream", "astream", "events-v2", "events-v3", "aevents-v3"}
+
+
+def test_the_time_to_the_first_chunk_ends_at_the_first_one(exporter):
+    pieces = Talker().stream("hi")
+    next(pieces)
+    time.sleep(0.05)  # a slow reader
+    list(pieces)
+    [span] = exporter.get_finished_spans()
+    took_s = (span.end_time - span.start_time) / 1e9
+    assert 0 < span.attributes["gen_ai.response.time_to_first_chunk"] <= took_s - 0.05
 
 
 @pytest.mark.parametrize("way", ways(WAYS))

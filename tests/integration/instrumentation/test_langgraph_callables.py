@@ -95,7 +95,7 @@ class Callable:
         return [float(len(text))]
 
 
-def test_methods_of_embedding_models_that_are_no_functions_return_the_same_results(switch):
+def test_methods_of_embedding_models_that_are_not_functions_return_the_same_results(switch):
     class Unusual(Embeddings):
         @staticmethod
         def embed_documents(texts):  # pyright: ignore[reportIncompatibleMethodOverride]

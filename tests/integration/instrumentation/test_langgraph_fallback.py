@@ -131,7 +131,7 @@ def test_a_node_from_callbacks_has_its_outcome(run, lacking, exporter):
     ]
 
 
-def test_an_interrupt_in_a_node_from_callbacks_is_no_error(run, lacking, exporter):
+def test_an_interrupt_in_a_node_from_callbacks_is_not_an_error(run, lacking, exporter):
     from langgraph.checkpoint.memory import InMemorySaver
 
     def asks(state):

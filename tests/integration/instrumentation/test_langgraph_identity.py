@@ -294,6 +294,6 @@ class Broken:
         raise RuntimeError("no text")
 
 
-def test_for_a_value_that_is_no_scalar_only_its_attribute_is_missing(run, exporter):
+def test_for_a_value_that_is_not_a_scalar_only_its_attribute_is_missing(run, exporter):
     run(graph(step), {"x": 0, "user_id": Broken(), "conversation_id": "conv-7"})
     assert identities(exporter) == {("conv-7", None)}

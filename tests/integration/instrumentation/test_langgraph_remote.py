@@ -86,7 +86,7 @@ def test_an_error_on_the_server_is_an_error_of_the_run(serve, exporter, is_async
 
 @both
 @has_v2  # the values of a server with an older LangGraph do not have interrupts
-def test_an_interrupt_on_the_server_is_no_error_and_the_run_can_be_resumed(serve, exporter, is_async):
+def test_an_interrupt_on_the_server_is_not_an_error_and_the_run_can_be_resumed(serve, exporter, is_async):
     _, remote = serve(asks)
     call(remote, is_async, {"seen": []})
     assert run_span(exporter).attributes[semconv.STATUS] == "interrupted"

@@ -138,7 +138,7 @@ def test_an_error_raised_in_the_program_is_an_error_of_the_run(serve, exporter, 
 
 
 @both
-def test_an_interrupt_is_no_error_and_the_run_can_be_resumed(serve, exporter, is_async):
+def test_an_interrupt_is_not_an_error_and_the_run_can_be_resumed(serve, exporter, is_async):
     server, remote = serve(asks)
     [waiting] = read(remote, is_async, how="interrupts")
     assert waiting["value"] == "go on?"

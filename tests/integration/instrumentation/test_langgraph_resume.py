@@ -128,7 +128,7 @@ def test_threads_of_the_same_name_in_two_graphs_are_not_linked(exporter):
     assert linked(third) == [first.context.span_id]
 
 
-def test_a_new_input_on_an_interrupted_thread_is_no_resume(exporter):
+def test_a_new_input_on_an_interrupted_thread_is_not_a_resume(exporter):
     graph = chain(asks, checkpointer=InMemorySaver())
     graph.invoke({"seen": []}, thread())
     graph.invoke({"seen": []}, thread())

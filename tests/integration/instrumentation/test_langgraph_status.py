@@ -136,7 +136,7 @@ def test_two_errors_of_one_run_are_each_recorded_where_they_were_raised(exporter
     }
 
 
-def test_an_interrupt_is_no_error(run, exporter):
+def test_an_interrupt_is_not_an_error(run, exporter):
     graph = chain(asks, checkpointer=InMemorySaver())
     run(graph, {"seen": []}, thread())
     assert tree(exporter) == [
@@ -148,7 +148,7 @@ def test_an_interrupt_is_no_error(run, exporter):
     ]
 
 
-def test_an_interrupt_in_a_subgraph_is_no_error(run, exporter):
+def test_an_interrupt_in_a_subgraph_is_not_an_error(run, exporter):
     graph = chain(("inner", chain(asks, name="Inner"), {}), checkpointer=InMemorySaver())
     run(graph, {"seen": []}, thread())
     assert tree(exporter) == [
@@ -172,7 +172,7 @@ def test_an_interrupt_in_a_subgraph_is_no_error(run, exporter):
     ]
 
 
-def test_a_static_interrupt_is_no_error(run, exporter):
+def test_a_static_interrupt_is_not_an_error(run, exporter):
     graph = chain(step, ("after", step, {}), checkpointer=InMemorySaver(), interrupt_before=["after"])
     run(graph, {"seen": []}, thread())
     assert tree(exporter) == [
@@ -184,7 +184,7 @@ def test_a_static_interrupt_is_no_error(run, exporter):
     ]
 
 
-def test_an_interrupt_in_a_tool_is_no_error(run, exporter):
+def test_an_interrupt_in_a_tool_is_not_an_error(run, exporter):
     from langchain_core.messages import AIMessage
     from langchain_core.tools import tool
     from langgraph.graph import MessagesState
@@ -206,7 +206,7 @@ def test_an_interrupt_in_a_tool_is_no_error(run, exporter):
     assert root["children"] == [{"name": "invoke_node tools", "attributes": INTERRUPTED}]
 
 
-def test_a_command_to_the_parent_graph_is_no_error(run, exporter):
+def test_a_command_to_the_parent_graph_is_not_an_error(run, exporter):
     def leaves(state):
         return Command(graph=Command.PARENT, goto="after")
 
@@ -237,7 +237,7 @@ def test_a_command_to_the_parent_graph_is_no_error(run, exporter):
     ]
 
 
-def test_other_control_flow_of_langgraph_is_no_error(exporter):
+def test_other_control_flow_of_langgraph_is_not_an_error(exporter):
     def bubbles(state):
         raise GraphBubbleUp
 
@@ -248,7 +248,7 @@ def test_other_control_flow_of_langgraph_is_no_error(exporter):
     assert "status" not in root["children"][0]
 
 
-async def test_a_cancelled_run_is_no_error(exporter):
+async def test_a_cancelled_run_is_not_an_error(exporter):
     started = asyncio.Event()
 
     async def hangs(state):

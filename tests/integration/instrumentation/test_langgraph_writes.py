@@ -104,7 +104,7 @@ def test_the_hash_of_a_message_has_its_calls_and_its_status(exporter):
 
 
 @pytest.mark.usefixtures("traced", "key")
-def test_commands_sends_and_a_state_that_is_no_mapping(exporter):
+def test_commands_sends_and_a_state_that_is_not_a_mapping(exporter):
     def goes(state):
         return Command(update={"n": 1}, goto=[Send("a", {"n": 0})] if state["n"] else [])
 

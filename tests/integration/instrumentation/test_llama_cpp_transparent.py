@@ -243,7 +243,7 @@ def test_an_internal_error_does_not_reach_the_program(llama, switch_llama_cpp, m
     assert len(calls(exporter)) == 2  # the first was not opened; the others ended
 
 
-def test_a_library_that_is_absent_is_no_error(monkeypatch, caplog):
+def test_a_library_that_is_absent_is_not_an_error(monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "llama_cpp", None)
     caplog.set_level(logging.INFO)
     instrument(langgraph=False, langchain=False, meter_provider=MeterProvider(shutdown_on_exit=False))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
+
 import pytest
 from langchain_core.language_models import FakeListLLM
-from langgraph.pregel import _retry, _runner
+from langgraph.pregel import _loop, _retry, _runner
 from opentelemetry import trace
 from opentelemetry.instrumentation import dependencies
 
@@ -38,10 +41,29 @@ def test_a_runner_that_does_not_call_the_wrapped_function_is_detected(installed,
     assert "spans of a two-node graph" in differences[0]
 
 
-def test_retries_decided_by_another_function_are_detected(installed, monkeypatch):
-    wrapped = _retry._should_retry_on
-    monkeypatch.setattr(_retry, "_should_retry_on", wrapped.__wrapped__)
-    assert any("failed attempt" in difference for difference in self_test())
+@pytest.mark.parametrize(
+    ("owner", "name", "reported"),
+    [
+        (_runner, "run_with_retry", "spans"),
+        (_retry, "_should_retry_on", "failed attempts"),
+        (_retry, "patch_configurable", "failed attempts"),
+        (_loop.PregelLoop, "_first", "link of the resumed run"),
+        (_loop.PregelLoop, "_suppress_interrupt", "attributes of invoke_workflow"),
+    ],
+)
+def test_a_library_that_no_longer_calls_a_wrapped_function_is_detected(installed, monkeypatch, owner, name, reported):
+    monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    assert self_test()[0].startswith(f"The {reported}")
+
+
+def test_writes_that_are_gone_when_a_task_ends_are_detected(installed, monkeypatch):
+    wrapped = _runner.arun_with_retry
+
+    async def arun_with_retry(task, *args, **kwargs):
+        return await wrapped(dataclasses.replace(task, writes=deque()), *args, **kwargs)
+
+    monkeypatch.setattr(_runner, "arun_with_retry", arun_with_retry)
+    assert any("langgraph.edges" in difference for difference in self_test())
 
 
 def test_a_library_that_raises_is_reported(monkeypatch):

@@ -209,8 +209,8 @@ def test_the_error_for_a_corrupt_file_names_a_remedy(smollm2: Path, tmp_path: Pa
     path = tmp_path / "cut.gguf"
     with smollm2.open("rb") as whole:
         path.write_bytes(whole.read(100_000))
-    says = pytest.raises(ModelLoadError, match=r"(?s)cannot load .*cut\.gguf with n_ctx=4096.*Is the file whole")
-    with PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=path)}) as factory, says:
+    fails = pytest.raises(ModelLoadError, match=r"(?s)cannot load .*cut\.gguf with n_ctx=4096.*Is the file complete")
+    with PipelineFactory({ModelProfileType.Primary: ModelProfile(model_path=path)}) as factory, fails:
         list(Runner(factory).stream_pipeline(raw("a")))
 
 

@@ -170,9 +170,9 @@ async def test_an_error_inside_a_stream_does_not_contain_a_key() -> None:
     ("profile", "message"),
     [
         ({"base_url": "http://user:canary@127.0.0.1:1/v1"}, "user name or a password"),
-        ({"base_url": "ftp://127.0.0.1/v1"}, "not a server's address"),
-        ({"base_url": "127.0.0.1:8080"}, "not a server's address"),
-        ({"base_url": "http://127.0.0.1:99999/v1"}, "not an address"),
+        ({"base_url": "ftp://127.0.0.1/v1"}, "not the address of a server"),
+        ({"base_url": "127.0.0.1:8080"}, "not the address of a server"),
+        ({"base_url": "http://127.0.0.1:99999/v1"}, "not a valid URL"),
         ({"base_url": "http://127.0.0.1:1/v1?key=canary"}, "without a query"),
         ({"base_url": "http://127.0.0.1:1/v1", "name": ""}, "no name"),
         ({"base_url": "http://127.0.0.1:1/v1", "dialect": "other"}, "dialect"),

@@ -103,6 +103,25 @@ def test_old_batches_are_deleted_and_unsent_ones_counted(path, monkeypatch):
     later.close()
 
 
+def test_a_running_process_deletes_old_batches_every_minute(path, monkeypatch):
+    store = SqliteStore(path, StoreLimits(max_age_s=3600))
+    store.append(batch(), HERE, "me")
+    wall_ns, clock_s = time.time_ns(), time.monotonic()
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns + 3601 * 10**9)
+    second = store.append(batch(), HERE, "me")
+    assert len(kept(path)) == 2  # the last check was less than a minute ago
+    monkeypatch.setattr(time, "monotonic", lambda: clock_s + 61)
+    third = store.append(batch(), HERE, "me")
+    assert kept(path) == [second, third]
+    store.close()
+
+
+def test_a_power_cut_cannot_damage_the_file(store):
+    """In WAL mode ``synchronous=NORMAL`` (1) may lose the last transactions, ``OFF`` may damage the file."""
+    assert store.database.read(lambda connection: connection.execute("PRAGMA synchronous").fetchone()) == (1,)
+    assert store.database.read(lambda connection: connection.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+
+
 def test_limits_come_from_the_environment(path, monkeypatch):
     monkeypatch.setenv("NODESPAN_STORE", str(path))
     monkeypatch.setenv("NODESPAN_STORE_MAX_BYTES", "1000")

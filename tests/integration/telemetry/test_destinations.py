@@ -172,6 +172,18 @@ def test_parts_of_a_destination_s_identity():
     assert len(set(identities)) == len(identities)
 
 
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("authorization", True), ("cookie", True), ("x-api-key", True), ("x-token", True), ("app-secret", True),
+        ("x-tenant", True), ("x-scope-orgid", True), ("x-org-id", True), ("project", True), ("user-agent", False),
+    ],
+)  # fmt: skip
+def test_headers_that_select_an_account_are_part_of_the_identity(name, counts):
+    one, other = (Destination("http://h:4318/v1/traces", "http/protobuf", {name: value}) for value in "ab")
+    assert (one.identity(b"s" * 32) != other.identity(b"s" * 32)) == counts
+
+
 def test_no_credential_is_stored_logged_or_shown():
     with OtlpReceiver() as receiver:
         pass

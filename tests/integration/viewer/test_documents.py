@@ -52,14 +52,15 @@ def set_attributes(made: Span, **values: object) -> Span:
 def test_the_list_has_the_newest_runs_first_and_pages(viewer: ViewerThread, store: SqliteStore) -> None:
     for number in range(1, 6):
         write(store, span(number, 0, number, number + 1))
+    before_ns = time.time_ns()
     first = get(viewer, "/runs.json", limit=2)
+    assert before_ns <= first["now_ns"] <= time.time_ns()
     assert [found["trace_id"] for found in first["traces"]] == [trace_id(5), trace_id(4)]
     assert first["next"] == trace_id(4)
     assert ids(viewer, limit=2, before=first["next"]) == [3, 2]
     last = get(viewer, "/runs.json", limit=2, before=trace_id(2))
     assert ([found["trace_id"] for found in last["traces"]], last["next"]) == ([trace_id(1)], None)
     assert first["status"]["spans"] == 5
-    assert abs(first["now_ns"] - time.time_ns()) < 60e9
 
 
 def test_every_filter_is_in_the_address(viewer: ViewerThread, store: SqliteStore) -> None:
@@ -205,14 +206,18 @@ def test_an_open_span_has_its_phase_and_process(viewer: ViewerThread) -> None:
             found = until(
                 lambda: [one["state"] for one in get(viewer, "/runs.json", running="1")["traces"]], ["running"]
             )
+            before_ns = time.time_ns()
             document = get(viewer, f"/trace/{run.get_span_context().trace_id:032x}.json")
+            after_ns = time.time_ns()
         assert found
         assert telemetry.force_flush()
     spans = document["spans"]
     assert (spans["n"], spans["state"]) == (1, [1])
     assert document["phases"]["0"]["name"] == "prefilling"
     assert document["processes"]["0"]["pid"] > 0
-    assert abs(spans["duration"][0] - document["now_us"]) < 5e6
+    now_ns = int(document["t0_ns"]) + document["now_us"] * 1e3
+    assert before_ns - 1e3 <= now_ns <= after_ns + 1e3
+    assert before_ns - 1e3 <= int(document["t0_ns"]) + spans["duration"][0] * 1e3 <= after_ns + 1e3
 
 
 def test_the_document_of_a_span_has_all_recorded_data(viewer: ViewerThread, store: SqliteStore) -> None:

@@ -106,7 +106,7 @@ def test_a_trace_is_opened_by_its_id(store: SqliteStore, cli: Any) -> None:
     with ViewerProcess(trace_id(1), "--port", "0") as viewer:
         assert viewer.address == f"{viewer.base}/trace/{trace_id(1)}#token={viewer.token}"
     done = cli("ui", "no-such-thing", "--port", "0")
-    assert (done.code, "neither a file nor a trace's id" in done.err) == (1, True)
+    assert (done.code, "neither a file nor a trace ID" in done.err) == (1, True)
 
 
 def held(html: str, element: str) -> Any:
@@ -141,7 +141,7 @@ def test_the_page_holds_documents_and_spans_without_content(store: SqliteStore) 
     assert semconv.INPUT_MESSAGES not in spans[f"{1001:016x}"]["attributes"]
     assert (attributes["messages"], data["has_attributes"]) == (None, True)
     assert data["redaction"] == (
-        "Content (messages, tool arguments, state values) is left out; no redaction pattern was applied."
+        "Content (messages, tool arguments, state values) is excluded; no redaction pattern was applied."
     )
     assert "alert(1)" not in html
 
@@ -152,7 +152,7 @@ def test_content_is_included_on_request(store: SqliteStore) -> None:
     attributes = held(html, "attributes")
     assert CANARY in attributes["spans"][trace_id(1)][f"{1001:016x}"]["attributes"][semconv.INPUT_MESSAGES]
     assert [item["text"] for item in attributes["messages"][trace_id(1)]["items"]] == [f"secret {CANARY}"]
-    assert held(html, "data")["redaction"].startswith("Content is included")
+    assert held(html, "data")["redaction"].startswith("Captured content is included")
 
 
 @pytest.mark.parametrize("keeps_content", [False, True])
@@ -179,7 +179,7 @@ def test_the_file_has_no_attributes_without_the_option(store: SqliteStore) -> No
     data = held(html, "data")
     assert data["has_attributes"] is False
     assert "secret" not in json.dumps(data)
-    assert "are left out" in data["redaction"]
+    assert "are excluded" in data["redaction"]
 
 
 def test_the_command_writes_the_page_and_reports_its_content(tmp_path: Path, store: SqliteStore, cli: Any) -> None:
@@ -192,7 +192,7 @@ def test_the_command_writes_the_page_and_reports_its_content(tmp_path: Path, sto
     for wrong, reason in (
         (["--html", trace_id(1)], "--output FILE"),
         (["--html", "-o", str(path)], "IDs of traces"),
-        (["--content", trace_id(1)], "go with --html"),
+        (["--content", trace_id(1)], "require --html"),
         (["--html", trace_id(1), "-o", str(path), "--redact", "("], "not a regular expression"),
         (["--html", "ff", "-o", str(path)], "No trace"),
         (["--html", trace_id(1), "-o", str(tmp_path / "none" / "x.html")], "cannot be written"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import socket
+import time
+from collections.abc import Callable
 
+import httpx
 import pytest
 from google.rpc.status_pb2 import Status
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -20,7 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from batches import encoded, span, write
 from nodespan.otlp import to_json
 from nodespan.store import SqliteStore, StoreReader
-from nodespan.viewer.receiver import BODY_MAX_BYTES, UNPACKED_MAX_BYTES
+from nodespan.viewer.receiver import BODY_MAX_BYTES, REQUESTS_MAX, UNPACKED_MAX_BYTES
 from viewer_process import ViewerThread
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -218,6 +223,38 @@ def test_a_body_of_unknown_length_is_bounded(viewer: ViewerThread) -> None:
         "/v1/traces", content=(b"x" * 65536 for _ in range(BODY_MAX_BYTES // 65536 + 2)), headers=PROTOBUF
     )
     assert answer.status_code == 413
+
+
+def test_more_requests_at_once_than_allowed_are_refused_until_one_ends(viewer: ViewerThread) -> None:
+    head = f"POST /v1/traces HTTP/1.1\r\nhost: {viewer.base[7:]}\r\ncontent-type: {PROTOBUF['content-type']}\r\n"
+    with contextlib.ExitStack() as clients:
+
+        def begin() -> None:
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", viewer.settings.port)))
+            client.sendall(f"{head}content-length: 100\r\n\r\n".encode())  # and no body yet
+
+        for _ in range(REQUESTS_MAX - 1):
+            begin()
+        refused = answered(viewer, 429, meanwhile=begin)
+        assert refused.headers["retry-after"] == "1"
+    answered(viewer, 200)
+
+
+def test_more_bytes_per_second_than_allowed_are_refused(viewer: ViewerThread) -> None:
+    packed, headers = gzip.compress(bytes(UNPACKED_MAX_BYTES)), {**PROTOBUF, "content-encoding": "gzip"}
+    statuses = [viewer.client.post("/v1/traces", content=packed, headers=headers).status_code for _ in range(20)]
+    assert statuses[0] == 400  # not a message
+    assert 429 in statuses
+
+
+def answered(viewer: ViewerThread, status: int, meanwhile: Callable[[], None] = lambda: None) -> httpx.Response:
+    """The first answer with this status."""
+    until = time.monotonic() + 5
+    while (answer := viewer.client.post("/v1/traces", content=body(), headers=PROTOBUF)).status_code != status:
+        assert time.monotonic() < until, answer.status_code
+        meanwhile()
+        time.sleep(0.02)
+    return answer
 
 
 def test_a_large_message_is_stored_as_batches_of_the_usual_size(viewer: ViewerThread, store: SqliteStore) -> None:

@@ -275,7 +275,7 @@ async def test_without_a_provider_the_ids_are_none_and_the_run_is_the_same():
         assert event["metadata"]["trace_flags"] is None
 
 
-async def test_an_interrupt_is_no_error_and_the_resumed_run_links_to_it(composer, exporter):
+async def test_an_interrupt_is_not_an_error_and_the_resumed_run_links_to_it(composer, exporter):
     from langgraph.checkpoint.memory import MemorySaver
 
     graph = one_node(lambda _state: {"user_id": interrupt("who?")}, "ask", checkpointer=MemorySaver())

@@ -129,7 +129,7 @@ async def test_the_error_event_has_the_id_of_the_run_with_any_filter(composer):
     assert events[-1]["run_id"] == events[0]["parent_ids"][0]
 
 
-def test_the_version_is_no_parameter(composer, tracer_provider):
+def test_the_version_is_not_a_parameter(composer, tracer_provider):
     with pytest.raises(TypeError, match="version"):
         composer.execute_workflow(two_nodes(tracer_provider), state(), version="v1")
 
@@ -254,7 +254,7 @@ async def test_a_command_may_resume_with_a_context(composer, tracer_provider):
     assert events[-1]["data"]["output"]["messages"][-1].content == "again"
 
 
-async def test_a_plain_runnable_is_no_workflow_of_langgraph_but_runs(composer, exporter):
+async def test_a_runnable_that_is_not_a_graph_can_be_executed(composer, exporter):
     events = await collect(composer, RunnableLambda(lambda value: value + 1), 1)
     assert events[-1]["data"]["output"] == 2
     assert [span.name for span in exporter.get_finished_spans()] == ["invoke_workflow RunnableLambda"]

@@ -238,6 +238,7 @@ def test_a_sampler_of_the_user_s_is_called_for_each_span() -> None:
     tracer.start_span("child", trace.set_span_in_context(root)).end()
     (child,) = ours.spans
     assert (child.attributes, child.is_sampled) == ({"sampler": "child"}, False)
+    root.end()
 
 
 def test_eight_threads_that_end_one_span_end_it_once() -> None:
@@ -284,15 +285,22 @@ def test_a_forked_child_generates_other_ids() -> None:
     tracer = make(True, Ours())
     tracer.id_generator = sdk.RandomIdGenerator()
     tracer.refresh()
+
+    def new_ids() -> list[int]:
+        spans = [tracer.start_span("a") for _ in range(5)]
+        for span in spans:
+            span.end()
+        return [span.get_span_context().span_id for span in spans]
+
     reading, writing = os.pipe()
     if not (child := os.fork()):
-        ids = [tracer.start_span("a").get_span_context().span_id for _ in range(5)]
+        ids = new_ids()
         os.write(writing, pickle.dumps(ids))
         os._exit(0)
     os.waitpid(child, 0)
     ids = pickle.loads(os.read(reading, 4096))
     os.close(reading), os.close(writing)
-    assert not set(ids) & {tracer.start_span("a").get_span_context().span_id for _ in range(5)}
+    assert not set(ids) & set(new_ids())
 
 
 def test_a_waiting_span_of_twelve_attributes_has_at_most_1_1_kib() -> None:
@@ -308,4 +316,5 @@ def test_a_waiting_span_of_twelve_attributes_has_at_most_1_1_kib() -> None:
         tracer.start_span("node", below, attributes={**texts, "number": n, "half": n / 2, "is": True, "one": 1}).end()
     size = (tracemalloc.get_traced_memory()[0] - before) / 1000
     tracemalloc.stop()
+    root.end()
     assert size <= 1.1 * 1024

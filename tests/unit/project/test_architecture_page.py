@@ -1,4 +1,4 @@
-"""docs/architecture.md lists every room, and the import rules are those of the linter."""
+"""docs/architecture.md lists every package, and the import rules are those of the linter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-ROOMS = re.findall(r"^\| `([a-z_]+)(?:/|\.py)` \|", PAGE, re.MULTILINE)
+PACKAGES = re.findall(r"^\| `([a-z_]+)(?:/|\.py)` \|", PAGE, re.MULTILINE)
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 
@@ -16,12 +16,12 @@ def test_the_page_lists_the_rooms_that_exist_and_no_other() -> None:
     source = ROOT / "src" / "nodespan"
     packages = {path.name for path in source.iterdir() if (path / "__init__.py").is_file()}
     modules = {path.stem for path in source.glob("*.py") if not path.name.startswith("_")}
-    assert sorted(ROOMS) == sorted(packages | modules)
+    assert sorted(PACKAGES) == sorted(packages | modules)
 
 
 def test_the_page_lists_the_rooms_in_the_order_of_the_layers() -> None:
-    layers = [room.strip() for line in CONTRACTS[0]["layers"] for room in line.split("|")]
-    assert [room for room in layers if not room.startswith("_")] == ROOMS
+    layers = [name.strip() for line in CONTRACTS[0]["layers"] for name in line.split("|")]
+    assert [name for name in layers if not name.startswith("_")] == PACKAGES
 
 
 def test_the_page_lists_the_imports_that_the_linter_forbids() -> None:

@@ -45,3 +45,10 @@ def test_no_file_names_a_machine_path_a_registry_or_a_document_outside(pattern: 
         if pattern.search(line)
     ]
     assert found == []
+
+
+def test_every_warning_is_logged_with_a_code() -> None:
+    """By ``nodespan.spans.log.warn``; the lean span logs the SDK's own warnings to the SDK's logger."""
+    calls = re.compile(r"\b_?logger\.(?:warning|error|exception|critical)\(")  # not sdk_logger
+    found = [path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py") if calls.search(path.read_text())]
+    assert found == []

@@ -15,9 +15,16 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
+import nodespan
+from nodespan.spans.scope import SpanScope, get_tracer
+
 
 def span():
     return TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("lost")
+
+
+def scope():
+    return SpanScope(get_tracer(TracerProvider(shutdown_on_exit=False)), "lost", {})
 
 
 def attach(span):
@@ -42,6 +49,24 @@ def test_bad_detach_in_another_context():
     token = contextvars.copy_context().run(attach, opened := span())
     context.detach(token)
     opened.end()
+
+
+def test_bad_lean_span_left_open():
+    with nodespan.configure():
+        get_tracer().start_span("lost")
+
+
+def test_bad_scope_left_current():
+    (opened := scope()).attached().__enter__()
+    opened.finish()
+
+
+def test_good_lean_span_and_scope():
+    with nodespan.configure():
+        get_tracer().start_span("lost").end()
+    with (opened := scope()).attached():
+        pass
+    opened.finish()
 
 
 def test_good_span_ended_and_detached():
@@ -78,7 +103,7 @@ def test_a_test_that_leaves_a_span_open_fails(pytester: pytest.Pytester, monkeyp
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # of all that is installed, one plugin is needed
     result = pytester.runpytest_subprocess("-p", "pytest_asyncio.plugin")
 
-    result.assert_outcomes(passed=7, errors=4)  # a bad test's body passes, and the check after it does not
+    result.assert_outcomes(passed=10, errors=6)  # a bad test's body passes, and the check after it does not
     result.stdout.no_fnmatch_line("*ERROR at teardown of test_good*")
     result.stdout.fnmatch_lines_random(
         ["*a span is open: lost", "*a span is current: lost", "*in the log: Failed to detach context"]

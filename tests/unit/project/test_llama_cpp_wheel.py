@@ -64,7 +64,7 @@ def test_a_wheel_is_stored_atomically_and_replaces_an_older_one(tool: dict[str, 
     assert {path.name: path.read_bytes() for path in kept.parent.iterdir()} == {"a.whl": b"new"}
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_not_an_error(
     tool: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wheel = tmp_path / "a.whl"

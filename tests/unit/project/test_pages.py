@@ -7,13 +7,23 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 
 from nodespan.cli._app import app
+from nodespan.delivery import outbox_sender, processor, running_spans, sender_lock
 from nodespan.delivery.processor import QUEUE_MAX, WRITE_INTERVAL_S
+from nodespan.engine import prefix
+from nodespan.engine.openai_compatible import endpoints, wire
+from nodespan.instrumentation.langgraph import _labels, _topology, _writes
+from nodespan.otlp.encode import MAX_BATCH_BYTES
+from nodespan.otlp.from_json import DEPTH_MAX
+from nodespan.runner import chunk_buffer
 from nodespan.semconv import NAMES
-from nodespan.store import StoreLimits
+from nodespan.spans import content, fingerprint
+from nodespan.store import StoreLimits, outbox, running
 from nodespan.types import NodeMetadata
+from nodespan.viewer import query, receiver
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -65,3 +75,53 @@ def test_the_documented_defaults_are_those_of_the_code() -> None:
         "OTEL_BSP_MAX_QUEUE_SIZE": QUEUE_MAX,
     }
     assert [name for name, default in defaults.items() if f"| `{name}` | {default} |" not in page] == []
+
+
+KIB = 1024
+MIB = 1024 * KIB
+LIMITS = {
+    "architecture.md": [f"above {chunk_buffer.UNREAD_LIMIT_BYTES // MIB} MiB of unread text"],
+    "delivery.md": [
+        f"In memory at most {outbox._MEMORY_MAX_BYTES // MIB} MiB are kept",
+        f"the store accepted no spans, and {QUEUE_MAX:,} waited",
+        f"after pauses of up to {processor._RETRY_MAX_S:.0f} s",
+        f"the time in `Retry-After`, up to {processor._RETRY_AFTER_MAX_S / 60:.0f} minutes",
+        f"{processor._SLICE} spans are encoded at once",
+        f"batches of up to {processor._BATCH_SPANS}",
+        f"Requests hold up to {outbox_sender._REQUEST_SPANS} spans or {MAX_BATCH_BYTES // MIB} MiB",
+        f"without progress for {'a minute' if sender_lock.STUCK_AFTER_S == 60 else sender_lock.STUCK_AFTER_S}",
+    ],
+    "instrumentation.md": [
+        f"From {prefix.LEAST_REPEATED_TOKENS} such tokens on",
+        f"at most {_topology.MAX_BYTES // KIB} KiB; `is_truncated`",
+        f"Texts of more than {_labels.MAX_BYTES} bytes",
+        f"at most {_labels.MAX_LABELS} tags and {_labels.MAX_LABELS} keys",
+    ],
+    "pipelines.md": [f"Above {chunk_buffer.UNREAD_LIMIT_BYTES // MIB} MiB of unread text"],
+    "privacy.md": [
+        f"An attribute has at most {content.DEFAULT_MAX_BYTES // KIB} KiB",
+        f"{content.LEAST_MAX_BYTES} is the minimum",
+        f"more than {fingerprint.MAX_BYTES // KIB} KiB or {fingerprint.MAX_ELEMENTS:,} elements",
+        f"most {_writes.MAX_WRITES} writes",
+    ],
+    "read-model.md": [
+        f"longer than {running_spans.AFTER_S * 1000:.0f} ms",
+        f"longer than {running_spans._ATTRIBUTE_MAX:,}",
+        f"At most {running_spans.MAX_TRACKED:,} open spans",
+        f"kept for {running_spans._DEAD_KEPT_S / 86400:.0f} days",
+        f"within the last {running.SILENT_AFTER_S:.0f} s",
+    ],
+    "servers.md": [f"cut at {wire._SHOWN} characters", f"used last for {endpoints._DOWN_S:.0f} s"],
+    "viewer-data.md": [
+        f"`limit` (1 to {query.LIMIT_MAX}, {query.LIMIT_DEFAULT} if not given)",
+        f"a body of {receiver.BODY_MAX_BYTES // MIB} MiB, {receiver.UNPACKED_MAX_BYTES // MIB} MiB unpacked",
+        f"{receiver.REQUESTS_MAX} requests at once and {receiver.RATE_BYTES_PER_S // MIB} MiB/s",
+        f"values of {DEPTH_MAX} levels",
+    ],
+}
+
+
+@pytest.mark.parametrize("page", LIMITS)
+def test_the_documented_limits_are_those_of_the_code(page: str) -> None:
+    text = " ".join((DOCS / page).read_text().split())
+    assert [limit for limit in LIMITS[page] if limit not in text] == []

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from langgraph._internal import _constants
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "src" / "nodespan"
 PAGE = (ROOT / "docs" / "private-names.md").read_text()
-PUBLIC = {"_replace"}
-"""Documented methods of ``namedtuple``."""
+PUBLIC = {"_replace", "__interrupt__"}
+"""A documented method of ``namedtuple``, and LangGraph's documented key of streamed interrupts."""
+LANGGRAPH = {text for text in vars(_constants).values() if isinstance(text, str) and text.startswith("__")}
+"""LangGraph's private keys and channels. Those of its public constants, such as ``__start__``, are not among them."""
 OWN_TEXTS = (
     "_s",
     "_at",
@@ -59,7 +62,9 @@ def used(tree: ast.AST) -> Iterator[str]:
                 yield from (alias.name for alias in names if is_private(alias.name))
             case ast.Attribute(attr=name) if is_private(name):
                 yield name
-            case ast.Constant(value=str(text)) if text.isidentifier() and (is_private(text) or "pregel" in text):
+            case ast.Constant(value=str(text)) if text.isidentifier() and (
+                is_private(text) or "pregel" in text or text in LANGGRAPH
+            ):
                 yield text
             case _:
                 pass
@@ -74,7 +79,7 @@ def foreign() -> set[str]:
 
 
 def test_private_names_are_found_in_the_source(foreign: set[str]) -> None:
-    assert {"_should_retry_on", "__pregel_push", "_convert_input"} <= foreign
+    assert {"_should_retry_on", "__pregel_push", "__previous__", "_convert_input"} <= foreign
 
 
 def test_the_page_lists_every_private_name_of_other_libraries(foreign: set[str]) -> None:

@@ -285,7 +285,7 @@ class Other(IntEnum):
 def test_another_enum_with_the_same_number_is_refused(factory: PipelineFactory) -> None:
     """IntEnums of one number are equal, so one of two such keys of a dict replaces the other unseen."""
     for mine in (Other.NULL, ModelProfileType.Primary):
-        with pytest.raises(UnknownProfileError, match=r"(?s)no profile.*Size\.SMALL.*number of its own"):
+        with pytest.raises(UnknownProfileError, match=r"(?s)no profile.*Size\.SMALL.*unique number"):
             factory.profile(mine)
         with pytest.raises(UnknownProfileError):
             Runner(factory).stream_pipeline(raw("a"), profile_type=mine)
@@ -336,7 +336,7 @@ def test_a_profile_without_a_file_is_refused_at_set_up() -> None:
 @pytest.mark.parametrize(
     ("profiles", "options", "message"),
     [
-        ({}, {}, "no profile"),
+        ({}, {}, "at least one profile"),
         (PROFILES, {"max_loaded": 0}, "max_loaded=0"),
         ({"primary": ModelProfile()}, {}, "Give an IntEnum"),
         ({Size.SMALL: "model.gguf"}, {}, "and a ModelProfile"),

@@ -276,7 +276,7 @@ def test_a_failed_load_is_an_error_of_the_generation(play: Ask, stage: Stage, ex
     )
 
 
-def test_closing_early_is_no_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
+def test_closing_early_is_not_an_error(play: Ask, stage: Stage, exporter: InMemorySpanExporter) -> None:
     stage.free = False
     with play(raw("a a")) as stream:
         stage.let(1)

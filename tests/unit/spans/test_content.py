@@ -80,7 +80,6 @@ def test_the_variable_selects_spans_and_events(monkeypatch, call, exporter, logs
 
 def test_any_other_value_is_logged_once_and_disables_capture(monkeypatch, caplog):
     monkeypatch.setenv(VARIABLE, "true")
-    content._mode.cache_clear()
     assert [capture(), capture()] == [(False, False)] * 2
     [record] = caplog.records
     assert record.__dict__["nodespan.code"] == "configure.invalid_variable"
@@ -143,7 +142,6 @@ def test_content_is_cut_below_the_user_s_cap_and_the_sdk_s(monkeypatch, exporter
 
 def test_a_limit_that_is_not_a_number_is_logged_and_the_default_is_used(monkeypatch, caplog):
     monkeypatch.setenv("NODESPAN_CONTENT_MAX_BYTES", "much")
-    content._limit.cache_clear()
     assert content.max_bytes() == content.DEFAULT_MAX_BYTES
     [record] = caplog.records
     assert record.__dict__["nodespan.code"] == "configure.invalid_variable"

@@ -16,7 +16,6 @@ from nodespan.spans.guard import Guard
 def counted(no_global_providers, monkeypatch, measured):
     """Reads the counter of our own errors by operation."""
     metrics.set_meter_provider(measured.provider)
-    monkeypatch.setattr(guard, "_seen", set())
     return lambda: measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
 
 

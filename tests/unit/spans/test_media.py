@@ -92,10 +92,14 @@ def test_a_data_url_in_a_text_becomes_a_description():
 
 def test_a_large_image_is_described_in_time():
     data = "A" * 20_000_000
-    started = time.thread_time()
-    [image] = fit_json(UserValue([{"type": "image", "base64": data}]), 4096)
-    text = fit_json(UserValue(f"data:image/png;base64,{data}"), 4096)
-    assert time.thread_time() - started < 0.5  # 0.001 on a quiet machine; a copy of the data takes longer
+    address = f"data:image/png;base64,{data}"
+    took_s = []
+    for _ in range(3):
+        started = time.thread_time()
+        [image] = fit_json(UserValue([{"type": "image", "base64": data}]), 4096)
+        text = fit_json(UserValue(address), 4096)
+        took_s.append(time.thread_time() - started)
+    assert min(took_s) < 0.005  # 0.0002; a copy of the data takes 0.005, a hash 0.01
     assert image["size_bytes"] == 15_000_000
     assert "sha256" not in image
     assert text == "[image/png: 15000000 bytes]"

@@ -173,10 +173,10 @@ def test_fifty_nodes_are_laid_out_within_50_ms() -> None:
     assert best <= 0.05, f"{best * 1e3:.1f} ms"
 
 
-def test_a_large_graph_is_laid_out_in_seconds() -> None:
+def test_a_large_graph_is_laid_out_within_half_a_second() -> None:
     names = [f"n{i}" for i in range(300)]
     edges = [(one, names[(i * 37 + j * 101) % 300]) for i, one in enumerate(names) for j in range(4)]
-    assert _timed(topology(names, edges)) < 10
+    assert _timed(topology(names, edges)) < 0.5  # 0.02; without a limit of bends 3
 
 
 def _timed(graph: Topology) -> float:

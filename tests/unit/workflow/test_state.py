@@ -48,7 +48,7 @@ def test_merging_modifies_neither_side():
 
 
 def test_a_bound_of_zero_is_refused():
-    with pytest.raises(ConfigurationError, match="Give a number from 1"):
+    with pytest.raises(ConfigurationError, match="Give 1 or more"):
         keep_newest(0)
 
 

@@ -11,16 +11,11 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nodespan.delivery.destination import Destination
-
-    MakeSender = Callable[[], "Sender"]
-    """Called on the thread that sends, after every fork."""
 
 _TEXT_MAX: Final = 300
 _READ_MAX: Final = 4096
-"""Characters of a message that are looked at; a page of a proxy may be large."""
+"""Maximum number of characters that are read of a message; a page of a proxy may be large."""
 _HTTP2_SETTINGS: Final = re.compile(r"\x00\x00.\x04\x00{5}", re.DOTALL)
 """The first frame of an HTTP/2 server (RFC 9113, 6.5), which HTTP/1 libraries report as a bad status line."""
 _GRPC_PORT: Final = "the port expects gRPC; use port 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
@@ -36,7 +31,7 @@ class Answer:
         reason: For the metrics: the status, or ``rejected`` for a part of an accepted request.
         text: The destination's own message.
         rejected: Spans of an accepted request that it rejected.
-        wait_s: Seconds before the next request, as the destination has named them.
+        wait_s: Seconds before the next request, as requested by the destination.
     """
 
     kind: Literal["accepted", "refused", "too_large", "waiting", "failing"]
@@ -47,7 +42,7 @@ class Answer:
 
 
 class Sender(Protocol):
-    """Sends the bytes of a batch. Used by one thread, but for ``close``."""
+    """Sends the bytes of a batch. For one thread, except ``close``."""
 
     timeout_s: float
     """Longest time of one ``send``."""
@@ -106,7 +101,7 @@ def short(text: object) -> str:
 
 
 def readable(text: str, destination: Destination) -> str:
-    """A message of a destination as it may be logged: bounded, and without credentials, which it may repeat."""
+    """A destination's message as it is logged: bounded, and without credentials, which it may repeat."""
     shown = destination.masked(text)  # before the cut, which may halve one
     return shown if len(shown) <= _TEXT_MAX else f"{shown[:_TEXT_MAX]}..."
 

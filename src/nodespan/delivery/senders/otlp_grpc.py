@@ -26,13 +26,13 @@ _METHODS: Final[Mapping[Signal, str]] = {
 _BAD_BATCH: Final = frozenset(
     {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}
 )
-"""Codes about the batch; all others are about the address, the credentials or the moment."""
+"""Codes caused by the batch; all others are caused by the address, the credentials or a temporary condition."""
 _BROKEN: Final = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
 _TOO_LARGE: Final = "larger than max"
 """Text of gRPC's libraries, under the code RESOURCE_EXHAUSTED, for a message over the limit of a side."""
 _OPTIONS: Final = (
     ("grpc.primary_user_agent", f"nodespan/{__version__}"),
-    ("grpc.max_reconnect_backoff_ms", 5_000),  # the sender waits between its tries; the channel need not as well
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # the sender pauses between its tries
 )
 
 
@@ -67,7 +67,7 @@ class GrpcSender:
             response: bytes = self._export(data, metadata=self._metadata, timeout=self.timeout_s)
         except grpc.RpcError as error:
             return _answer_of(error)
-        except Exception as error:  # noqa: BLE001 gRPC raises what it has for a closed channel or a header it refuses
+        except Exception as error:  # noqa: BLE001 gRPC raises various errors for a closed channel or an invalid header
             return Answer("waiting", text=words_of(error))
         return accepted("", response)
 

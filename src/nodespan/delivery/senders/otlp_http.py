@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 _TOO_LARGE: Final = 413
 _RETRYABLE: Final = (502, 503, 504)
-"""Of the 5xx those that the OTLP specification has retried as they are."""
+"""The retryable 5xx statuses of the OTLP specification."""
 _FOR_NOW: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
-"""Statuses about the address, the credentials or the moment: another batch would fare no better, a later try may."""
+"""Statuses caused by the address, the credentials or a temporary condition: a later try may succeed."""
 
 
 class HttpSender:
-    """Sends batches with ``POST``. Redirects are not followed, since credentials would go along.
+    """Sends batches with ``POST``. Redirects are not followed, because they would receive the credentials.
 
     Args:
         destination: Its endpoint is the URL of the requests.

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _GGUF_MAGIC: Final = b"GGUF"
 _REDIRECTION: Final = "suppress_stdout_stderr"
 _LOADING: Final = threading.Lock()
-"""One model is loaded at a time: llama-cpp-python redirects the output of the whole process while it loads."""
+"""Held while a model is loaded: llama-cpp-python redirects the output of the whole process meanwhile."""
 
-if hasattr(os, "register_at_fork"):  # else a child could find it held by a thread that it does not have
+if hasattr(os, "register_at_fork"):  # else a thread that does not exist in the child could hold it
     os.register_at_fork(before=_LOADING.acquire, after_in_child=_LOADING.release, after_in_parent=_LOADING.release)
 
 
@@ -86,7 +86,7 @@ class LlamaCppPipeline:
         self._llama.__dict__.pop("generate", None)  # else a reference cycle would keep it until a garbage collection
 
     def _pieces(self, request: GenerationRequest, result: GenerationResult) -> Generator[str | None]:
-        """The text of each of llama-cpp-python's own chunks; all else goes to the result."""
+        """Yields the text of llama-cpp-python's chunks; writes everything else to the result."""
         arguments = {**_sampling(self._profile.sampling, request.sampling), **request.arguments()}
         tool_calls = ToolCallPieces()
         if request.prompt is not None:
@@ -125,7 +125,7 @@ class LlamaCppPipeline:
         """Replaces ``Llama.generate``: the same tokens, counted, and stopped when cancelled."""
         if not tokens:
             raise ConfigurationError(
-                "The prompt has no tokens, and this model adds none. Give GenerationRequest(prompt=...) some text."
+                "The prompt has no tokens, and this model adds none. Give a text: GenerationRequest(prompt='...')."
             )
         cancellation, result = self._current
         generated = self._measured(self._llama, tokens, self._generate(tokens, *args, **kwargs), result)
@@ -251,8 +251,8 @@ def _load(profile: ModelProfile) -> llama_cpp.Llama:
         except (ValueError, RuntimeError) as error:
             raise ModelLoadError(
                 f"llama.cpp cannot load {profile.model_path} with n_ctx={profile.n_ctx}, n_batch={profile.n_batch}: "
-                f"{error}. Is the file whole, made for this version of llama.cpp ({llama_cpp.__version__}), and is "
-                "there memory for it? ModelProfile(options={'verbose': True}) shows llama.cpp's own messages."
+                f"{error}. Is the file complete and of a version that llama.cpp {llama_cpp.__version__} reads, and is "
+                "enough memory free? ModelProfile(options={'verbose': True}) shows llama.cpp's own messages."
             ) from error
 
 

@@ -16,7 +16,7 @@ class Dialect:
 
     Attributes:
         provider: ``model_provider`` of its models.
-        slots: Requests at once where the server reports no number of its own.
+        slots: Requests at once if the server reports no number.
         fields: Fields of each request by which it reports its measurements.
         renamed: Its names of sampling values.
         counts_by_request: It reports no usage in streams; ``/extras/tokenize/count`` counts the texts.
@@ -39,7 +39,7 @@ LLAMA_SERVER: Final = Dialect(
     fields={"stream_options": _USAGE, "return_progress": True, "timings_per_token": True},
 )
 LLAMA_CPP_PYTHON: Final = Dialect("llama-cpp-python", "LLAMA_CPP", slots=1, counts_by_request=True)
-"""Its server generates for one request at a time, and by default a new one interrupts the one before."""
+"""Its server generates for one request at a time; by default a new request interrupts the previous one."""
 OLLAMA: Final = Dialect("ollama", "OLLAMA", slots=4, renamed={"max_tokens": "num_predict"}, is_native=True)
 VLLM: Final = Dialect(
     "vllm",

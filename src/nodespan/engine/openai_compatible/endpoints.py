@@ -66,7 +66,7 @@ def endpoints_of(profile: ModelProfile) -> list[Endpoint]:
     """The profile's servers, else the one in ``OPENAI_BASE_URL``.
 
     Raises:
-        ConfigurationError: There is none, or an address cannot work.
+        ConfigurationError: There is no server, or an address is invalid.
     """
     urls = profile.base_urls or tuple(filter(None, [os.environ.get(BASE_URL_VARIABLE, "").strip()]))
     if not urls:
@@ -78,14 +78,14 @@ def endpoints_of(profile: ModelProfile) -> list[Endpoint]:
 
 
 def api_key_of(profile: ModelProfile) -> str | None:
-    """The profile's key. ``OPENAI_API_KEY`` belongs to ``OPENAI_BASE_URL`` and goes to no other address."""
+    """The profile's key. ``OPENAI_API_KEY`` is sent to ``OPENAI_BASE_URL`` only."""
     if profile.api_key is not None:
         return profile.api_key.get_secret_value()
     return None if profile.base_url else os.environ.get(API_KEY_VARIABLE) or None
 
 
 def secrets_of(profile: ModelProfile, api_key: str | None) -> tuple[str, ...]:
-    """Texts that errors must not contain: a server may repeat a header."""
+    """Texts that errors must not contain: a server's error may repeat a header."""
     values = [api_key or "", *profile.headers.values()]
     return tuple(value for value in values if len(value) >= _LEAST_SECRET)
 
@@ -114,12 +114,12 @@ def _endpoint(url: str) -> Endpoint:
     parts, port = _parts(url)
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
-            "A base_url holds a user name or a password. Leave them out of it, and give "
+            "A base_url contains a user name or a password. Remove them and give "
             "ModelProfile(api_key=...) or ModelProfile(headers={'Authorization': '...'})."
         )
     if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(
-            f"ModelProfile(base_url={url!r}) is not a server's address. "
+            f"ModelProfile(base_url={url!r}) is not the address of a server. "
             "Give one such as 'http://127.0.0.1:8080/v1', without a query."
         )
     path = parts.path.rstrip("/") or "/v1"
@@ -135,6 +135,8 @@ def _parts(url: str) -> tuple[SplitResult, int | None]:
     try:
         parts = urlsplit(url.strip())
         port = parts.port
-    except ValueError:  # its message holds parts of the address, which may be a password
-        raise ConfigurationError("A base_url is not an address. Give one such as 'http://127.0.0.1:8080/v1'.") from None
+    except ValueError:  # its message has parts of the address, which may contain a password
+        raise ConfigurationError(
+            "A base_url is not a valid URL. Give one such as 'http://127.0.0.1:8080/v1'."
+        ) from None
     return parts, port

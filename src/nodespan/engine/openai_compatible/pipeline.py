@@ -50,7 +50,7 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 class OpenAICompatiblePipeline:
     """Runs a ``ModelProfile`` with a ``base_url`` on its servers, several requests at once.
 
-    The dialect is probed once, when the model is first used, without credentials and only on this machine or in a
+    The dialect is probed once, at the first use of the model, without credentials and only on this machine or in a
     private network. An attempt is repeated, on the next server if there are several, only before the first byte of an
     answer. Leaving a stream closes its connection, which frees the server's slot.
 
@@ -219,7 +219,7 @@ class OpenAICompatiblePipeline:
 
 
 def _import_backend() -> None:
-    """Imports what httpx imports at its first asynchronous request, where it would block the event loop for 50 ms."""
+    """Imports what httpx imports at its first asynchronous request, which would block the event loop for 50 ms."""
     import anyio
 
     with contextlib.suppress(RuntimeError):  # a loop runs in this thread; its first request imports it

@@ -148,7 +148,7 @@ def read_usage(result: GenerationResult, usage: Object) -> None:
 
 
 def read_timings(result: GenerationResult, timings: Object) -> None:
-    """Copies llama-server's ``timings``, of its own clock and counters, into a result."""
+    """Copies llama-server's ``timings``, from its clock and counters, into a result."""
     prompt_n, predicted_n = as_count(timings.get("prompt_n")), as_count(timings.get("predicted_n"))
     if not prompt_n and not predicted_n:
         return  # the slot has just started

@@ -58,7 +58,7 @@ async def read_error(response: httpx.Response, secrets: Sequence[str]) -> Server
         text = _message(json.loads(text)) or text
     status = response.status_code
     if response.has_redirect_location:
-        text = "It redirects, which is not followed. Give the address that it redirects to."
+        text = "Redirects are not followed. Give the address of the redirect's target."
     return ServerError(f"The server answered {status} {response.reason_phrase}: {_shown(text, secrets)}", status)
 
 

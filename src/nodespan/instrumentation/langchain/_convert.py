@@ -81,7 +81,7 @@ def _model_name(model: object, name: object) -> str | None:
 def kind_of(client: object) -> SpanKind:
     """``CLIENT`` for a model behind a network, ``INTERNAL`` for one that computes in this process.
 
-    LangChain does not distinguish them. A class with a field for an address or a key is taken for a client.
+    LangChain does not distinguish them. A class with a field for an address or a key counts as a client.
     """
     return SpanKind.CLIENT if _network_fields(type(client)) is not None else SpanKind.INTERNAL
 

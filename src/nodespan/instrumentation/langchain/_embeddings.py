@@ -24,7 +24,7 @@ _METHODS: Final = {
 class EmbeddingSeams:
     """Wraps the methods of every class of embedding models, including classes defined later.
 
-    A method that calls another of its own or of its base class is one call with one span: the outermost.
+    If a method calls another method of its class or base class, only the outermost call has a span.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class EmbeddingSeams:
         methods = self._wrapped[kind] = {}
         for name, enclose in _METHODS.items():
             original = vars(kind).get(name)
-            # What is no function (a static method) may be called without the model.
+            # Other attributes than functions (static methods) may be called without the model.
             if inspect.isfunction(original) and not getattr(original, "__isabstractmethod__", False):
                 wrapper = wrapped(original, partial(enclose, _calls.embedding))
                 setattr(kind, name, wrapper)

@@ -23,7 +23,7 @@ Function = Callable[..., Any]
 
 
 Open = Callable[[Any, tuple[Any, ...], dict[str, Any]], Call | None]
-"""Opens the span of a call of a method, given its object and arguments; ``None``: it has none of its own."""
+"""Opens the span of a call of a method, given its object and arguments; ``None``: it has no separate span."""
 
 
 def _opened(open_call: Open, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:

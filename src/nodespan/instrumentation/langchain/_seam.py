@@ -31,7 +31,7 @@ def _async(open_call: Open) -> Wrap:
 
 
 SEAMS: Final = Seams(
-    "a langchain-core that nodespan supports (0.3 to 1.8)",
+    "langchain-core 0.3 and newer",
     (
         Seam(*_CHAT, "generate", _sync(_calls.chat), "spans of chat models"),
         Seam(*_CHAT, "agenerate", _async(_calls.chat), "spans of chat models in async programs"),
@@ -69,7 +69,7 @@ LANGGRAPH: Final = Seams(
     ),
 )
 EVENT_STREAMS: Final = Seams(
-    "a langchain-core of 1.4 or newer",
+    "langchain-core 1.4 and newer",
     (
         Seam(*_CHAT, "_iter_v2_events", _patch.iter_v2_events, "spans of event streams (version v3) of chat models"),
         Seam(*_CHAT, "_aiter_v2_events", _patch.aiter_v2_events, "spans of event streams (version v3) of chat models"),

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 _DESCRIBING: Final = Guard("describe a LangChain call")
 _OTHER: Final = "_OTHER"
-"""The conventions' value for what is not one of a known set: here the class of an error that LangChain made a text of,
-and the name of a tool that does not exist."""
+"""The conventions' value for an unknown class, as of an error that LangChain made a text of, or an unknown tool."""
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -73,8 +72,8 @@ class ModelCall(ModelCallSpan):
     """The span of one call of a chat model, an LLM or an embedding model.
 
     Attributes:
-        from_cache: LangChain had the answer already.
-        accumulator: Where LangChain itself puts a streamed message together.
+        from_cache: The answer is from LangChain's cache.
+        accumulator: LangChain's own accumulator of a streamed message.
     """
 
     __slots__ = ("_chunks", "_entry", "_facts", "_first_chunk_s", "_model", "accumulator", "from_cache")
@@ -119,7 +118,7 @@ class ModelCall(ModelCallSpan):
         return True
 
     def saw(self, item: object) -> None:
-        """Keeps what is needed of a chunk of a streamed answer: all of them only for content."""
+        """Keeps the needed chunks of a streamed answer: all of them only for content."""
         self.streams()
         if self.accumulator is not None:
             if getattr(self.accumulator, "done", False):  # the reader may stop here, before the end of the stream
@@ -129,7 +128,7 @@ class ModelCall(ModelCallSpan):
 
     @property
     def has_streamed(self) -> bool:
-        """Whether a piece of the answer has come."""
+        """Whether a piece of the answer has arrived."""
         return self._first_chunk_s is not None
 
     def streams(self) -> None:
@@ -230,8 +229,8 @@ class ToolCall(SpanScope):
     """The span ``execute_tool {tool}``: one call of a tool.
 
     Args:
-        is_missing: There is no such tool. The name is the model's, and so without bounds: no label of a metric, and a
-            part of the span's name only if it could be the name of a tool.
+        is_missing: The tool does not exist. Its name is from the model and unbounded: it is not a label of a metric,
+            and part of the span's name only if it has the form of a tool's name.
     """
 
     __slots__ = ("_label",)
@@ -259,7 +258,7 @@ class ToolCall(SpanScope):
     def returned(self, output: object) -> None:
         """Ends the span with the result of the tool.
 
-        An error that LangChain made an answer of (``handle_tool_error``) was the tool's all the same.
+        An error that LangChain converted to an answer (``handle_tool_error``) is an error of the tool.
         """
         set_content(
             self.span, {semconv.TOOL_CALL_RESULT: output.content if isinstance(output, ToolMessage) else output}
@@ -316,7 +315,7 @@ class Retrieval(SpanScope):
         self.leave()
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the span as the search ended."""
+        """Ends the span with the outcome of the search."""
         end_span(self, error)
 
 

@@ -1,7 +1,7 @@
 """The caller of a LangGraph store that works in batches.
 
-A background task does the work, in the context in which the store was made. The context of the call that it works for
-is kept here while the caller waits.
+A background task does the work, in the context in which the store was created. The context of the current call is kept
+here while its caller waits.
 """
 
 from __future__ import annotations

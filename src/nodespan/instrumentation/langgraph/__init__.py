@@ -33,7 +33,7 @@ __all__ = [
 
 
 def install_seams(claimant: object) -> None:
-    """Makes node spans possible for the runs of a claimant that opens the run's span itself, while it lives."""
+    """Enables node spans for runs of a claimant that opens the run's span itself, as long as the claimant exists."""
     install(claimant)
 
 

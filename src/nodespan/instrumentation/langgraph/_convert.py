@@ -59,10 +59,10 @@ def display_name(task: Task) -> str:
 
 
 class NodeTemplate(NamedTuple):
-    """What the executions of a node have in common.
+    """Data that all executions of a node share.
 
     Attributes:
-        shown_name: The name that it is shown with.
+        shown_name: The display name.
         span_name: Of its spans.
         attributes: Of its spans.
     """
@@ -88,7 +88,7 @@ def node_template(task: Task, workflow_name: str | None) -> NodeTemplate:
 
 
 def node_attributes(task: Task, template: NodeTemplate) -> PlainAttributes:
-    """Attributes of a node's span from its start, for a sampler to look at."""
+    """Attributes of a node's span at its start, which samplers receive."""
     metadata: Mapping[str, Any] = task.config.get("metadata") or {}
     configurable: Mapping[str, Any] = task.config.get("configurable") or {}
     own: dict[str, object] = {
@@ -123,7 +123,7 @@ def _checkpoint_id(configurable: Mapping[str, Any]) -> str | None:
 
 
 def workflow_attributes(facts: RunFacts) -> dict[str, Any]:
-    """Attributes of a run's span from its start, for a sampler to look at. The identity is the scope's."""
+    """Attributes of a run's span at its start, which samplers receive. The scope sets the identity."""
     return {
         semconv.OPERATION_NAME: semconv.INVOKE_WORKFLOW,
         semconv.WORKFLOW_NAME: facts.name,
@@ -145,8 +145,8 @@ def field_of(state: object, name: str, default: object = None) -> object:
 def id_of(state: object, name: str, default: object = None) -> object:
     """A scalar field of a state, a context or a section of a config.
 
-    A property that raises, or a value that is not a scalar (a column of a table, say), counts as absent: an optional
-    fact must not cost the span.
+    A property that raises, or a value that is not a scalar (such as a column of a table), counts as absent: optional
+    data must not prevent the span.
     """
     try:
         value = field_of(state, name)

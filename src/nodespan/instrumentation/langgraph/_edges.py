@@ -1,4 +1,4 @@
-"""Taken edges and writes, from what LangGraph's tasks wrote: nothing is guessed from spans.
+"""Taken edges and writes, read from the writes of LangGraph's tasks and not derived from spans.
 
 Tried on LangGraph 0.6 and 1.2: when a task has run, its ``writes`` hold ``branch:to:X`` for a plain or conditional edge
 and for ``Command(goto=X)``, ``join:A+B:X`` for an edge that waits for several nodes, and a ``Send`` under
@@ -36,11 +36,11 @@ _RECORDING: Final = Guard("record edges and writes")
 
 
 class Plan(NamedTuple):
-    """What the channels that a node wrote mean.
+    """The meaning of the channels that a node wrote.
 
     Attributes:
         edges: Taken edges, as ``langgraph.edges`` has them; without those of ``Send``.
-        has_sends: There are such.
+        has_sends: There are writes of ``Send``.
         writes: Which of the writes are recorded; see ``_writes``.
     """
 
@@ -81,7 +81,7 @@ def execution_failed(node: NodeSpan, task: Task, error: BaseException) -> None:
 
 
 def run_entered(task: Task, context: Context) -> None:
-    """Records the edges from the start of a run, on the run's span: LangGraph's start task has none of its own."""
+    """Records the edges from the start of a run, on the run's span: LangGraph's start task has no span."""
     run = current_scope(context) if task.name == START else None
     if isinstance(run, WorkflowSpan) and (graph := run.graph) is not None and run.span.is_recording():
         with _RECORDING:
@@ -119,7 +119,7 @@ def _made(graph: DeclaredGraph, source: str, channels: tuple[str, ...]) -> Plan:
 
 
 def _declares_end(graph: DeclaredGraph, source: str) -> bool | None:
-    """Whether the edge to END is declared; ``None``: the node cannot have gone there."""
+    """Whether the edge to END is declared; ``None``: the node cannot have taken it."""
     if (source, END) in graph.edges or (source, END) in graph.joins or _ends_at(graph, source, END):
         return True
     return False if source in graph.open_branches else None

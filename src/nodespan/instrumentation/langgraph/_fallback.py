@@ -1,7 +1,7 @@
 """Node spans from LangChain's callbacks, for a LangGraph without the seam that encloses a node's execution.
 
-Callbacks are public, and report that a node begins and that it ends. No frame lies around the two, so that nothing
-can be made current safely: what runs inside a node is its sibling under the run, and each attempt is a span of its own.
+Callbacks are public, and report the start and the end of a node. No frame encloses both, so that no span can be made
+current safely: spans created inside a node are its siblings under the run, and each attempt has a separate span.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _NODE_TAG: Final = "graph:step:"
 
 
 class NodeCallbacks(BaseCallbackHandler):
-    """Opens and ends the spans of nodes that no seam has opened one for, in the runs that are claimed.
+    """Opens and ends the spans of nodes without a seam, in claimed runs.
 
-    A run's scope holds those that are open; when it ends, they end with it. In async graphs this runs in an executor,
+    A run's scope references the open ones; they end at the latest with it. In async graphs this runs in an executor,
     with a copy of the node's context: run inline, it would keep the start of an LLM from all other async handlers
     (langchain-core 1.8, ``AsyncCallbackManager.on_llm_start``).
     """

@@ -1,7 +1,7 @@
-"""Name and identity of a run: from the effective config, the context of the call, and the state that the run has.
+"""Name and identity of a run: from the effective config, the context of the call, and the state of the run.
 
-The config alone is known before the run's first step, so that a sampler sees what it gives. The state, which may come
-from a checkpoint or a ``Command``, is known when LangGraph has loaded it; its ids replace those of the config.
+Before the run's first step only the config is available, and samplers receive its data. The state, which may be from a
+checkpoint or a ``Command``, is available when LangGraph has loaded it; its ids replace those of the config.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _COORDINATES: Final = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", 
 """Keys of ``configurable`` that address a thread: LangGraph then ignores the inherited ``configurable``."""
 
 _DEFAULT_NAME: Final = "LangGraph"
-"""Name of a graph that was given none."""
+"""Default name of a graph."""
 
 _BOUND_MAX: Final = 8
 """Nested bindings (``with_retry``, ``with_fallbacks``) that are searched for configs."""
 
 
 class RunFacts(NamedTuple):
-    """What the effective config of a run gives."""
+    """Data from the effective config of a run."""
 
     name: str
     thread_id: str | None
@@ -50,7 +50,7 @@ class RunFacts(NamedTuple):
 
 
 class _EffectiveConfig:
-    """The config of the call, over the graph's own (``with_config``), over the one inherited from what runs around."""
+    """The config of the call, merged over the graph's own (``with_config``) and over the inherited one."""
 
     def __init__(self, graph: object, config: Mapping[str, Any]) -> None:
         self._graph = graph
@@ -66,7 +66,7 @@ class _EffectiveConfig:
         ]
 
     def run_name(self) -> str | None:
-        """As LangChain, without inheritance."""
+        """Merges like LangChain, without inheritance."""
         return next((name for one in self._explicit if (name := one.get("run_name"))), None)
 
     def explicit(self, name: str) -> Any:
@@ -82,7 +82,7 @@ class _EffectiveConfig:
         return id_of(section(self._inherited, "configurable"), "thread_id")
 
     def agent_name(self) -> str | None:
-        """As ``create_agent`` gives it; not inherited, since a graph inside an agent is not that agent."""
+        """The name given to ``create_agent``; not inherited, because a graph inside an agent is not that agent."""
         for one in self._explicit:
             if isinstance(name := section(one, "metadata").get("lc_agent_name"), str):
                 return name
@@ -130,7 +130,7 @@ def run_facts(
         config: Of the call.
         run_input: Of the call; its ids take precedence over the context's, and these over the config's.
         context: Of the call (``context=``).
-        outer: The scope around; a run in a thread of its own does not inherit its conversation.
+        outer: The scope around; a run with its own thread does not inherit its conversation.
     """
     if isinstance(run_input, Command):
         run_input = cast("object", run_input.update)
@@ -167,8 +167,8 @@ def _conversation(value: object) -> str | int | None:
 def identity_in(channels: Mapping[str, Any], known: Identity) -> Identity:
     """The identity with the ids of the state that the run has loaded, its input and its command applied.
 
-    The input of a graph is in a channel of its own until the first node begins. A functional workflow has no state but
-    what its last call saved.
+    The input of a graph is in a separate channel until the first node starts. The state of a functional workflow is the
+    value that its last call saved.
     """
     states = [state for source in _STATES if (state := _value_of(channels.get(source))) is not None]
     user_id, conversation_id = _id_in(channels, states, "user_id"), _id_in(channels, states, "conversation_id")

@@ -1,4 +1,4 @@
-"""What users find runs by: tags, metadata and thread of a run's config, on its span and those of its nodes."""
+"""Tags, metadata and thread of a run's config, on its span and those of its nodes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MAX_LABELS: Final = 32
 MAX_BYTES: Final = 256
 
 _SECRET_PARTS: Final = ("key", "token", "secret", "password", "auth")
-"""A key with one of them in it never leaves."""
+"""A key that contains one of these parts is never recorded."""
 _OTHERS_KEYS: Final = ("langgraph_", "checkpoint_", "lc_", "ls_", "__", "nodespan.")
-"""Keys that LangGraph, LangChain, LangSmith and nodespan put into metadata begin so."""
+"""Prefixes of the keys that LangGraph, LangChain, LangSmith and nodespan add to metadata."""
 _OTHERS_TAGS: Final = ("graph:step:", "seq:step:", "map:key:", "langsmith:")
 _SECTIONS: Final = frozenset({"tags", "metadata", "configurable"})
 _SCALARS: Final = (str, bool, int, float)
@@ -39,7 +39,7 @@ _LABELLING: Final = Guard("read tags and metadata of a run")
 
 
 def label(run: WorkflowSpan, graph: Graph, config: Mapping[str, Any]) -> None:
-    """Sets the labels of a run on its span and keeps them for its nodes; those of the run around it hold as well."""
+    """Sets the labels of a run on its span and keeps them for its nodes; labels of the enclosing run are included."""
     with _LABELLING:
         outer = run_around(run.parent)
         around: Mapping[str, Any] = outer.labels if outer is not None else {}

@@ -1,7 +1,7 @@
 """Thin wrappers around LangGraph's seams. Each encloses the original call in one frame, so attach and detach are exact.
 
-A wrapper acts only for runs that are claimed: by ``instrument()``, which claims every run, or by a ComposerService,
-whose run is found in the context. Arguments, results and exceptions are passed on unchanged.
+A wrapper affects only claimed runs: all runs after ``instrument()``, or the runs of a ComposerService, which are found
+in the context. Arguments, results and exceptions are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _OPENING = Guard("open a LangGraph span")
 _IDENTIFYING = Guard("read the identity of a LangGraph run")
 _LINKING = Guard("link a resumed run to the run it resumes")
 _RESUMING = "__pregel_resuming"
-"""LangGraph sets this key for the attempt that follows a failed one, right after it has waited the back-off."""
+"""LangGraph sets this key for the attempt after a failed one, directly after the back-off."""
 
 
 Defer = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[DeferredRun, tuple[Any, ...], dict[str, Any]]]
-"""Makes the run of a call from its graph and arguments; returns it with the arguments for the original method."""
+"""Creates the run of a call from its graph and arguments; returns it with the arguments for the original method."""
 
 
 def stream(original: Callable[..., Steps], defer: Defer = defer_run) -> Callable[..., Steps]:

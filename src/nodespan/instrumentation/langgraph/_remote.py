@@ -38,7 +38,7 @@ def defer_remote_run(
 
 
 class RemoteRun(DeferredRun):
-    """A call of a remote graph, whose span is opened at its first step. It never adopts the span of a local run.
+    """A call of a remote graph. Its span is opened at its first step; it never adopts the span of a local run.
 
     Attributes:
         headers: Of the request. Those of the caller take precedence.
@@ -71,7 +71,7 @@ class RemoteRun(DeferredRun):
 
 
 class _RemoteSteps(InstrumentedRun):
-    """The steps of a remote run. Its interrupts are known from what the server sends."""
+    """The steps of a remote run. Its interrupts are read from the received chunks."""
 
     __slots__ = ()
 

@@ -60,7 +60,7 @@ class _RunStream(Proxy):
     Args:
         stream: The original, which has not been entered.
         run: Opens the span.
-        make: Makes the stream again, with the headers that the run has then: the original keeps a copy of its headers.
+        make: Creates the stream again, with the run's headers: the original has copied its own.
     """
 
     def __init__(self, stream: Any, run: RemoteRun, make: Callable[[], Any]) -> None:

@@ -1,10 +1,10 @@
 """Links a run to the run that it continues.
 
-In one process a bounded table has the checkpoints that unfinished runs left: interrupted, failed, cancelled or stopped
-ones. The ids of checkpoints are unique, so whatever saver, graph or thread they belong to, a link is never wrong. From
-another process the link is read from the checkpoint's metadata, if the user has opted in:
-``config={"metadata": {"nodespan.traceparent": ""}}`` in the run that may be resumed. ComposerService does that for its
-runs. Checkpoints that ``update_state`` has written are followed to their parents.
+In one process a bounded table has the checkpoints that unfinished (interrupted, failed, cancelled or stopped) runs
+left. The ids of checkpoints are unique across savers, graphs and threads, so that a link is never wrong. From another
+process the link is read from the checkpoint's metadata, if the user has opted in: ``config={"metadata":
+{"nodespan.traceparent": ""}}`` in the run that may be resumed. ComposerService does this for its runs. Checkpoints that
+``update_state`` has written are followed to their parents.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from nodespan.instrumentation.langgraph._convert import Graph
 
 MAX_UNFINISHED: Final = 1024
-"""Unfinished runs that are remembered. About 0.5 KB each; the oldest is forgotten first."""
+"""Maximum number of unfinished runs in the table, about 0.5 KB each; the oldest is removed first."""
 
 RESUMED_FROM: Final = "resumed_from"
 
 _UPDATES_MAX: Final = 8
-"""Successive updates of a state that are followed to the run before them."""
+"""Maximum number of successive updates of a state that are followed to an earlier run."""
 
 _FOLLOWING: Final = Guard("follow an updated checkpoint to its run")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -59,13 +59,13 @@ class Loop(Protocol):
 
 
 def is_unfinished(loop: Loop, error: BaseException | None) -> bool:
-    """Whether a run of its own leaves a checkpoint from which a later run may go on."""
+    """Whether an outermost run leaves a checkpoint from which a later run can continue."""
     ended_early = error is not None or loop.status in ("out_of_steps", "draining")
     return ended_early and not loop.is_nested and bool(loop.checkpointer)
 
 
 def remember_unfinished(checkpoint_id: str, span: Span) -> None:
-    """Keeps which run left this checkpoint. A run that ends there again did not write it."""
+    """Stores the run that left this checkpoint. A later run that ends at the same checkpoint did not write it."""
     context = span.get_span_context()
     if context.is_valid:
         _unfinished.setdefault(checkpoint_id, context)
@@ -94,7 +94,7 @@ def link_resumed(loop: Loop, add: Callable[[Link], None]) -> None:
 
 
 class _Line:
-    """The checkpoints of a thread before an updated one, newest first, as far as each is the parent of the last.
+    """The checkpoints of a thread before an updated one, newest first, as long as each is the parent of the one before.
 
     Where the newest one is not the parent, the update has forked an older checkpoint.
     """
@@ -140,7 +140,7 @@ class _Line:
 
 
 def _written_by(checkpoint_id: str, metadata: Mapping[str, Any]) -> SpanContext | None:
-    """The run that wrote a checkpoint: as its metadata have it, else as this process remembers it."""
+    """The run that wrote a checkpoint: from its metadata, else from the table of this process."""
     return _parsed(metadata.get(semconv.TRACEPARENT_KEY)) or _unfinished.get(checkpoint_id)
 
 
@@ -160,11 +160,11 @@ def _parsed(traceparent: object) -> SpanContext | None:
 
 
 class OptIn:
-    """A run whose checkpoints name it in their metadata.
+    """A run whose checkpoints contain its traceparent in their metadata.
 
     Attributes:
-        config: The user's config with metadata of our own, to be given to LangGraph instead; the user's is left as it
-            is. LangGraph reads it at the first step, when the span is there.
+        config: A copy of the user's config with separate metadata, passed to LangGraph instead. LangGraph reads it at
+            the first step, when the span exists.
     """
 
     __slots__ = ("_metadata", "config")
@@ -182,7 +182,7 @@ class OptIn:
 def opts_in(graph: Graph, config: Mapping[str, Any], *, is_outermost: bool) -> bool:
     """Whether the key is in the metadata of the run's config, or of the graph's own (``with_config``).
 
-    Inside another run an empty value alone opts in: any other is inherited from the run around.
+    Inside another run only an empty value opts in: any other value is inherited from the enclosing run.
     """
     own: Mapping[str, Any] = section(graph.config or {}, "metadata")
     metadata = section(config, "metadata")

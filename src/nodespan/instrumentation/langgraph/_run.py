@@ -121,13 +121,13 @@ class DeferredRun:
 
 
 def _is_real(run: WorkflowSpan, context: Context) -> bool:
-    """Whether a provider stands behind the span: without one the tracer returns the parent's span or an invalid one."""
+    """Whether the span is from a real provider: without one the tracer returns the parent's span or an invalid one."""
     made = run.span.get_span_context()
     return made.is_valid and made.span_id != trace.get_current_span(context).get_span_context().span_id
 
 
 class InstrumentedRun:
-    """Makes the run's span current for each step of its generator. What a graph streams is not recorded."""
+    """Makes the run's span current for each step of its generator. Streamed values are not recorded."""
 
     __slots__ = ("_adopted", "_run", "step")
     saw = None

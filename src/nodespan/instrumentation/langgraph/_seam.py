@@ -25,14 +25,20 @@ NODES: Final = (
     Seam(_RUNNER, "", "arun_with_retry", _patch.arun_with_retry, "current spans in async nodes"),
 )
 SEAMS: Final = Seams(
-    "a LangGraph that nodespan supports (0.6 to 1.2)",
+    "LangGraph 0.6 and newer",
     (
         *RUNS,
         Seam(*_REMOTE, "stream", partial(_patch.stream, defer=defer_remote_run), "runs of remote graphs"),
         Seam(*_REMOTE, "astream", partial(_patch.astream, defer=defer_remote_run), "async runs of remote graphs"),
         *NODES,
         Seam(_RETRY, "", "_should_retry_on", _patch.should_retry_on, "events of failed attempts"),
-        Seam(_RETRY, "", "patch_configurable", _patch.patch_configurable, "durations of attempts after the first"),
+        Seam(
+            _RETRY,
+            "",
+            "patch_configurable",
+            _patch.patch_configurable,
+            "numbers and durations of attempts after the first, and retries,",
+        ),
         Seam(
             _LOOP,
             "PregelLoop",
@@ -56,7 +62,7 @@ REMOTE_EVENTS: Final = Seams(
 
 
 def install(claimant: object) -> None:
-    """Wraps LangGraph for as long as the claimant lives; a missing seam with a substitute is replaced by it."""
+    """Wraps LangGraph as long as the claimant exists; a missing seam with a substitute is replaced by it."""
     missing = SEAMS.install(claimant)
     REMOTE_EVENTS.install(claimant)
     STATE.lacks_runs = not set(RUNS).isdisjoint(missing)

@@ -46,12 +46,12 @@ class WorkflowSpan(SpanScope):
     """The span ``invoke_workflow {name}``: one run of a compiled graph.
 
     Args:
-        handed_over: The opener is not the graph itself; the first graph run inside adopts this span instead of its own.
+        handed_over: The span is opened by other code than the graph; the first graph run inside adopts it.
 
     Attributes:
         channels: Of the graph.
-        graph: What it declares; ``None`` where that cannot be read.
-        labels: What users find it by; its nodes have them too.
+        graph: The declared graph; ``None`` if it cannot be read.
+        labels: Tags, metadata and thread; its nodes have them as well.
         captures_values: Its nodes record the values that they write.
         callback_spans: Open spans of nodes that callbacks report, by LangChain's run id, if LangGraph lacks the seam.
     """
@@ -98,7 +98,7 @@ class WorkflowSpan(SpanScope):
             instruments=instruments,
             identity=facts.identity,
         )
-        # Counted when the scope exists, which counts its end: a failure above leaves the gauge as it was.
+        # Counted when the scope exists, because the scope counts its end: a failure above does not change the gauge.
         self.instruments.record(semconv.WORKFLOW_ACTIVE, 1, {semconv.WORKFLOW_NAME: facts.name})
         if self.directory is None:
             self.directory = RunDirectory()
@@ -114,7 +114,7 @@ class WorkflowSpan(SpanScope):
         return self.instruments.are_live or (self.directory is not None and self.directory.nodes is not None)
 
     def loaded(self, channels: Mapping[str, Any]) -> None:
-        """Completes the identity from the state that the run has loaded, before its first node begins."""
+        """Completes the identity from the state that the run has loaded, before its first node starts."""
         identity = identity_in(channels, self.identity)
         if identity is not self.identity:
             self.identity = identity
@@ -125,16 +125,16 @@ class WorkflowSpan(SpanScope):
         self.set({semconv.LANGGRAPH_CHECKPOINT_ID: checkpoint_id})
 
     def answers(self, value: object) -> None:
-        """Records the answer that the run resumes with: captured content."""
+        """Records the answer with which the run is resumed (captured content)."""
         if value is not None:
             set_content(self.span, {semconv.LANGGRAPH_RESUME: value})
 
     def leaves(self, checkpoint_id: str) -> None:
-        """Records the checkpoint from which a later run may go on."""
+        """Records the checkpoint from which a later run can continue."""
         self.set({semconv.LANGGRAPH_LEFT_CHECKPOINT_ID: checkpoint_id})
 
     def interrupted(self, error: GraphInterrupt | None = None) -> None:
-        """Records that the run stops at an interrupt, and what is asked: captured content."""
+        """Records that the run stops at an interrupt, and the interrupt's values (captured content)."""
         self._interrupted = True
         if error is not None and error.args and (values := [one.value for one in error.args[0]]):
             set_content(self.span, {semconv.LANGGRAPH_INTERRUPTS: values})
@@ -143,13 +143,14 @@ class WorkflowSpan(SpanScope):
         """Number of steps of the run so far that have executed the node, this one included."""
         last_step, count = self._iterations.get(node, (None, 0))
         if step != last_step:
-            # Executions of one step, under ``Send``, may come here at once from several threads: they count the same.
+            # Executions of one step, under ``Send``, may call this concurrently from several threads: all have the same
+            # number.
             count += 1
             self._iterations[node] = step, count
         return count
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the span as the run ended."""
+        """Ends the span with the outcome of the run."""
         outcome = outcome_of(error)
         if outcome == "error" and error is not None:
             self.fail(error)
@@ -164,7 +165,7 @@ class WorkflowSpan(SpanScope):
     def finish(
         self, outcome: Outcome = "ok", *, end_time_ns: int | None = None, attributes: PlainAttributes | None = None
     ) -> bool:
-        while self.callback_spans:  # their ends were not reported
+        while self.callback_spans:  # no callback has reported their ends
             self.callback_spans.popitem()[1].finish("cancelled")
         if not super().finish(outcome, end_time_ns=end_time_ns, attributes=attributes):
             return False
@@ -183,7 +184,7 @@ class WorkflowSpan(SpanScope):
             self.instruments.record(semconv.WORKFLOW_INTERRUPTS, 1, workflow, context)
 
 
-_random: Final = random.Random()  # noqa: S311 of its own: the application's random numbers are left as they are
+_random: Final = random.Random()  # noqa: S311 a separate generator: the application's random numbers do not change
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.seed)
 
@@ -198,10 +199,10 @@ class NodeSpan(SpanScope):
 
     Attributes:
         node_id: 8 hex digits, unique per node execution.
-        node_name: The name it is shown with.
+        node_name: The display name.
         attempt: Number of the running attempt, from 1.
-        facts: Attributes to set when the span ends; a PipelineNode replaces them in each attempt, so that a failed
-            attempt leaves none behind.
+        facts: Attributes to set when the span ends; a PipelineNode replaces them in each attempt, so that none of a
+            failed attempt remain.
     """
 
     __slots__ = (
@@ -230,7 +231,7 @@ class NodeSpan(SpanScope):
         self.node_id = attributes[semconv.NODE_ID] = new_node_id()
         self.node_name = shown_name
         self.facts: Mapping[str, Any] = {}
-        # Read now: the span may hold this very dict, in which the program sets attributes.
+        # Read now: the span may hold this dict, to which the program may add attributes.
         self._workflow_name, node = attributes.get(semconv.WORKFLOW_NAME), attributes.get(semconv.NODE)
         namespace = attributes.get(semconv.LANGGRAPH_CHECKPOINT_NS) or ""
         super().__init__(tracer, span_name, attributes, parent=parent, instruments=instruments, around=around)
@@ -246,7 +247,7 @@ class NodeSpan(SpanScope):
 
     @property
     def ids(self) -> NodeIds:
-        """Ids by which events lead to the span; made at each access, as most runs never use them."""
+        """Ids of the span for events; created at each access, because most runs never use them."""
         return NodeIds(span_id_of(self.span), self.node_id, self.node_name)
 
     def adopt(self) -> bool:
@@ -276,7 +277,7 @@ class NodeSpan(SpanScope):
         return None if since_ns is None or failed is None else Phase("retrying", since_ns, text=error_type(failed))
 
     def next_attempt(self) -> None:
-        """Begins the clock of the next attempt, when LangGraph has waited its back-off."""
+        """Starts the time of the next attempt, after LangGraph's back-off."""
         self._failed_at_ns = None
         failed = None if self._last_failed is None else error_type(self._last_failed)
         self.instruments.record(semconv.NODE_RETRIES, 1, {**self._labels(), semconv.ERROR_TYPE: failed})
@@ -304,7 +305,7 @@ class NodeSpan(SpanScope):
         return True
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Ends the span as the execution ended."""
+        """Ends the span with the outcome of the execution."""
         outcome = outcome_of(error)
         if error is None or outcome != "error":
             self.finish(outcome)
@@ -352,7 +353,7 @@ def _template(task: _convert.Task, run: WorkflowSpan | None) -> _convert.NodeTem
 
 
 def run_around(scope: SpanScope | None) -> WorkflowSpan | None:
-    """The run around: a task of the functional API runs under the node of its entrypoint."""
+    """The enclosing run: a task of the functional API runs under the node of its entrypoint."""
     while scope is not None and not isinstance(scope, WorkflowSpan):
         scope = scope.parent
     return scope

@@ -43,7 +43,7 @@ _declared: Final[WeakKeyDictionary[object, DeclaredGraph | None]] = WeakKeyDicti
 
 @dataclass(frozen=True, slots=True)
 class DeclaredGraph:
-    """What a graph declares. Holds texts alone, so that it keeps no graph alive.
+    """A declared graph. It contains only texts, so that it does not keep the compiled graph alive.
 
     Attributes:
         hash: sha256 of its canonical form, 64 hex digits.
@@ -53,9 +53,9 @@ class DeclaredGraph:
         ends: Declared ends of the branches of a node.
         open_branches: Nodes with a branch whose ends are not declared.
         handlers: Error handlers by node.
-        plans: What a node's writes mean, by node and written channels; see ``_edges``.
-        templates: What executions of a node have in common, by workflow, node, triggers and path.
-        texts: The topology as an attribute holds it, made when it is first needed.
+        plans: Meaning of a node's writes, by node and written channels; see ``_edges``.
+        templates: Data that executions of a node share, by workflow, node, triggers and path.
+        texts: The topology as an attribute, created when it is first needed.
     """
 
     hash: str
@@ -78,7 +78,7 @@ class DeclaredGraph:
 
 
 def declare(run: WorkflowSpan, graph: Graph) -> None:
-    """Puts the graph's hash on its run's span, and its topology on the first one that is recorded."""
+    """Sets the graph's hash on its run's span, and its topology on the first recorded one."""
     with _DECLARING:
         run.graph = found = declared(graph)
         run.captures_values = capture().on_spans
@@ -206,7 +206,7 @@ def _subgraph(node: Any, into: dict[str, dict[str, Any]]) -> str | None:
 
 
 def fitted(topology: dict[str, Any], max_bytes: int = MAX_BYTES) -> str:
-    """The topology as JSON of at most so many bytes: without subgraphs, then with fewer nodes, where it is longer."""
+    """The topology as JSON within a limit of bytes: if it is longer, without subgraphs, then with fewer nodes."""
     text = _json(topology)
     if len(text) <= max_bytes:
         return text

@@ -1,4 +1,4 @@
-"""What a node changed: the channels that it wrote, each with type, size and keyed hash of the value."""
+"""The channels that a node wrote, each with type, size and keyed hash of the value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Write = tuple[int, str]
-    """Position among the writes of a task, and the channel as an attribute holds it."""
+    """Position among the writes of a task, and the channel as attribute text."""
 
 MAX_WRITES: Final = 100
 """Writes recorded per execution; a node has more only if it returns hundreds of commands."""
 
 _NOT_THE_STATE: Final = ("branch:", "join:", "__")
-"""LangGraph's own channels begin so."""
+"""Prefixes of LangGraph's own channels."""
 _ROOT: Final = "__root__"
 """The one channel of a state that is not a mapping."""
 _METADATA: Final = "node_metadata"
@@ -47,7 +47,7 @@ def values(recorded: Sequence[Write], writes: Sequence[tuple[str, object]]) -> l
 
 
 def _message(message: Any) -> object:
-    """A message without its random ids, and without what a server reports of the answer."""
+    """A message without its random ids and its response metadata."""
     calls = [[call["name"], call["args"]] for call in getattr(message, "tool_calls", None) or ()]
     return [message.type, message.name, message.content, calls, getattr(message, "status", None)]
 

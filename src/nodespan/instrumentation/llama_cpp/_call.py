@@ -59,7 +59,7 @@ def open_call(
     """The scope of a method's call; ``None`` inside another method of the model, or if nothing is recorded.
 
     Inside a call that LangChain makes of this model, the measurements go to LangChain's span. The ``Llama`` of a
-    ``LlamaCppPipeline`` is measured by that. Any other call is a call of its own, such as that of a second model in a
+    ``LlamaCppPipeline`` is measured by that. Any other call has a separate span, such as that of a second model in a
     logits processor.
 
     Args:

@@ -11,7 +11,7 @@ from nodespan.instrumentation.llama_cpp import _patch
 _MODULE: Final = "llama_cpp.llama"
 
 SEAMS: Final = Seams(
-    "a llama-cpp-python that nodespan supports (0.3.16 and newer)",
+    "llama-cpp-python 0.3.16 and newer",
     (
         Seam(
             _MODULE, "Llama", "__call__", _patch.answers(semconv.TEXT_COMPLETION), "spans of calls of the model itself"

@@ -78,7 +78,7 @@ def _with_traceparent(call: OpenAICall, kwargs: dict[str, Any]) -> dict[str, Any
 
 
 def _observed(call: OpenAICall, answer: Any) -> Any:
-    """The answer: one that is read later wrapped, so that it ends the call; any other as it is, with the call ended."""
+    """The answer: wrapped, so that it ends the call, if it is read later; otherwise unchanged, with the call ended."""
     kind = cast("type[Any]", type(answer))
     if hasattr(kind, "__next__"):
         return SyncStream(answer, call)
@@ -100,7 +100,7 @@ def _read_body(call: OpenAICall, response: Any) -> None:
 
     Not by ``parse``, which calls the parser that the program has given.
     """
-    with suppress(Exception):  # the body was not kept, or is no JSON
+    with suppress(Exception):  # the body was not kept, or is not JSON
         from openai.types.chat import ChatCompletion
 
         call.read_answer(ChatCompletion.construct(**response.http_response.json()))

@@ -17,7 +17,7 @@ SEAMS: Final = Seams(
     ),
 )
 PARSING: Final = Seams(
-    "an openai package in which chat completions can be parsed",
+    "openai with chat.completions.parse",
     (
         Seam(_MODULE, "Completions", "parse", _patch.create, "spans of parsed chat completions"),
         Seam(_MODULE, "AsyncCompletions", "parse", _patch.acreate, "spans of asynchronous parsed chat completions"),

@@ -2,7 +2,7 @@
 
 import { filterOf } from "router";
 
-/** An answer that is no document; its message is for the reader. */
+/** An answer that is not a document; its message is shown to the user. */
 export class ApiError extends Error {
   /** @param {string} message @param {number} status */
   constructor(message, status) {
@@ -59,7 +59,7 @@ export function serverApi() {
     let text = `${answer.status} ${answer.statusText}`;
     try {
       text = (await answer.json()).error ?? text;
-    } catch { /* the answer is no JSON document */ }
+    } catch { /* the answer is not JSON */ }
     throw new ApiError(text, answer.status);
   }
 

@@ -1,4 +1,4 @@
-// The run as people read it: messages, tool calls and their results, interrupts.
+// The run as a conversation: messages, tool calls and their results, interrupts.
 
 import { asText } from "attributes";
 import { button, el, fill } from "dom";
@@ -53,7 +53,7 @@ function content(app, messages, trace) {
   const list = messages.items.map((item) => message(app, item, trace));
   if (messages.is_captured) return list.length ? [el("ol", { class: "messages" }, ...list)] : [el("p", { class: "empty" }, "This run has no messages.")];
   const how = el("div", { class: "empty how" },
-    el("p", {}, "The texts of this run were not captured. To have prompts, answers, tool arguments and results of later runs, set"),
+    el("p", {}, "The texts of this run were not captured. To capture prompts, answers, tool arguments and results of later runs, set"),
     el("pre", {}, SWITCH), el("p", {}, "in the environment of the program. Redaction runs before a text is stored; see docs/privacy.md."));
   return list.length ? [how, el("ol", { class: "messages" }, ...list)] : [how];
 }

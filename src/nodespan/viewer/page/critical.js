@@ -1,4 +1,4 @@
-// The critical path of a trace: which spans the end was waiting for, and when. Pure.
+// The critical path of a trace: the spans that determined its end time, and when. Pure.
 
 /**
  * @param {Tree} tree
@@ -24,7 +24,7 @@ export function criticalPath(tree) {
     for (const child of children) {
       const childStart = Math.max(/** @type {number} */ (trace.start[child]), start);
       const childEnd = Math.min(trace.end(child, now), until); // a child may end after its parent
-      if (childEnd > cursor || childEnd <= childStart) continue; // something beside it was waited for
+      if (childEnd > cursor || childEnd <= childStart) continue; // a parallel span ended later
       if (cursor > childEnd) own.push(childEnd, cursor);
       stack.push([child, childEnd]);
       cursor = childStart;

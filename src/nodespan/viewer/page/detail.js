@@ -70,7 +70,7 @@ async function copy(app, text) {
     await navigator.clipboard.writeText(text);
     app.notify("Copied.");
   } catch {
-    app.notify("The browser did not allow to copy.");
+    app.notify("The browser did not allow copying.");
   }
 }
 

@@ -1,4 +1,4 @@
-// The declared graph as SVG, from the server's layout. Shapes only: what they mean is the graph view's.
+// The declared graph as SVG, from the server's layout. Only shapes; the graph view gives them their meaning.
 
 import { svg } from "dom";
 import { duration, integer, line } from "format";

@@ -94,8 +94,8 @@ export function phaseText(phase) {
   return phase.name;
 }
 
-// Characters without a picture of their own: controls (ANSI sequences begin with one), directional overrides and
-// isolates, invisible separators. A reader must see that they are there, and they must not change the text beside them.
+// Invisible characters: controls (ANSI sequences begin with one), directional overrides and isolates, separators. They
+// are made visible and must not affect the text beside them.
 const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
 /** @param {string} text @returns {string} The text with characters that are not visible replaced by ones that are. */

@@ -1,4 +1,4 @@
-// The graph view: the declared graph with what this run did on it.
+// The graph view: the declared graph with the executions and taken edges of this run.
 
 import { button, el, fill, svg } from "dom";
 import { duration, integer, line } from "format";

@@ -76,7 +76,7 @@ function headOf(trace, kinds, children) {
 }
 
 /**
- * Take from the last iteration what is executed once, after the loop.
+ * Remove executions after the loop from its last iteration.
  * @param {Trace} trace @param {Uint8Array} kinds @param {number[][]} rounds @returns {number[]}
  */
 function tail(trace, kinds, rounds) {

@@ -1,4 +1,4 @@
-// What a span is, as one of a few kinds that have a colour and a word. Pure.
+// The kind of a span, which has a colour and a name. Pure.
 
 export const KINDS = ["other", "workflow", "node", "model", "tool", "retrieval", "queue", "load", "prefill", "decode"];
 export const WORKFLOW = 1, NODE = 2, MODEL = 3, TOOL = 4, RETRIEVAL = 5, QUEUE = 6, LOAD = 7, PREFILL = 8, DECODE = 9;

@@ -1,4 +1,4 @@
-// Where the time of a model call went, and what its prompt shared with earlier ones.
+// The phases of a model call, and the prefixes that its prompt shares with earlier ones.
 
 import { el } from "dom";
 import { duration, integer, line, percent, rate, tokens } from "format";
@@ -78,7 +78,7 @@ function context(tree, row, attributes) {
 }
 
 /**
- * What the prompt shared with the call before, as `nodespan.prefix.*` has it.
+ * The prefix shared with the previous call, from `nodespan.prefix.*`.
  * @param {Tree} tree @param {number} row @param {Record<string, unknown>} attributes @returns {HTMLElement | null}
  */
 function prefixOf(tree, row, attributes) {
@@ -104,7 +104,7 @@ function definitions(facts) {
 }
 
 /**
- * How much of its prompt each node found in the context, by the node that used the model before it.
+ * The share of each node's prompt that was in the context, by the node that used the model before it.
  * @param {Tree} tree @returns {Map<string, Map<string, { shared: number, input: number }>>} By node, then by previous node.
  */
 export function prefixMatrix(tree) {

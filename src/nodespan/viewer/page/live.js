@@ -1,4 +1,4 @@
-// Changes from the server, as they happen. The browser resumes a cut stream with the last id it has seen; a tab that
+// Changes from the server, as they happen. The browser resumes a cut stream with the last received id; a tab that
 // was suspended catches up when it is resumed.
 
 export const AGAIN_MS = 2000;
@@ -27,7 +27,7 @@ export function follow(address, changed, report, reread) {
       changed(JSON.parse(event.data), cursor);
     });
     source.onerror = () => {
-      // EventSource tries again by itself after a cut, but not after an answer that is no stream: the server may have
+      // EventSource tries again by itself after a cut, but not after another answer than a stream: the server may have
       // been restarted with another token.
       report("connecting");
       if (source?.readyState === EventSource.CLOSED) {

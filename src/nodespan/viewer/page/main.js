@@ -1,4 +1,4 @@
-// The page's beginning: the store, the route, the keys, and the page that is in sight.
+// The entry point of the page: the store, the route, the keys, and the shown page.
 
 import { embedded, fileApi, serverApi, startSession } from "api";
 import { button, el, fill } from "dom";
@@ -113,7 +113,7 @@ store.subscribe((state, changed) => {
   document.title = trace ? `${trace.record.name.replace(/^invoke_workflow /, "")} · nodespan` : "nodespan";
 });
 
-/** Another page begins at its content, for what reads it aloud. */
+/** Moves the focus to the content of another page, for screen readers. */
 function focusContent() {
   const content = document.getElementById("main");
   content?.setAttribute("tabindex", "-1");
@@ -154,7 +154,7 @@ function toError() {
   const start = from >= tree.n ? tree.startOf(from) : -1;
   for (let i = 1; i <= tree.n; i++) {
     const row = (Math.max(from >= tree.n ? -1 : from, -1) + i) % tree.n;
-    // Where the error arose: a span that contains another one with an error has passed it on.
+    // The origin of the error: a span that contains another one with an error has only passed it on.
     if (tree.trace.status[row] === 2 && tree.errors?.[row] === 1 && tree.parentOf(row) > -2 && tree.startOf(row) >= start) {
       app.select(row);
       return;

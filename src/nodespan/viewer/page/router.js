@@ -41,7 +41,7 @@ export function withQuery(route, patch) {
   return { ...route, query };
 }
 
-/** Names of the filter's fields, as `/runs.json` has them. */
+/** Names of the filter's fields in `/runs.json`. */
 export const FILTERS = ["service", "workflow", "node", "model", "conversation", "user", "tag", "meta", "graph", "id", "min", "error", "running", "since", "until"];
 
 /** @param {Route} route @returns {URLSearchParams} The filter of a list, for `/runs.json` and `/events`. */

@@ -84,7 +84,7 @@ function describe(item, tree, node, state, needle) {
   if (hasBelow) setAttributes(item.element, { "aria-expanded": String(isOpen) });
   else item.element.removeAttribute("aria-expanded");
   const { op, name, kind, note, words } = node < tree.n ? ofSpan(tree, node, isOpen) : ofGroup(tree, node);
-  set(item.op, op && `${op} `); // the space is for what reads the row as one text
+  set(item.op, op && `${op} `); // the space is for screen readers, which read the row as one text
   set(item.name, note ? `${name} ` : name);
   set(item.note, note);
   const isMatch = needle !== "" && `${op} ${name}`.toLowerCase().includes(needle);
@@ -140,7 +140,7 @@ function ofGroup(tree, node) {
 }
 
 /**
- * The operation apart from what it is done to, as `invoke_node plan`.
+ * The operation and its subject, separately, of a name such as `invoke_node plan`.
  * @param {Trace} trace @param {number} row @returns {{ op: string, name: string }}
  */
 export function split(trace, row) {

@@ -187,7 +187,7 @@ function subtitle(app, trace) {
 }
 
 /**
- * How a run has ended, or what it does.
+ * The end of a run, or its current phase.
  * @param {TraceRecord} trace @returns {{ kind: string, mark: string, text: string }}
  */
 export function endOf(trace) {

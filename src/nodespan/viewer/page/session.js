@@ -1,4 +1,4 @@
-// What is read from the server and when, and how it reaches the store: the run or list of the route, the selected
+// Reads data from the server into the store: the run or list of the route, the selected
 // span, the messages, and the changes of all of these.
 
 import { ApiError } from "api";
@@ -109,7 +109,7 @@ export function createSession(store, api) {
       return;
     }
     trace.merge(data, cursor);
-    // Of a large trace the tree takes longer to build than changes take to come: build it less often.
+    // Building the tree of a large trace takes longer than the interval of changes: it is built less often.
     if (!rebuildTimer) rebuildTimer = window.setTimeout(() => adopt(trace), Math.min(2000, Math.max(0, rebuildMs * 3 - REBUILD_MIN_MS)));
   }
 

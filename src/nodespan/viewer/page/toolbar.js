@@ -20,7 +20,7 @@ export function createToolbar(app) {
   });
   const found = el("span", { class: "found", role: "status" });
   const noise = button("Framework", () => toggle("noise"), { class: "switch", "aria-pressed": "false", title: "Show spans of frameworks and libraries (n)" });
-  const critical = button("Critical path", () => toggle("critical"), { class: "switch", "aria-pressed": "false", title: "Mark what the end waited for (x)" });
+  const critical = button("Critical path", () => toggle("critical"), { class: "switch", "aria-pressed": "false", title: "Mark the spans that determined the end time (x)" });
   const legend = el("span", { class: "legend" });
   /** @type {Tree | null} */
   let explained = null;

@@ -1,5 +1,5 @@
 // A trace in columns: one typed array per field, one row per span. Made from the server's document, extended by its
-// changes. Rows keep their numbers while the page is open; order and nesting are the tree's business.
+// changes. Rows keep their numbers while the page is open; the tree determines order and nesting.
 
 export const RUNNING = 1, SILENT = 2, LOST = 3;
 export const FLAG = { interrupted: 1, cancelled: 2, retried: 4, resumed: 8, events: 16, links: 32, noise: 64, undeclared: 128, cached: 256 };
@@ -101,7 +101,7 @@ export class Trace {
   }
 
   /**
-   * Take in what has changed.
+   * Apply the changes.
    * @param {TraceDelta} delta @param {string} cursor
    */
   merge(delta, cursor) {
@@ -219,7 +219,7 @@ function byRow(record) {
 }
 
 /**
- * Replace what is known of the rows of a delta; a row without an entry has none any more.
+ * Replace the entries of the rows of a delta; the entry of a row without one is removed.
  * @template T @param {Map<number, T>} known @param {Record<string, T> | undefined} delta @param {number[]} rows @param {number} n
  */
 function take(known, delta, rows, n) {

@@ -6,7 +6,7 @@ import { isPhase, kindsOf } from "kinds";
 
 /** @typedef {import("./groups.js").Group} Group */
 
-/** A choice by this key opens what no other choice closes. */
+/** A choice by this key opens all groups that no other choice closes. */
 export const ALL = "*";
 
 const GROUPED_MIN = 2;

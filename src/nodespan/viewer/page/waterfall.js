@@ -41,7 +41,7 @@ export function createWaterfall(app) {
   let urlTimer = 0;
   /** @type {unknown[]} What the strip was drawn from. */
   let mapped = [];
-  let isFollowing = true; // of a run that runs, the newest row stays in sight until the reader scrolls away from the end
+  let isFollowing = true; // during a run the newest row stays in sight until the user scrolls away from the end
   const draw = oncePerFrame(drawNow);
 
   const length = () => (tree?.trace.isLive ? wholeOf(tree) : whole);
@@ -82,7 +82,7 @@ export function createWaterfall(app) {
     schedulePulse();
   }
 
-  /** The strip shows the whole run, so that scrolling changes nothing in it; while the run runs it is drawn twice a second. */
+  /** The strip shows the whole run: scrolling does not change it; during a run it is drawn twice a second. */
   function drawMap() {
     if (!tree) return;
     const { from, to } = inSight();
@@ -101,7 +101,7 @@ export function createWaterfall(app) {
     if (tree?.trace.isLive && !document.hidden) pulseTimer = window.setTimeout(draw, isCalm() ? 1000 : PULSE_MS);
   }
 
-  /** Takes in another tree, other choices or another size. */
+  /** Applies another tree, other choices or another size. */
   function layOut() {
     if (!tree) return;
     shown = tree.walk(app.store.get().open);

@@ -18,7 +18,7 @@ export function executions(trace) {
 }
 
 /**
- * Whether a write changed its channel, as far as the hash of the last write to it shows.
+ * Whether a write changed its channel, by the hash of the previous write to it.
  * @param {Execution[]} list @returns {Map<WriteRecord, "first" | "changed" | "same" | "unknown">}
  */
 export function changes(list) {

@@ -1,4 +1,4 @@
-"""Rooms that create spans import the OpenTelemetry API only; import-linter checks the other rules."""
+"""Packages that create spans import the OpenTelemetry API only; import-linter checks the other rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lint(module: str, statement: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("room", ["spans", "runner", "instrumentation/langgraph", "workflow"])
+@pytest.mark.parametrize("package", ["spans", "runner", "instrumentation/langgraph", "workflow"])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -36,10 +36,10 @@ def lint(module: str, statement: str) -> str:
         "def f():\n    from opentelemetry.exporter.otlp.proto.http import Compression\n",
     ],
 )
-def test_a_room_that_makes_spans_cannot_import_the_sdk(room: str, statement: str) -> None:
-    assert "TID251" in lint(f"{room}/new.py", statement)
+def test_a_package_that_creates_spans_cannot_import_the_sdk(package: str, statement: str) -> None:
+    assert "TID251" in lint(f"{package}/new.py", statement)
 
 
 @pytest.mark.parametrize("module", ["telemetry/new.py", "otlp/new.py", "delivery/new.py", "testing/new.py"])
-def test_a_room_that_may_use_the_sdk_can_import_it(module: str) -> None:
+def test_a_package_that_may_use_the_sdk_can_import_it(module: str) -> None:
     assert "TID251" not in lint(module, "from opentelemetry.sdk.trace import TracerProvider\n")
