@@ -75,11 +75,12 @@ class Destination:
         Args:
             secret: Key of the store that holds the spans.
         """
-        # With gRPC only the target of a URL is used, and without one TLS is not a part of it.
-        address = urlsplit(self.endpoint).netloc or self.endpoint if self.protocol == "grpc" else self.endpoint
+        address: object = self.endpoint
+        if self.protocol == "grpc":  # it uses the target of a URL alone, without the scheme
+            address = urlsplit(self.endpoint).netloc or self.endpoint, self.is_insecure
         # Links are not followed, since a renewal may exchange them.
         files = [path and str(Path(path).absolute()) for path in (self.client_certificate, self.client_key)]
-        facts = [address, self.protocol, self.is_insecure, sorted(self._account().items()), *files]
+        facts = [address, self.protocol, sorted(self._account().items()), *files]
         return hmac.new(secret, json.dumps(facts).encode(), hashlib.sha256).hexdigest()[:32]
 
     def masked(self, text: str) -> str:
