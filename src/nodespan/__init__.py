@@ -77,6 +77,7 @@ _HOMES = {
 }
 
 
+# Otherwise an invalid value would prevent the first import of OpenTelemetry.
 if "OTEL_PROPAGATORS" in os.environ or "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT" in os.environ:
     import_module("nodespan._import_variables").import_readers()
 

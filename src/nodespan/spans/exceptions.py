@@ -54,7 +54,7 @@ def _message(error: BaseException) -> str:
             )
             return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['type']}" for problem in problems)
         return str(error)
-    except Exception:  # noqa: BLE001 a __str__ may raise; the type must still be recorded
+    except (Exception, SystemExit):  # noqa: BLE001 a __str__ may raise; the type must still be recorded
         return "[str(exception) raised]"
 
 
@@ -64,7 +64,7 @@ def _stack(error: BaseException, *, with_messages: bool) -> str:
         formatted = traceback.TracebackException.from_exception(error, compact=True)
         _replace_messages(formatted, error, with_messages=with_messages)
         return "".join(formatted.format())
-    except Exception:  # noqa: BLE001 notes or members that raise; where the error was raised must still be recorded
+    except (Exception, SystemExit):  # noqa: BLE001 notes or members that raise; the place must still be recorded
         return "".join(
             ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__), error_type(error)]
         )

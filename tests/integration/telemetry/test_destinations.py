@@ -320,17 +320,14 @@ def hold(path) -> sqlite3.Connection:
     return connection
 
 
-def test_a_store_locked_at_exit_does_not_delay_it_and_the_loss_is_reported():
+def test_the_loss_of_a_span_at_a_store_that_is_locked_at_exit_is_reported():
     open_store().stats()
     held = hold(store_path())
-    started = time.monotonic()
     report, warnings = run("app", "", spans=1, timeout_s=0.1)
-    took_s = time.monotonic() - started
     held.close()
     assert report == [0, 1, {}]
     assert "1 spans could not be stored" in warnings
     assert "next start" not in warnings
-    assert took_s < 6  # the exit itself is bounded by 1.5 s
 
 
 def test_a_flush_returns_in_time_while_the_store_is_locked():

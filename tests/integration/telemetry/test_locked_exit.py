@@ -9,6 +9,9 @@ import threading
 import time
 from contextlib import closing
 
+import pytest
+from opentelemetry import trace
+
 from nodespan.store import SqliteStore, StoreReader, store_path
 from nodespan.telemetry import configure
 from running import states
@@ -50,6 +53,25 @@ def test_a_flush_waits_for_the_write_lock_no_longer_than_its_time(monkeypatch, m
         assert time.monotonic() - started < 0.6  # SQLite's own wait is 1 s
         other.execute("ROLLBACK")
         assert telemetry.force_flush(20).waiting == 0
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
+def test_a_shutdown_takes_at_most_two_seconds_while_the_store_is_locked(endpoint, make_spans, monkeypatch):
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
+    telemetry = configure(endpoint=endpoint)
+    with closing(sqlite3.connect(store_path(), isolation_level=None)) as other:
+        assert telemetry.store is not None
+        telemetry.store.stats()
+        other.execute("BEGIN IMMEDIATE")
+        make_spans(1000)
+        open_span = trace.get_tracer("x").start_span("open")
+        time.sleep(0.3)  # the writer is in its wait for the lock
+        started = time.monotonic()
+        assert telemetry.shutdown().waiting == 1000
+        assert time.monotonic() - started < 2.0
+        other.execute("ROLLBACK")
+    open_span.end()
 
 
 def test_a_flush_waits_for_another_thread_no_longer_than_its_time(make_spans):

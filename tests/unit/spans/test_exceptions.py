@@ -157,10 +157,11 @@ def test_the_line_of_a_syntax_error_is_shown():
     assert "x = = 1" in exception_attributes(caught.value)["exception.stacktrace"]
 
 
-def test_an_exception_with_a_failing_message_has_its_type():
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_an_exception_with_a_failing_message_has_its_type(error):
     class Broken(Exception):
         def __str__(self):
-            raise RuntimeError
+            raise error
 
     assert "Broken: [str(exception) raised]" in exception_attributes(raised(Broken()))["exception.stacktrace"]
 
