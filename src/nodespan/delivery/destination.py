@@ -75,11 +75,13 @@ class Destination:
         Args:
             secret: Key of the store that holds the spans.
         """
-        # gRPC uses only the target of a URL; without a scheme TLS is not part of it.
-        address = urlsplit(self.endpoint).netloc or self.endpoint if self.protocol == "grpc" else self.endpoint
+        if self.protocol == "grpc":  # of a URL it uses the target only; a target does not include TLS
+            address = [urlsplit(self.endpoint).netloc or self.endpoint, self.is_insecure]
+        else:
+            address = [self.endpoint]
         # Symbolic links are not resolved, because a renewal may exchange them.
         files = [path and str(Path(path).absolute()) for path in (self.client_certificate, self.client_key)]
-        facts = [address, self.protocol, self.is_insecure, sorted(self._account().items()), *files]
+        facts = [address, self.protocol, sorted(self._account().items()), *files]
         return hmac.new(secret, json.dumps(facts).encode(), hashlib.sha256).hexdigest()[:32]
 
     def masked(self, text: str) -> str:

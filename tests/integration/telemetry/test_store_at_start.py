@@ -27,6 +27,7 @@ def only_traces(monkeypatch):
 @pytest.mark.parametrize("kind", ["a text", "a directory", "a pipe", "a long name"])
 def test_an_unusable_store_has_one_warning_and_its_spans_are_sent(kind, monkeypatch, caplog):
     path = store_path()
+    path.parent.mkdir()
     if kind == "a text":
         path.write_text("mine")
     elif kind == "a directory":
