@@ -75,7 +75,7 @@ class Destination:
         Args:
             secret: Key of the store that holds the spans.
         """
-        if self.protocol == "grpc":  # of a URL it uses the target only; a target does not include TLS
+        if self.protocol == "grpc":  # it uses only the target of a URL, without the scheme
             address = [urlsplit(self.endpoint).netloc or self.endpoint, self.is_insecure]
         else:
             address = [self.endpoint]
