@@ -52,7 +52,7 @@ def list_traces(console: Console, wanted: TraceFilter, limit: int, *, follow: bo
         untracked = reader.status()["untracked"] if wanted.is_running else 0
     if untracked:
         Console(stderr=True).print(
-            f"So far {untracked} spans of programs that still run were not shown while open: 10,000 of a program are."
+            f"{untracked} spans of running processes were not shown while open: at most 10,000 per process are tracked."
         )
     if as_json:
         print_json(found)

@@ -204,7 +204,7 @@ def test_spans_that_are_not_tracked_are_reported(cli, monkeypatch, reader):
         spans = [trace.get_tracer("test").start_span(f"span {number}") for number in range(3)]
         until(lambda: reader.status()["untracked"], 2)
         assert cli("traces", "--running").code == 0
-        assert "So far 2 spans of programs that still run were not shown while open" in cli.err
+        assert "2 spans of running processes were not shown while open" in cli.err
         for span in spans:
             span.end()
 
