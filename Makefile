@@ -9,11 +9,11 @@ BIN := $(DIR)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Tests start many Python processes, each of which would compile nodespan again.
 export PYTHONDONTWRITEBYTECODE :=
-# Three processes on two cores, because many tests wait; snapshots are compared, and only changed on request.
+# Four processes on two cores, because many tests wait; snapshots are compared, and only changed on request.
 # Tests of the real servers have separate targets.
 APART := --ignore=tests/stack --ignore=tests/scale
 ONLY ?= tests $(APART)
-PYTEST := $(BIN)/python -m pytest -n 3 --inline-snapshot=disable
+PYTEST := $(BIN)/python -m pytest -n 4 --inline-snapshot=disable
 PINNED := -c constraints.txt --build-constraint constraints.txt
 # Both exist only if every earlier step succeeded, so that an interrupted set-up is repeated.
 VENV := $(DIR)/.made

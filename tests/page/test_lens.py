@@ -11,6 +11,8 @@ from playwright.sync_api import Page, expect
 from nodespan import semconv
 from viewer_process import Viewer
 
+pytestmark = pytest.mark.extended
+
 TRACE = "5" * 32
 CALLS = (
     {"node": "plan", "input": 100},

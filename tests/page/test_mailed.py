@@ -14,6 +14,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from viewer_process import Viewer
 
+pytestmark = pytest.mark.extended
+
 EXPORT = [sys.executable, "-c", "from nodespan.cli import main; main()", "export", "--html"]
 
 REQUEST = """() => new Promise((done) => {

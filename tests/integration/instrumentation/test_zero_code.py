@@ -118,6 +118,7 @@ def test_it_exports_spans_and_metrics_and_logs_no_warning(run, smollm2):
     assert said == ""
 
 
+@pytest.mark.extended
 def test_without_an_endpoint_the_spans_are_in_the_local_store(run, smollm2):
     printed, said = run(PROGRAM, smollm2)
     assert printed

@@ -243,6 +243,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2] == "resume"))
 """
 
 
+@pytest.mark.extended  # without a model: test_with_the_opt_in_a_run_is_linked_in_another_process
 def test_a_resume_in_another_process_links_to_the_run_it_resumes(tmp_path):
     def process(mode: str) -> dict[str, Any]:
         path = str(tmp_path / "checkpoints.db")
