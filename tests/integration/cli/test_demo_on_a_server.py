@@ -34,6 +34,7 @@ def without_the_servers_queue(branches):
     return [(name, without_the_servers_queue(below)) for name, below in branches if name != "server.queue"]
 
 
+@pytest.mark.extended
 def test_the_two_traces_differ_only_in_the_server(cli, smollm2, tmp_path, monkeypatch):
     monkeypatch.setattr(_workflow, "_SAMPLING", Sampling(max_tokens=6, temperature=0.0))
     local = spans_of(cli)
