@@ -110,6 +110,7 @@ def test_a_collector_that_does_not_answer_is_reported_and_the_spans_wait(cli, sm
     assert re.search(r"\d+ of 22 spans have not reached http://127\.0\.0\.1:\d+; they wait in the store", cli.out)
 
 
+@pytest.mark.extended
 def test_with_the_sdk_disabled_it_runs_and_reports_a_missing_trace(cli, smollm2, monkeypatch):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     shown = cli("demo").out

@@ -204,6 +204,7 @@ def test_with_the_opt_in_a_run_is_linked_in_another_process(tmp_path):
     assert second["links"] == [first["id"]]
 
 
+@pytest.mark.extended
 def test_without_the_opt_in_a_run_is_not_linked_in_another_process(tmp_path):
     _process(tmp_path / "c.db", thread(), "start")
     assert _process(tmp_path / "c.db", thread(), "resume")["links"] == []
