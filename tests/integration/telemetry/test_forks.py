@@ -12,8 +12,10 @@ def test_no_file_of_the_store_is_open_during_a_fork(run_python):
     """SQLite does not support a connection that a fork has copied. The first fork handler is called last."""
     done = run_python(
         """
-        import os
+        import os, warnings
         from pathlib import Path
+        # From 3.12 on Python warns of a fork beside other threads.
+        warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
         found = []
         def look():
             names = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
