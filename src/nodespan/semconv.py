@@ -228,6 +228,7 @@ METADATA: Final = _ours(f"{METADATA_PREFIX}<key>", "Value of the run's metadata.
 LINK_KIND: Final = _ours(
     "nodespan.link", "`resumed_from` on a link of a run, `previous_prompt` of a model call.", "links have no kind"
 )
+RESUMED_FROM: Final = "resumed_from"
 TRACEPARENT_KEY: Final = _ours(
     "nodespan.traceparent",
     "Key of a run's checkpoint metadata: W3C traceparent of the run that wrote the checkpoint.",

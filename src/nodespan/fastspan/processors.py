@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor
 from typing_extensions import override
 
 from nodespan.spans.guard import Guard
@@ -19,21 +19,6 @@ if TYPE_CHECKING:
     from nodespan.fastspan.span import LeanSpan
 
 _CALLING: Final = Guard("call a span processor of the program")
-
-
-@runtime_checkable
-class LeanSpanProcessor(Protocol):
-    """A processor that accepts a ``LeanSpan`` in ``on_end``: it reads only ``wire_fields()``.
-
-    Attributes:
-        accepts_lean_spans: ``True``.
-    """
-
-    accepts_lean_spans: bool
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Receives an ended span."""
-        ...
 
 
 class LeanProcessors(SynchronousMultiSpanProcessor):
@@ -52,15 +37,6 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
     @override
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         super().add_span_processor(span_processor)
-        self._sort()
-
-    def replace(self, old: SpanProcessor | None, new: SpanProcessor | None) -> None:
-        """Replaces one processor, adds one (``old=None``) or removes one (``new=None``)."""
-        with self._lock:
-            kept = [new if one is old else one for one in self._span_processors]
-            if old is None:
-                kept.append(new)
-            self._span_processors = tuple(one for one in kept if one is not None)
         self._sort()
 
     def _sort(self) -> None:
@@ -93,5 +69,5 @@ class LeanProcessors(SynchronousMultiSpanProcessor):
 
 
 def accepts_lean_spans(processor: object) -> bool:
-    """Whether the processor declares that it reads only ``wire_fields()``."""
+    """Whether the processor's ``on_end`` reads only ``wire_fields()``: its attribute ``accepts_lean_spans`` is true."""
     return getattr(type(processor), "accepts_lean_spans", False) is True

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from nodespan import semconv
 from nodespan.otlp.decode import attribute_value
-from nodespan.otlp.summary import RESUMED_FROM
+from nodespan.otlp.summary import is_resumed_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -239,7 +239,7 @@ class SpanColumns:
         for raw in links:
             if _LINK_KIND in raw:
                 link = Span.Link.FromString(raw)
-                if any(a.key == semconv.LINK_KIND and a.value.string_value == RESUMED_FROM for a in link.attributes):
+                if is_resumed_from(link):
                     self.resumed[len(self.ids)] = link.trace_id.hex(), link.span_id.hex()
                     return RESUMED
         return 0

@@ -52,7 +52,6 @@ _MEASURED: Final = frozenset(
 )
 
 
-RESUMED_FROM: Final = "resumed_from"
 _TOKENS_MAX: Final = 2**40
 _SECONDS_MAX: Final = 1e9
 """Above these a value is not a measurement, and sums would leave SQLite's integers."""
@@ -162,9 +161,14 @@ def _usage(measured: Mapping[str, object]) -> tuple[int, ...]:
 
 
 def _resumed(span: Span) -> Iterator[str]:
-    for link in span.links:
-        if any(one.key == semconv.LINK_KIND and one.value.string_value == RESUMED_FROM for one in link.attributes):
-            yield link.trace_id.hex()
+    return (link.trace_id.hex() for link in span.links if is_resumed_from(link))
+
+
+def is_resumed_from(link: Span.Link) -> bool:
+    """Whether the link leads to the run that this one resumes."""
+    return any(
+        one.key == semconv.LINK_KIND and one.value.string_value == semconv.RESUMED_FROM for one in link.attributes
+    )
 
 
 def words_of(attributes: Mapping[str, object]) -> Iterator[Word]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nodespan.errors import ConfigurationError
-from nodespan.spans.log import warn
+from nodespan.spans.log import is_first, warn
 from nodespan.store.database import MEMORY
 
 HASH_KEY: Final = "NODESPAN_HASH_KEY"
@@ -36,12 +36,14 @@ def load_secret(path: Path) -> bytes:
         _create(place)
         found = place.read_bytes()
     except OSError as error:
-        warn("store.no_key", "The store's key %s cannot be used (%s): a temporary key is used.", place, error)
+        if is_first("store.no_key", place):
+            warn("store.no_key", "The store's key %s cannot be used (%s): a temporary key is used.", place, error)
         return _of_memory
-    if len(found) != _BYTES:
+    if len(found) == _BYTES:
+        return found
+    if is_first("store.no_key", place):
         warn("store.no_key", "The store's key %s is damaged: a temporary key is used. Delete the file.", place)
-        return _of_memory
-    return found
+    return _of_memory
 
 
 def hash_key(path: Path | None) -> bytes | None:

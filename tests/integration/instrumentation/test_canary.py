@@ -143,12 +143,13 @@ async def traced(redact=None):
         OtlpReceiver() as receiver,
         PipelineFactory({ModelProfileType.Primary: profile}, create=EchoPipeline) as models,
     ):
-        with nodespan.configure("canary", endpoint=receiver.endpoint, redact=redact):
+        with nodespan.configure("canary", endpoint=receiver.endpoint, redact=redact) as telemetry:
             nodespan.instrument()
             try:
                 await run(workflow(models))
             finally:
                 nodespan.uninstrument()
+            telemetry.shutdown(60)  # on a busy machine longer than at exit
         names = {span.name for span in receiver.spans}
         assert names >= {"chat echo", "chat talker-1", "execute_tool look_up", "invoke_node asks", "invoke_node breaks"}
         assert {metric.name for metric in receiver.metrics} >= {"gen_ai.execute_tool.duration"}

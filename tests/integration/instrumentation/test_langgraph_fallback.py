@@ -11,6 +11,7 @@ import pytest
 from langchain_core.language_models import FakeListLLM
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
+from nodespan import semconv
 from nodespan.instrumentation import instrument, uninstrument
 from nodespan.instrumentation._seams import Seams
 from nodespan.instrumentation.langgraph import _seam
@@ -158,6 +159,25 @@ def test_each_attempt_is_a_span(run, lacking, exporter):
     run(chain(("flaky", flaky, {"retry_policy": policy})), {"seen": []})
     (root,) = span_tree(exporter, "nodespan.status")
     assert [span["attributes"]["nodespan.status"] for span in root["children"]] == ["error", "ok"]
+
+
+def test_without_the_seam_of_the_back_off_an_unknown_number_and_duration_are_left_out(run, lacking, exporter):
+    def flaky(state):
+        failed.append(1)
+        if len(failed) < 3:
+            raise ConnectionError("down")
+        return {}
+
+    failed = []
+    lacking("patch_configurable")
+    policy = RetryPolicy(initial_interval=0.001, jitter=False, retry_on=ConnectionError)
+    run(chain(("flaky", flaky, {"retry_policy": policy})), {"seen": []})
+    node = next(span for span in exporter.get_finished_spans() if span.name.endswith("flaky"))
+    first, second = (event.attributes for event in node.events)
+    assert first[semconv.ATTEMPT] == 1
+    assert first[semconv.ATTEMPT_DURATION] < 10
+    assert second[semconv.ERROR_TYPE] == "ConnectionError"
+    assert not {semconv.ATTEMPT, semconv.ATTEMPT_DURATION} & set(second)
 
 
 async def test_nodes_from_callbacks_end_with_an_abandoned_run(lacking, exporter, open_spans):

@@ -133,13 +133,11 @@ def workflow_attributes(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def field_of(state: object, name: str, default: object = None) -> object:
+def field_of(state: object, name: str) -> object:
     """A field of a state that may be a dict, a pydantic model, a dataclass, or none of them (under ``Send``)."""
     if isinstance(state, Mapping):
-        value = cast("Mapping[str, object]", state).get(name)
-    else:
-        value = cast("object", getattr(state, name, None))
-    return default if value is None else value
+        return cast("Mapping[str, object]", state).get(name)
+    return cast("object", getattr(state, name, None))
 
 
 def id_of(state: object, name: str, default: object = None) -> object:

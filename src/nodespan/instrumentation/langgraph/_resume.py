@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 MAX_UNFINISHED: Final = 1024
 """Maximum number of unfinished runs in the table, about 0.5 KB each; the oldest is removed first."""
 
-RESUMED_FROM: Final = "resumed_from"
-
 _UPDATES_MAX: Final = 8
 """Maximum number of successive updates of a state that are followed to an earlier run."""
 
@@ -149,7 +147,7 @@ def _is_update(metadata: Mapping[str, Any]) -> bool:
 
 
 def _link(context: SpanContext) -> Link:
-    return Link(context, {semconv.LINK_KIND: RESUMED_FROM})
+    return Link(context, {semconv.LINK_KIND: semconv.RESUMED_FROM})
 
 
 def _parsed(traceparent: object) -> SpanContext | None:

@@ -257,19 +257,15 @@ class NodeSpan(SpanScope):
         return free
 
     def attempt_failed(self, error: BaseException) -> None:
-        """Records a failed attempt and its duration."""
+        """Records a failed attempt, with its number and duration if its start was seen; see ``next_attempt``."""
+        attempt: dict[str, Any] = {semconv.ERROR_TYPE: error_type(error), **exception_attributes(error)}
+        if self._failed_at_ns is None:
+            attempt[semconv.ATTEMPT] = self.attempt
+            attempt[semconv.ATTEMPT_DURATION] = (time.perf_counter_ns() - self._attempt_started_ns) / 1e9
         self._last_failed = error
         self._failed_at_ns = time.time_ns()
         publish(self.span, self)
-        self.event(
-            semconv.ATTEMPT_FAILED,
-            {
-                semconv.ATTEMPT: self.attempt,
-                semconv.ATTEMPT_DURATION: (time.perf_counter_ns() - self._attempt_started_ns) / 1e9,
-                semconv.ERROR_TYPE: error_type(error),
-                **exception_attributes(error),
-            },
-        )
+        self.event(semconv.ATTEMPT_FAILED, attempt)
 
     def phase(self) -> Phase | None:
         """Waiting for the next attempt; see ``HasPhase``."""
