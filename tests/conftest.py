@@ -1,4 +1,4 @@
-"""Fixtures of every test: a clean environment, no global provider, and a check for open spans."""
+"""Fixtures of every test: a clean environment, the reset of the package, and a check for open spans."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.util._once import Once
 
 from leaks import Leaks
 from measured import Measured
@@ -60,17 +58,6 @@ def reset_after_test() -> Iterator[None]:
     """Ends what a test has configured and instrumented, by the package's own means."""
     yield
     reset()
-
-
-@pytest.fixture
-def no_global_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without providers, for a test whose program sets one; the API allows this once."""
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
-    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)
-    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER_SET_ONCE", Once())
-    monkeypatch.setattr(_logs._internal, "_LOGGER_PROVIDER", None)
-    monkeypatch.setattr(_logs._internal, "_LOGGER_PROVIDER_SET_ONCE", Once())
 
 
 @pytest.fixture(autouse=True)

@@ -101,6 +101,13 @@ class NodespanTracerProvider(TracerProvider):
                 pass
 
     @override
+    def shutdown(self) -> None:
+        """Shuts down all processors. Those that others have added receive no span of a later configuration."""
+        super().shutdown()
+        with self._exchange_lock:
+            self._others = []
+
+    @override
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         with self._exchange_lock:
             self._others.append(span_processor)

@@ -8,9 +8,10 @@ from opentelemetry import _logs
 from typing_extensions import override
 
 from nodespan.spans.fork_lock import ForkLock
+from nodespan.telemetry.exchangeable import Exchangeable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _NONE: Final = _logs.NoOpLoggerProvider()
 
@@ -36,7 +37,7 @@ class _Logger(_logs.Logger):
         return self._behind.enabled(*arguments, **options)
 
 
-class NodespanLoggerProvider(_logs.LoggerProvider):
+class NodespanLoggerProvider(Exchangeable, _logs.LoggerProvider):
     """A logger provider whose SDK provider can be exchanged; without one it emits nothing.
 
     Loggers that were obtained earlier emit to the new one from then on. Safe from any thread.
@@ -47,9 +48,16 @@ class NodespanLoggerProvider(_logs.LoggerProvider):
         self._behind: _logs.LoggerProvider = _NONE
         self._loggers: dict[tuple[Any, ...], _Logger] = {}
 
-    def use(self, provider: _logs.LoggerProvider | None) -> None:
-        """Exchanges the SDK provider; with ``None`` nothing is emitted."""
+    @override
+    def use(self, provider: _logs.LoggerProvider | None, end: Callable[[float], object] | None = None) -> None:
+        """Exchanges the SDK provider; with ``None`` nothing is emitted.
+
+        Args:
+            provider: The SDK provider.
+            end: Shuts it down, within this number of seconds.
+        """
         with self._lock:
+            self._end = end
             self._behind = provider if provider is not None else _NONE
             for logger in self._loggers.values():
                 logger.use(self._behind)

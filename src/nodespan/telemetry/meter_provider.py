@@ -11,6 +11,7 @@ from typing_extensions import override
 from nodespan import semconv
 from nodespan.errors import ConfigurationError
 from nodespan.spans.fork_lock import ForkLock
+from nodespan.telemetry.exchangeable import Exchangeable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,7 +167,7 @@ class _Meter(metrics.Meter):
         return self._make(_ObservableGauge, "create_observable_gauge", name, callbacks, unit, description)
 
 
-class NodespanMeterProvider(metrics.MeterProvider):
+class NodespanMeterProvider(Exchangeable, metrics.MeterProvider):
     """A meter provider whose SDK provider can be exchanged; without one it records nothing.
 
     Meters and instruments that were obtained earlier record in the new one from then on. Safe from any thread.
@@ -183,14 +184,22 @@ class NodespanMeterProvider(metrics.MeterProvider):
         """Whether measurements are recorded."""
         return self._behind is not _NONE
 
-    def use(self, provider: metrics.MeterProvider | None, tallies: Tallies | None = None) -> None:
+    @override
+    def use(
+        self,
+        provider: metrics.MeterProvider | None,
+        tallies: Tallies | None = None,
+        end: Callable[[float], object] | None = None,
+    ) -> None:
         """Exchanges the SDK provider; with ``None`` nothing is recorded.
 
         Args:
             provider: The SDK provider.
             tallies: Counters of nodespan's own histograms. The provider's only exporter must add them to its points.
+            end: Shuts it down, within this number of seconds.
         """
         with self._lock:
+            self._end = end
             self._behind = provider if provider is not None else _NONE
             self._tallies = tallies
             self._switch()

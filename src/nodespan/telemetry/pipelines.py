@@ -26,8 +26,6 @@ from nodespan.telemetry.meter_provider import NodespanMeterProvider
 from nodespan.telemetry.providers import make_logger_provider, make_meter_provider, make_resource, valid_sdk_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Span
@@ -250,34 +248,26 @@ class Pipelines:
             with _STOPPING:
                 stop(_LEAST_S)
             return
-        self._meters.use(provider, tallies)
+        self._meters.use(provider, tallies, stop)
         if existing is not self._meters:
             metrics.set_meter_provider(self._meters)
         get_instruments(self._meters).set_live(is_live=True)
-        self._stops.append(self._ending(stop, self._unuse_meters))
+        self._stops.append(self._stop_meters)
 
-    def _unuse_meters(self) -> None:
-        self._meters.use(None)
-        get_instruments(self._meters).set_live(is_live=False)
+    def _stop_meters(self, timeout_s: float) -> None:
+        try:
+            self._meters.shutdown(timeout_s * 1e3)
+        finally:
+            get_instruments(self._meters).set_live(is_live=False)
 
     def _use_loggers(self, made: tuple[Any, Stop] | None) -> None:
         if made is None:
             return
-        self._loggers.use(made[0])
+        self._loggers.use(*made)
         existing: Any = _logs.get_logger_provider()
         if existing is not self._loggers and type(existing).__module__.startswith(_logs.__name__):
             _logs.set_logger_provider(self._loggers)
         handler = OTelHandler(made[0].get_logger("nodespan"))
         logger.addHandler(handler)
         self._stops.append(lambda _: logger.removeHandler(handler))
-        self._stops.append(self._ending(made[1], lambda: self._loggers.use(None)))
-
-    @staticmethod
-    def _ending(stop: Stop, then: Callable[[], None]) -> Stop:
-        def end(timeout_s: float) -> None:
-            try:
-                stop(timeout_s)
-            finally:
-                then()
-
-        return end
+        self._stops.append(lambda timeout_s: self._loggers.shutdown(timeout_s * 1e3))

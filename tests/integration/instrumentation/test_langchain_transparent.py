@@ -11,8 +11,6 @@ from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import tool
 from opentelemetry import context, trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContext, TraceFlags
 
 from nodespan.instrumentation import instrument, uninstrument
@@ -76,17 +74,6 @@ def test_a_missing_seam_is_logged_once_with_what_is_not_recorded(switch, exporte
     assert "spans of several conversations in one call will not be recorded" in said
     assert Talker().invoke("hi").content == "good day"
     assert len(exporter.get_finished_spans()) == 1
-
-
-@pytest.mark.usefixtures("no_global_providers")
-def test_a_provider_set_after_instrument_receives_the_spans(switch, exporter):
-    switch(None)
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    Talker().invoke("hi")
-    trace.set_tracer_provider(provider)
-    Talker().invoke("hi")
-    assert [span.name for span in exporter.get_finished_spans()] == ["chat talker-1"]
 
 
 @tool

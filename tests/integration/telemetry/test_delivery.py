@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import metrics, trace
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
 import nodespan
@@ -163,21 +162,6 @@ def test_the_same_arguments_return_the_same_object_and_others_raise():
         assert configure(service_name="app") is telemetry
         with pytest.raises(ConfigurationError, match="service_name='app', now 'other'"):
             configure(service_name="other")
-
-
-@pytest.mark.usefixtures("no_global_providers")
-def test_an_existing_provider_is_kept_and_logged(caplog):
-    existing = TracerProvider(shutdown_on_exit=False)
-    trace.set_tracer_provider(existing)
-    with configure(service_name="app") as telemetry:
-        assert trace.get_tracer_provider() is existing
-        make_spans(2)
-        assert telemetry.force_flush().ended == 0
-    assert "TracerProvider" in caplog.text
-    with configure(service_name="app", attach=True) as attached:
-        make_spans(2)
-        assert attached.force_flush().stored == 2
-    existing.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 
 import pytest
 import requests
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
 
 from nodespan import semconv
 from nodespan.delivery.processor import WRITE_INTERVAL_S
@@ -83,26 +79,6 @@ def test_a_flush_of_the_provider_succeeds_after_a_loss(make_spans):
         make_spans(5)
         assert trace.get_tracer_provider().force_flush(PATIENCE_S * 1000)
         assert telemetry.force_flush(0).dropped == {"400": 5}
-
-
-@pytest.mark.usefixtures("no_global_providers")
-def test_with_attach_the_existing_meter_provider_is_used(make_spans):
-    reader = InMemoryMetricReader()
-    meter_provider = MeterProvider([reader], shutdown_on_exit=False)
-    metrics.set_meter_provider(meter_provider)
-    existing = TracerProvider(shutdown_on_exit=False)
-    trace.set_tracer_provider(existing)
-    with configure(attach=True) as telemetry:
-        make_spans(7)
-        assert telemetry.force_flush()
-        data = json.loads(reader.get_metrics_data().to_json())
-    found = [m for r in data["resource_metrics"] for s in r["scope_metrics"] for m in s["metrics"]]
-    (processed,) = [m for m in found if m["name"] == semconv.SPANS_PROCESSED]
-    assert [point["value"] for point in processed["data"]["data_points"]] == [7]
-    make_spans(1)  # the provider continues without nodespan, which counts no further spans
-    assert telemetry.force_flush(0).ended == 7
-    existing.shutdown()
-    meter_provider.shutdown()
 
 
 def test_an_incomplete_report_has_the_missing_number(make_spans):

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from opentelemetry import metrics, trace
+from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -232,63 +232,50 @@ def test_generations_running_at_exit_end_before_telemetry_and_are_stored(run_pyt
     store.close()
 
 
-@pytest.mark.usefixtures("no_global_providers")
-def test_attach_can_be_shut_down_and_attached_again():
-    existing = TracerProvider(shutdown_on_exit=False)
-    trace.set_tracer_provider(existing)
-    reports = []
-    for name in ("one", "two"):
-        with configure(service_name=name, attach=True) as telemetry:
-            existing.get_tracer("x").start_span(name).end()
-            reports.append(telemetry.force_flush())
-        existing.get_tracer("x").start_span("between").end()
-    assert [(report.ended, report.stored, report.dropped) for report in reports] == [(1, 1, {}), (1, 1, {})]
-    existing.shutdown()
+def test_the_global_providers_flush_and_shut_down_as_those_of_the_sdk():
+    def flush():
+        return [provider.force_flush() for provider in providers]
 
+    def last():
+        counts = [m.sum.data_points[-1].as_int for m in receiver.metrics if m.name == "flushed.count"]
+        return counts[-1:], [record.body.string_value for record in receiver.log_records]
 
-@pytest.mark.usefixtures("no_global_providers")
-def test_attach_with_an_endpoint_records_metrics_and_logs_as_well():
     with OtlpReceiver() as receiver:
-        trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
-        with configure(endpoint=receiver.endpoint, attach=True):
-            metrics.get_meter("x").create_counter("attached.count").add(3)
-            logging.getLogger("nodespan").warning("attached")
-        assert "attached.count" in {metric.name for metric in receiver.metrics}
-        assert "attached" in {record.body.string_value for record in receiver.log_records}
+        for _ in range(2):
+            receiver.metrics.clear()
+            receiver.log_records.clear()
+            telemetry = configure(endpoint=receiver.endpoint)
+            providers = [trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()]
+            counter, logger = metrics.get_meter("x").create_counter("flushed.count"), _logs.get_logger("x")
+            assert last() == ([], [])
+            counter.add(1)
+            logger.emit(body="one")
+            assert flush() == [True, True, True]
+            assert last() == ([1], ["one"])
+            counter.add(1)
+            logger.emit(body="two")
+            for provider in providers * 2:
+                provider.shutdown()
+            assert last() == ([2], ["one", "two"])
+            counter.add(1)
+            logger.emit(body="three")
+            assert flush()[1:] == [True, True]
+            assert last() == ([2], ["one", "two"])
+    telemetry.shutdown()
 
 
-@pytest.mark.usefixtures("no_global_providers")
-def test_an_open_span_of_a_foreign_provider_is_not_sent_with_the_next_key():
-    with OtlpReceiver() as receiver:
-        existing = TracerProvider(shutdown_on_exit=False)
-        trace.set_tracer_provider(existing)
-        tracer = existing.get_tracer("x")
-        before = tracer.start_span("before")
-        first = configure(endpoint=receiver.endpoint, headers={"authorization": "key one"}, attach=True)
-        left_open = tracer.start_span("open")
-        first.shutdown()
-        second = configure(endpoint=receiver.endpoint, headers={"authorization": "key two"}, attach=True)
-        for span in (left_open, before, tracer.start_span("new")):
-            span.end()
-        assert second.shutdown().ended == 2
-        assert first.force_flush(0).dropped == {"already_shutdown": 1}
-        sent = sorted((span.name, headers["authorization"]) for span, headers in receiver.received)
-        assert sent == [("before", "key two"), ("new", "key two")]
-        existing.shutdown()
-
-
-@pytest.mark.parametrize("attach", [False, True])
-@pytest.mark.usefixtures("no_global_providers")
-def test_after_the_program_has_shut_down_the_provider_a_new_configuration_records(attach):
-    if attach:
-        trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+def test_after_the_program_has_shut_down_the_provider_a_new_configuration_records(caplog):
     for _ in range(2):
-        telemetry = configure(attach=attach)
+        telemetry = configure()
+        exporter = InMemorySpanExporter()
+        trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
         trace.get_tracer("x").start_span("work").end()
+        assert len(exporter.get_finished_spans()) == 1
         trace.get_tracer_provider().shutdown()
         report = telemetry.force_flush()
         assert (report.ended, report.stored, report.dropped) == (1, 1, {})
     telemetry.shutdown()
+    assert caplog.records == []  # what the SDK logs for each span that a processor receives after it was shut down
 
 
 def exporting_threads():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from opentelemetry import metrics
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -208,13 +207,3 @@ def test_a_generation_without_a_recorded_span_is_counted(provider: TracerProvide
         list(Runner(factory, tracer_provider=provider, meter_provider=measured.provider).stream_pipeline(raw("a b")))
     assert ended(measured) == {("stop", None): 1}
     assert not any(point.exemplars for point in measured.points()[semconv.OPERATION_DURATION])
-
-
-@pytest.mark.usefixtures("no_global_providers")
-def test_a_provider_set_after_the_runner_was_made_counts_later_generations(measured: Measured) -> None:
-    with PipelineFactory({ModelProfileType.Primary: PROFILE}, create=EchoPipeline) as factory:
-        runner = Runner(factory)
-        list(runner.stream_pipeline(raw("before")))
-        metrics.set_meter_provider(measured.provider)
-        list(runner.stream_pipeline(raw("after")))
-    assert ended(measured) == {("stop", None): 1}

@@ -10,7 +10,6 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from opentelemetry import metrics
 
 from measured import Measured
 from nodespan import semconv
@@ -185,14 +184,6 @@ def test_a_collection_does_not_wait_for_a_lock(ask: Ask, factory: PipelineFactor
     release.set()
     holder.join()
     assert seen == [{"small": 1, "large": 0}]
-
-
-@pytest.mark.usefixtures("no_global_providers")
-def test_a_provider_set_after_the_factory_was_made_counts_later_requests(stage: Stage, measured: Measured) -> None:
-    with PipelineFactory(PROFILES, create=stage.create) as factory:
-        metrics.set_meter_provider(measured.provider)
-        list(Runner(factory).stream_pipeline(raw("a"), profile_type=Size.SMALL))
-        assert loaded(measured) == {"small": 1, "large": 0}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -1,35 +1,26 @@
-"""The guard: internal errors stop there, are logged once and counted every time."""
+"""The guard: internal errors stop there, are logged once and counted_errors every time."""
 
 from __future__ import annotations
 
 import logging
 
 import pytest
-from opentelemetry import metrics
 
-from nodespan import semconv
 from nodespan.spans import guard
 from nodespan.spans.guard import Guard
 
 
-@pytest.fixture
-def counted(no_global_providers, monkeypatch, measured):
-    """Reads the counter of our own errors by operation."""
-    metrics.set_meter_provider(measured.provider)
-    return lambda: measured.of(semconv.TELEMETRY_ERRORS, semconv.TELEMETRY_ERROR_KIND)
-
-
-def test_an_internal_error_is_suppressed_logged_once_and_counted_each_time(monkeypatch, caplog, counted):
+def test_an_internal_error_is_suppressed_logged_once_and_counted_errors_each_time(monkeypatch, caplog, counted_errors):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     for _ in range(3):
         with Guard("tie a shoe"):
             raise ValueError("knot")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "tie a shoe" in caplog.text
-    assert counted() == {"tie a shoe": 3}
+    assert counted_errors() == {"tie a shoe": 3}
 
 
-def test_two_kinds_of_error_are_both_logged(monkeypatch, caplog, counted):
+def test_two_kinds_of_error_are_both_logged(monkeypatch, caplog, counted_errors):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
     for error in (ValueError, KeyError):
         with Guard("tie a shoe"):
@@ -50,7 +41,7 @@ def test_exits_and_interrupts_are_not_suppressed(monkeypatch, kind):
         raise kind
 
 
-def test_an_error_of_a_log_handler_is_not_raised_in_the_application(monkeypatch, counted):
+def test_an_error_of_a_log_handler_is_not_raised_in_the_application(monkeypatch, counted_errors):
     monkeypatch.setenv(guard.RAISE_INTERNAL_ERRORS, "0")
 
     class Broken(logging.Handler):
@@ -64,4 +55,4 @@ def test_an_error_of_a_log_handler_is_not_raised_in_the_application(monkeypatch,
             raise ValueError("knot")
     finally:
         logging.getLogger("nodespan").removeHandler(handler)
-    assert counted() == {"tie a shoe": 1}
+    assert counted_errors() == {"tie a shoe": 1}
