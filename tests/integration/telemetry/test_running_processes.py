@@ -153,7 +153,8 @@ def test_rows_of_long_dead_processes_are_removed_by_the_next_start(reader, monke
     monkeypatch.setattr(running_spans, "_DEAD_KEPT_S", 0.0)
     with configure():
         span = trace.get_tracer("test").start_span("next")
-        until(lambda: states(reader), {"next": "running"})
+        until(lambda: [found["name"] for found in reader.find()], ["next"])
+        assert states(reader) == {"next": "running"}
         assert len(list(lock_path(store_path(), "").iterdir())) == 1
         span.end()
 
