@@ -1,4 +1,7 @@
-"""A true llama-server with the small model on two threads, for tests and benchmarks."""
+"""The real server of llama.cpp with the small model on one thread, for tests and benchmarks.
+
+The package xllamacpp has llama-server as a library; this file is also the program that runs it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60.0
-BINARY = Path(sys.executable).with_name("llama-server-vulkan")
 
 
 def free_port() -> int:
@@ -29,11 +32,8 @@ class LlamaServer:
         self.port = free_port()
         self.slots = slots
         self.log = folder / f"llama-server-{self.port}.log"
-        self._command = [
-            str(BINARY), "-m", str(model), "-ngl", "0", "--host", "127.0.0.1", "--port", str(self.port),
-            "-np", str(slots), "-c", str(context * slots), "-t", "1", "--slots", "--metrics", "--no-webui",
-            "--slot-save-path", str(folder),
-        ]  # fmt: skip
+        options = {"model": str(model), "port": self.port, "slots": slots, "context": context, "folder": str(folder)}
+        self._command = [sys.executable, __file__, json.dumps(options)]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -83,3 +83,21 @@ class LlamaServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def serve(*, model: str, port: int, slots: int, context: int, folder: str) -> None:
+    """Runs the server until the process is killed."""
+    from xllamacpp import CommonParams, Server  # only this process needs the large library
+
+    params = CommonParams()
+    params.model.path, params.n_gpu_layers = model, 0
+    params.hostnames, params.port = ["127.0.0.1"], port
+    params.n_parallel, params.n_ctx, params.cpuparams.n_threads = slots, context * slots, 1
+    params.endpoint_slots = params.endpoint_metrics = True
+    params.ui, params.slot_save_path = False, folder
+    _server = Server(params)  # listens as long as it exists
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    serve(**json.loads(sys.argv[1]))
