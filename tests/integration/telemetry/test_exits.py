@@ -14,6 +14,7 @@ import nodespan
 from langgraph.graph import START, StateGraph
 
 phase, way = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts programs in the background with it ignored
 nodespan.configure()
 nodespan.instrument(llama_cpp=False)
 
