@@ -309,8 +309,8 @@ def _count(connection: sqlite3.Connection, writer: str, outcomes: Mapping[str, i
     for outcome, spans in outcomes.items():
         for whose in {writer, _EVERYBODY}:
             connection.execute(
-                "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4) "
-                "ON CONFLICT (writer, outcome) DO UPDATE SET spans = spans + ?3, changed_ns = ?4",
+                "INSERT INTO outcome VALUES (?, ?, ?, ?) ON CONFLICT (writer, outcome) DO UPDATE SET "
+                "spans = spans + excluded.spans, changed_ns = excluded.changed_ns",
                 (whose, outcome, spans, time.time_ns()),
             )
 

@@ -117,8 +117,9 @@ def boot_id() -> str:
 def write(connection: sqlite3.Connection, process: Process, changed: Changed) -> None:
     """Writes rows, and the heartbeat."""
     connection.execute(
-        "INSERT INTO process VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) "
-        "ON CONFLICT (id) DO UPDATE SET heartbeat_ns = ?5, heartbeat_monotonic_ns = ?6, untracked = ?7",
+        "INSERT INTO process VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+        "heartbeat_ns = excluded.heartbeat_ns, heartbeat_monotonic_ns = excluded.heartbeat_monotonic_ns, "
+        "untracked = excluded.untracked",
         (
             process.id,
             os.getpid(),

@@ -52,3 +52,10 @@ def test_every_warning_is_logged_with_a_code() -> None:
     calls = re.compile(r"\b_?logger\.(?:warning|error|exception|critical)\(")  # not sdk_logger
     found = [path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py") if calls.search(path.read_text())]
     assert found == []
+
+
+def test_no_sql_statement_has_numbered_parameters() -> None:
+    """Early versions of Python 3.12 log a deprecation for those with a sequence of values."""
+    numbered = re.compile(r"[\s(=,]\?\d")
+    found = [path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py") if numbered.search(path.read_text())]
+    assert found == []
