@@ -45,8 +45,7 @@ def keep_one(connection: sqlite3.Connection, graph_hash: str, topology: str) -> 
     """Stores a graph, unless the text is not a topology."""
     if len(topology) <= _MAX_BYTES and _parsed(topology) is not None:
         connection.execute(
-            "INSERT INTO graph VALUES (?, ?, ?) "
-            "ON CONFLICT (hash) DO UPDATE SET announced_ns = excluded.announced_ns",
+            "INSERT INTO graph VALUES (?, ?, ?) ON CONFLICT (hash) DO UPDATE SET announced_ns = excluded.announced_ns",
             (graph_hash, topology, time.time_ns()),
         )
 
