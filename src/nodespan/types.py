@@ -55,7 +55,7 @@ class _CheckedAtSetUp(_Frozen):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _as_configuration_error(cls, data: Any, build: Callable[[Any], Self]) -> Self:  # pyright: ignore[reportExplicitAny] the caller's argument
+    def _as_configuration_error(cls, data: Any, build: Callable[[Any], Self]) -> Self:
         try:
             return build(data)
         except ValidationError as error:
@@ -93,7 +93,7 @@ class Sampling(_CheckedAtSetUp):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     stop: tuple[str, ...] = ()
 
-    def over(self, defaults: Sampling) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] values of several types
+    def over(self, defaults: Sampling) -> dict[str, Any]:
         """The effective values by name: those given here, else those given in ``defaults``.
 
         A value given as ``None`` or as ``()`` removes the default, so that the engine's own value applies.
@@ -141,7 +141,7 @@ class ModelProfile(_CheckedAtSetUp):
     n_gpu_layers: int = 0
     chat_format: str | None = None
     sampling: Sampling = Sampling()
-    options: Mapping[str, Any] = {}  # pyright: ignore[reportExplicitAny] llama_cpp.Llama's own arguments
+    options: Mapping[str, Any] = {}
     base_url: str | tuple[str, ...] = ()
     dialect: Literal["llama-server", "llama-cpp-python", "ollama", "vllm", "sglang", "openai"] | None = None
     max_concurrency: Annotated[int, Field(gt=0)] | None = None
@@ -151,10 +151,10 @@ class ModelProfile(_CheckedAtSetUp):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_provider(cls, data: Any) -> Any:  # pyright: ignore[reportExplicitAny] the caller's argument
+    def _default_provider(cls, data: Any) -> Any:
         if isinstance(data, dict) and "base_url" in data and "provider" not in data:
-            return {**data, "provider": UNKNOWN_PROVIDER}  # pyright: ignore[reportUnknownVariableType]
-        return data  # pyright: ignore[reportUnknownVariableType]
+            return {**data, "provider": UNKNOWN_PROVIDER}  # pyright: ignore[reportUnknownVariableType] the caller's argument
+        return data  # pyright: ignore[reportUnknownVariableType] the caller's argument
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -202,11 +202,11 @@ class ChatMessage(_CheckedAtSetUp):
     role: str
     content: str
     name: str | None = None
-    tool_calls: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
+    tool_calls: tuple[_Object, ...] = ()
     tool_call_id: str | None = None
-    parts: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
+    parts: tuple[_Object, ...] = ()
 
-    def as_object(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] JSON
+    def as_object(self) -> dict[str, Any]:
         """The message as an object of the OpenAI protocol."""
         content = [dict(part) for part in self.parts] or self.content
         message: dict[str, Any] = {"role": self.role, "content": content}
@@ -235,10 +235,10 @@ class GenerationRequest(_CheckedAtSetUp):
     messages: tuple[ChatMessage, ...] = ()
     prompt: str | None = None
     sampling: Sampling = Sampling()
-    tools: tuple[_Object, ...] = ()  # pyright: ignore[reportExplicitAny]
-    tool_choice: str | _Object | None = None  # pyright: ignore[reportExplicitAny]
-    response_format: _Object | None = None  # pyright: ignore[reportExplicitAny]
-    options: _Object = {}  # pyright: ignore[reportExplicitAny]
+    tools: tuple[_Object, ...] = ()
+    tool_choice: str | _Object | None = None
+    response_format: _Object | None = None
+    options: _Object = {}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -253,7 +253,7 @@ class GenerationRequest(_CheckedAtSetUp):
             )
         return self
 
-    def arguments(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] JSON
+    def arguments(self) -> dict[str, Any]:
         """The given ones of tools, tool choice, response format and options, by their names in the OpenAI protocol."""
         tools = [dict(tool) for tool in self.tools] or None
         given = {"tools": tools, "tool_choice": self.tool_choice, "response_format": self.response_format}
@@ -333,8 +333,8 @@ class NodeMetadata(PipelineExecutionMetadata):
     """
 
     model_name: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] unknown before the pipeline is created
-    model_provider: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    pipeline_type: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    model_provider: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] as above
+    pipeline_type: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] as above
     node_name: str
     node_id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
     node_type: str
@@ -350,6 +350,6 @@ class NodeMetadata(PipelineExecutionMetadata):
     status: Status | None = None
     duration_s: _Seconds | None = None
 
-    def entry(self) -> dict[str, Any]:  # pyright: ignore[reportExplicitAny] plain JSON types
+    def entry(self) -> dict[str, Any]:
         """The entry for the state: plain JSON types, without the keys that have no value."""
         return {key: value for key, value in self.__dict__.items() if value is not None}

@@ -393,7 +393,7 @@ _alive: Final[WeakSet[StoreSpanProcessor]] = WeakSet()
 
 def _begin_in_child() -> None:
     for processor in [one for one in _alive if not one.is_shut_down]:
-        processor._begin()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        processor._begin()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] of this module's own class
 
 
 os.register_at_fork(after_in_child=_begin_in_child)

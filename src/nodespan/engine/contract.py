@@ -187,7 +187,7 @@ def is_count(value: object) -> bool:
 
 
 def _is_time(value: object, least: float = 0.0) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= least  # type: ignore[arg-type, operator]
+    return type(value) in (int, float) and math.isfinite(value) and value >= least  # type: ignore[arg-type, operator] type() narrows nothing
 
 
 def _is_possible(name: str, value: object, entered_at: float) -> bool:

@@ -80,7 +80,7 @@ class Runner:
         )
         try:
             self._factory.submit(lane, generation)
-        except BaseException as error:
+        except BaseException as error:  # also an interrupt: the span ends
             generation.fail(error)
             raise
         return PipelineStream(generation, self._factory)

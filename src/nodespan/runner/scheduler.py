@@ -308,7 +308,7 @@ class Lane:
             has_ended = generation.context.run(self._serve, generation)  # logs and spans there are the caller's
             if not has_ended:
                 event_loop().spawn(functools.partial(self._aserve, generation), generation.context)
-        except BaseException as error:
+        except BaseException as error:  # also an exit of the pipeline: the reader has an end
             has_ended = True
             generation.fail(error)
             raise

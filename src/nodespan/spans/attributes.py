@@ -31,7 +31,7 @@ class PlainAttributes(dict[str, AttributeValue]):
     __slots__ = ()
 
 
-def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[reportExplicitAny] any value of a state
+def to_attribute(value: Any) -> AttributeValue | None:
     """The value as an attribute, or ``None`` to leave it out. A changed value is counted. Never raises.
 
     Texts are cut at 16 KiB and made encodable, integers beyond 64 bits become texts, bytes become hexadecimal, and
@@ -50,7 +50,7 @@ def to_attribute(value: Any) -> AttributeValue | None:  # pyright: ignore[report
         return None
 
 
-def fact(source: object, name: str) -> Any:  # pyright: ignore[reportExplicitAny] any attribute
+def fact(source: object, name: str) -> Any:
     """An attribute of an object of the program's; ``None`` where it has none, or where reading it raises."""
     try:
         return getattr(source, name, None)
@@ -59,7 +59,7 @@ def fact(source: object, name: str) -> Any:  # pyright: ignore[reportExplicitAny
 
 
 def to_attributes(
-    attributes: Mapping[str, Any],  # pyright: ignore[reportExplicitAny] as above
+    attributes: Mapping[str, Any],
     others: PlainAttributes | None = None,
 ) -> PlainAttributes:
     """The attributes that have a value, converted, after a copy of others; the same object where they are plain."""

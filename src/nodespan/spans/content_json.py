@@ -51,7 +51,7 @@ class _Text:
     text: str
 
 
-def fit_json(structure: object, max_bytes: int, *, omitted: int = 0) -> Any:  # pyright: ignore[reportExplicitAny] JSON
+def fit_json(structure: object, max_bytes: int, *, omitted: int = 0) -> Any:
     """The structure as JSON values whose encoding has at most ``max_bytes`` bytes, 512 or more.
 
     Texts share the limit: long ones are cut, each with its size and sha256. If a list of messages is still too long,

@@ -80,13 +80,13 @@ def _replace_messages(formatted: traceback.TracebackException, error: BaseExcept
         # TracebackException has no public way to set the text; an empty one leaves the class alone. Python's own text
         # begins with the message, and may continue with a suggestion.
         message = _message(raised) if with_messages else ""
-        if not message or not shown._str.startswith(message):  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            shown._str = message  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+        if not message or not shown._str.startswith(message):  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] as described above
+            shown._str = message  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue] as described above
         if not with_messages:
-            shown.__notes__ = None  # pyright: ignore[reportAttributeAccessIssue]
+            shown.__notes__ = None
             if isinstance(raised, SyntaxError):
-                shown.text = shown.msg = None  # pyright: ignore[reportAttributeAccessIssue]
+                shown.text = shown.msg = None  # pyright: ignore[reportAttributeAccessIssue] are set for this class alone
         pending += [(shown.__cause__, raised.__cause__), (shown.__context__, raised.__context__)]
         if isinstance(raised, BaseExceptionGroup):
-            members = cast("tuple[BaseException, ...]", raised.exceptions)  # pyright: ignore[reportUnknownMemberType]
+            members = cast("tuple[BaseException, ...]", raised.exceptions)
             pending += list(zip(shown.exceptions or (), members, strict=False))

@@ -56,7 +56,7 @@ def request_attributes(sampling: Mapping[str, Any], *, streams: bool | None = No
     if isinstance(stop, str):
         stop = [stop]
     if isinstance(stop, (list, tuple)) and stop:
-        attributes[semconv.REQUEST_STOP_SEQUENCES] = [str(text) for text in stop]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = [str(text) for text in stop]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] of any type
     if streams is not None:
         attributes[semconv.REQUEST_STREAM] = streams
     return attributes

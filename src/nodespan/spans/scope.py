@@ -126,7 +126,7 @@ class EndsWithAttributes:
 
     def end_with(self, attributes: PlainAttributes, end_time_ns: int | None = None) -> None:
         """Sets the attributes and ends the span. ``end_time_ns`` is Unix time in ns; now if not given."""
-        raise NotImplementedError
+        raise NotImplementedError  # of the lean span; as an abstract base class, isinstance() would take longer
 
 
 class SpanScope:
@@ -175,7 +175,7 @@ class SpanScope:
         self,
         tracer: Tracer,
         name: str,
-        attributes: Mapping[str, Any] | None = None,  # pyright: ignore[reportExplicitAny]
+        attributes: Mapping[str, Any] | None = None,
         *,
         kind: SpanKind = SpanKind.INTERNAL,
         parent: Context | None = None,
@@ -247,7 +247,7 @@ class SpanScope:
         """The same for many steps of the work, over the context that is current at each."""
         return Step(self.context_over, self)
 
-    def set(self, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
+    def set(self, attributes: Mapping[str, Any]) -> None:
         """Sets the attributes, converted to supported types; ``None`` values are left out."""
         if self.span.is_recording():
             try:
@@ -255,7 +255,7 @@ class SpanScope:
             except Exception as error:  # noqa: BLE001 reported; telemetry must not raise into the program
                 _WRITING.failed(error)
 
-    def event(self, name: str, attributes: Mapping[str, Any]) -> None:  # pyright: ignore[reportExplicitAny]
+    def event(self, name: str, attributes: Mapping[str, Any]) -> None:
         """Adds an event that happens now."""
         if self.span.is_recording():
             with _WRITING:

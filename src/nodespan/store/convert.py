@@ -125,7 +125,7 @@ def json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return b64encode(value).decode()
     if isinstance(value, dict):
-        return {str(key): json_value(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {str(key): json_value(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] of any type
     if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [json_value(item) for item in value]  # pyright: ignore[reportUnknownVariableType] of any type
     return value

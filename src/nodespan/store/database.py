@@ -128,7 +128,7 @@ class Database:
                 target.execute(
                     "PRAGMA journal_mode = DELETE"
                 )  # can then be read from a folder without write permission
-        except BaseException as error:
+        except BaseException as error:  # also an interrupt: no half of a copy remains
             path.unlink()
             if isinstance(error, sqlite3.Error):
                 raise StoreError(f"{path} cannot be written: {error}.") from error
@@ -167,7 +167,7 @@ class Database:
             connection.execute(begin)
             result = work(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # also an interrupt: the transaction ends
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise

@@ -302,7 +302,7 @@ def _remove(connection: sqlite3.Connection, batches: Sequence[int]) -> None:
         connection.execute("DELETE FROM part WHERE batch = ?", (batch_id,))
         traces = [(part[-1],) for part in parts]
         connection.executemany(
-            "DELETE FROM word WHERE trace = ? AND (SELECT spans FROM trace WHERE id = word.trace) = 0", traces
+            "DELETE FROM word WHERE trace = (SELECT id FROM trace WHERE id = ? AND spans = 0)", traces
         )
         connection.executemany("DELETE FROM trace WHERE id = ? AND spans = 0", traces)
 

@@ -35,14 +35,13 @@ def load_secret(path: Path) -> bytes:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _create(place)
         found = place.read_bytes()
+        if len(found) == _BYTES:
+            return found
+        problem = "it is damaged, delete the file"
     except OSError as error:
-        if is_first("store.no_key", place):
-            warn("store.no_key", "The store's key %s cannot be used (%s): a temporary key is used.", place, error)
-        return _of_memory
-    if len(found) == _BYTES:
-        return found
+        problem = str(error)
     if is_first("store.no_key", place):
-        warn("store.no_key", "The store's key %s is damaged: a temporary key is used. Delete the file.", place)
+        warn("store.no_key", "The store's key %s cannot be used (%s): a temporary key is used.", place, problem)
     return _of_memory
 
 

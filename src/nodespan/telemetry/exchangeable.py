@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+from nodespan.spans.guard import Guard
+
+if TYPE_CHECKING:
+    from nodespan.spans.fork_lock import ForkLock
+
+_STOPPING: Final = Guard("shut down a provider")
 
 
 class Exchangeable:
     """A provider whose SDK provider is exchanged by each ``configure()``."""
 
+    _lock: ForkLock
     _behind: Any
     _end: Callable[[float], object] | None = None
 
@@ -31,9 +39,14 @@ class Exchangeable:
 
     def shutdown(self, timeout_millis: float = 30_000) -> None:
         """Exports what has been recorded, and records nothing until nodespan is configured anew. Can be repeated."""
-        end, self._end = self._end, None
+        with self._lock:
+            end, self._end, behind = self._end, None, self._behind
+        if end is None:
+            return
         try:
-            if end is not None:
+            with _STOPPING:
                 end(timeout_millis / 1e3)
         finally:
-            self.use(None)
+            with self._lock:
+                if self._behind is behind:  # otherwise another thread has configured meanwhile
+                    self.use(None)

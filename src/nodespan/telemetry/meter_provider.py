@@ -71,7 +71,7 @@ class _TalliedMeter:
         return histogram if bounds is None else self._tallies.tally(name, bounds, histogram.record)
 
 
-class _Gauge(_Instrument, metrics._Gauge):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] the API has no public name
+class _Gauge(_Instrument, metrics._Gauge):  # noqa: SLF001 the API has no public name
     @override
     def set(self, amount: float, attributes: Attributes = None, context: Context | None = None) -> None:
         self._behind.set(amount, attributes, context)

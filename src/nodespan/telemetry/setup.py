@@ -58,7 +58,7 @@ class Telemetry:
             try:
                 self._pipelines.start()
                 set_hash_key(hash_key(self.store.path if self.store is not None else None))
-            except BaseException:
+            except BaseException:  # also an interrupt: no half of a configuration remains
                 self._pipelines.stop(time.monotonic() + EXIT_S)
                 raise
         announced.forget()

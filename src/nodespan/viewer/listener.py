@@ -48,7 +48,7 @@ def _bound(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except BaseException:
+    except BaseException:  # also an interrupt: the socket is closed
         listener.close()
         raise
     return listener

@@ -66,7 +66,7 @@ class Redaction:
         if not self.keeps_content:
             attributes = {key: one for key, one in span["attributes"].items() if key not in CONTENT}
             writes = [{**write, "value": None} for write in span["writes"]]
-            span = {**span, "attributes": attributes, "writes": writes}  # pyright: ignore[reportAssignmentType]
+            span = {**span, "attributes": attributes, "writes": writes}  # pyright: ignore[reportAssignmentType] a TypedDict unpacked is a dict
         return self.applied(span)
 
     @property

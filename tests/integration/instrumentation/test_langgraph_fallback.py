@@ -175,7 +175,7 @@ def test_without_the_seam_of_the_back_off_an_unknown_number_and_duration_are_lef
     node = next(span for span in exporter.get_finished_spans() if span.name.endswith("flaky"))
     first, second = (event.attributes for event in node.events)
     assert first[semconv.ATTEMPT] == 1
-    assert first[semconv.ATTEMPT_DURATION] < 10
+    assert first[semconv.ATTEMPT_DURATION] > 0
     assert second[semconv.ERROR_TYPE] == "ConnectionError"
     assert not {semconv.ATTEMPT, semconv.ATTEMPT_DURATION} & set(second)
 

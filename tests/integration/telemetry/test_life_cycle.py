@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from opentelemetry import _logs, metrics, trace
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -230,52 +230,6 @@ def test_generations_running_at_exit_end_before_telemetry_and_are_stored(run_pyt
     store = open_store()
     assert store.stats().spans >= 5
     store.close()
-
-
-def test_the_global_providers_flush_and_shut_down_as_those_of_the_sdk():
-    def flush():
-        return [provider.force_flush() for provider in providers]
-
-    def last():
-        counts = [m.sum.data_points[-1].as_int for m in receiver.metrics if m.name == "flushed.count"]
-        return counts[-1:], [record.body.string_value for record in receiver.log_records]
-
-    with OtlpReceiver() as receiver:
-        for _ in range(2):
-            receiver.metrics.clear()
-            receiver.log_records.clear()
-            telemetry = configure(endpoint=receiver.endpoint)
-            providers = [trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()]
-            counter, logger = metrics.get_meter("x").create_counter("flushed.count"), _logs.get_logger("x")
-            assert last() == ([], [])
-            counter.add(1)
-            logger.emit(body="one")
-            assert flush() == [True, True, True]
-            assert last() == ([1], ["one"])
-            counter.add(1)
-            logger.emit(body="two")
-            for provider in providers * 2:
-                provider.shutdown()
-            assert last() == ([2], ["one", "two"])
-            counter.add(1)
-            logger.emit(body="three")
-            assert flush()[1:] == [True, True]
-            assert last() == ([2], ["one", "two"])
-    telemetry.shutdown()
-
-
-def test_after_the_program_has_shut_down_the_provider_a_new_configuration_records(caplog):
-    for _ in range(2):
-        telemetry = configure()
-        exporter = InMemorySpanExporter()
-        trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
-        trace.get_tracer("x").start_span("work").end()
-        assert len(exporter.get_finished_spans()) == 1
-        trace.get_tracer_provider().shutdown()
-        report = telemetry.force_flush()
-        assert (report.ended, report.stored, report.dropped) == (1, 1, {})
-    telemetry.shutdown()
-    assert caplog.records == []  # what the SDK logs for each span that a processor receives after it was shut down
 
 
 def exporting_threads():

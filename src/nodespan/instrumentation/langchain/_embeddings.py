@@ -42,7 +42,7 @@ class EmbeddingSeams:
                 super(Embeddings, cls).__init_subclass__(**kwargs)
                 self._wrap(cls)
 
-            Embeddings.__init_subclass__ = classmethod(init_subclass)  # pyright: ignore[reportAttributeAccessIssue]
+            Embeddings.__init_subclass__ = classmethod(init_subclass)  # pyright: ignore[reportAttributeAccessIssue] a seam replaces it
 
     def release(self, claimant: object) -> None:
         """Restores every class."""

@@ -32,7 +32,7 @@ def definitions(tools: object) -> list[Mapping[str, Any]]:
     converted: list[Mapping[str, Any]] = []
     for tool in given:
         with _CONVERTING:
-            converted.append(tool if isinstance(tool, Mapping) else convert_to_openai_tool(tool))  # pyright: ignore[reportUnknownArgumentType]
+            converted.append(tool if isinstance(tool, Mapping) else convert_to_openai_tool(tool))  # pyright: ignore[reportUnknownArgumentType] of any type
     return converted
 
 

@@ -58,7 +58,7 @@ def measurements(result: GenerationResult, answer: object) -> None:
 def first_choice(answer: object) -> Any:
     """The first choice of an answer or a chunk; ``None`` if it has none."""
     choices = getattr(answer, "choices", None)
-    return choices[0] if isinstance(choices, list) and choices else None  # pyright: ignore[reportUnknownVariableType]
+    return choices[0] if isinstance(choices, list) and choices else None  # pyright: ignore[reportUnknownVariableType] a foreign object
 
 
 def set_input(content: ModelContent, given: Mapping[str, Any]) -> None:
