@@ -45,14 +45,14 @@ class Talker(GenericFakeChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        time.sleep(self.pace_s)
+        time.sleep(self.pace_s)  # long enough to be seen on the page
         return super()._generate(messages, stop, run_manager, **kwargs)
 
 
 @tool
 def look_up(place: str) -> str:
     """Look a place up in the gazetteer."""
-    time.sleep(0.02)
+    time.sleep(0.02)  # long enough to be seen on the page
     return f"{place} lies by the river."
 
 
@@ -76,7 +76,7 @@ def make_graph(rounds: int, pace_s: float, *, fails: bool = False, interrupts: b
         return [Send("search", {"question": f"{state['question']} {i}", "findings": []}) for i in range(3)]
 
     def search(state: State) -> State:
-        time.sleep(pace_s)
+        time.sleep(pace_s)  # long enough to be seen on the page
         return {"findings": [f"found: {state['question']}"]}
 
     def write(state: State) -> Command[str]:
@@ -103,7 +103,7 @@ def make_subgraph(pace_s: float) -> Any:
     """Two nodes, one after the other."""
 
     def read(state: State) -> State:
-        time.sleep(pace_s)
+        time.sleep(pace_s)  # long enough to be seen on the page
         return {"rounds": state["rounds"]}
 
     graph = StateGraph(State)

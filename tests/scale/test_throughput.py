@@ -100,7 +100,7 @@ def send(port: int, bodies: list[bytes]) -> None:
             if response.status == 200:
                 break
             assert response.status in {429, 503}, response.status
-            time.sleep(0.1)
+            time.sleep(0.1)  # the pause before it tries again
     connection.close()
 
 

@@ -142,7 +142,7 @@ from pathlib import Path
 from nodespan.delivery.sender_lock import SenderLock
 assert SenderLock(Path(sys.argv[1]), sys.argv[2]).acquire()
 print("holds", flush=True)
-time.sleep(60)
+time.sleep(60)  # until it is killed
 """
 
 

@@ -18,7 +18,7 @@ from opentelemetry import context as context_api
 
 from nodespan.instrumentation import instrument, uninstrument
 
-pytest.importorskip("numpy")
+pytest.importorskip("numpy", reason="LangChain and LangGraph do not require it")
 
 
 class Sync(DeterministicFakeEmbedding):
@@ -35,7 +35,7 @@ class Async(Embeddings):
         raise NotImplementedError
 
     async def aembed_documents(self, texts):
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # longer than a step of the loop, as with a server
         return [[1.0, float(len(text))] for text in texts]
 
     async def aembed_query(self, text):
@@ -74,7 +74,7 @@ def test_embeddings_are_under_their_own_run(exporter, embeddings, at_once):
         async def node(state):
             if not stores:
                 stores.append(Batched(embeddings))
-            await asyncio.sleep(0.001 * state["x"])
+            await asyncio.sleep(0.001 * state["x"])  # one call after the other
             await stores[0].aput(("a",), str(state["x"]), {"text": f"value {state['x']}"})
             await stores[0].asearch(("a",), query=f"query {state['x']}")
             return {"x": 0}
@@ -125,7 +125,7 @@ class DataStore(AsyncBatchedBaseStore):
         return self.inner.batch(ops)
 
     async def abatch(self, ops):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # other calls arrive meanwhile
         return await self.inner.abatch(ops)
 
 

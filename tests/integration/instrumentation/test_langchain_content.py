@@ -153,7 +153,7 @@ def test_a_tool_has_its_arguments_without_those_that_the_graph_injects(exporter)
 
 
 def test_a_search_has_its_query_and_documents(exporter):
-    pytest.importorskip("numpy")
+    pytest.importorskip("numpy", reason="LangChain and LangGraph do not require it")
     from langchain_core.embeddings import DeterministicFakeEmbedding
     from langchain_core.vectorstores import InMemoryVectorStore
 

@@ -224,7 +224,7 @@ def test_an_llm_that_cannot_stream_has_one_span_for_stream(exporter):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_retriever_and_the_embedding_below_it(exporter, asynchronous):
-    pytest.importorskip("numpy")
+    pytest.importorskip("numpy", reason="LangChain and LangGraph do not require it")
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=5))
     store.add_texts(["a"])
     retriever = store.as_retriever()

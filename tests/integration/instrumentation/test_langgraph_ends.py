@@ -207,7 +207,7 @@ async def test_wait_for_around_a_run_ends_run_and_node(exporter):
 
 async def test_a_failing_sibling_cancels_async_nodes(exporter):
     async def fails(state):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the other node has started by then
         raise RuntimeError("down")
 
     async def hangs(state):

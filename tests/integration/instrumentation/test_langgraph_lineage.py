@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphRecursionError
 from langgraph.func import entrypoint, task
 from langgraph.types import Command, interrupt
@@ -196,8 +197,7 @@ async def test_a_composed_run_has_the_same_links(kind, tracer_provider, exporter
 
 
 async def test_parent_checkpoints_are_read_through_an_asynchronous_saver(exporter, tmp_path):
-    sqlite = pytest.importorskip("langgraph.checkpoint.sqlite.aio")
-    async with sqlite.AsyncSqliteSaver.from_conn_string(str(tmp_path / "c.db")) as saver:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "c.db")) as saver:
         graph = chain(asks, step, checkpointer=saver)
         await graph.ainvoke({"seen": []}, thread())
         await graph.aupdate_state(thread(), {"n": 1}, as_node="__start__")
@@ -263,7 +263,6 @@ print(json.dumps({"id": span.context.span_id, "links": [link.context.span_id for
 
 
 def _process(path, *arguments):
-    pytest.importorskip("langgraph.checkpoint.sqlite")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

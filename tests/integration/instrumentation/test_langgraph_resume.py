@@ -186,7 +186,6 @@ print(json.dumps({"id": span.context.span_id, "links": [link.context.span_id for
 
 
 def _process(path, config, what):
-    pytest.importorskip("langgraph.checkpoint.sqlite")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path), json.dumps(config), what],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

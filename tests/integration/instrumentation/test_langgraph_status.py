@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from langgraph import errors
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp
 from langgraph.func import entrypoint
@@ -267,7 +268,6 @@ async def test_a_cancelled_run_is_not_an_error(exporter):
 
 
 async def test_a_node_timeout_shows_langgraphs_error_and_not_a_cancellation(exporter):
-    errors = pytest.importorskip("langgraph.errors")
     if not hasattr(errors, "NodeTimeoutError"):
         pytest.skip("node timeouts came with LangGraph 1.2")
 
@@ -330,7 +330,7 @@ def test_one_exception_object_raised_in_two_runs_is_recorded_in_both(exporter):
 
 def test_times_of_a_node_do_not_include_other_nodes(exporter):
     def waits(state):
-        time.sleep(0.05)
+        time.sleep(0.05)  # much longer than the first node
         return {}
 
     chain(step, waits).invoke({"seen": []})

@@ -167,7 +167,7 @@ def test_retries_are_one_span_with_an_event_per_failed_attempt(run, exporter):
 
     def flaky(state):
         calls.append(1)
-        time.sleep(0.02)
+        time.sleep(0.02)  # the duration of an attempt, which is compared
         if len(calls) < 3:
             raise ValueError(f"attempt {len(calls)}")
         return {}

@@ -200,7 +200,7 @@ def test_two_concurrent_loads_do_not_change_stdout(smollm2: Path, capfd: pytest.
             sys.stdout.write("line\n")
             sys.stdout.flush()
             printed += 2
-            time.sleep(0.002)
+            time.sleep(0.002)  # prints during the whole generation
         os.write(1, b"after\n")
     assert capfd.readouterr().out == "line\n" * printed + "after\n"
 

@@ -210,10 +210,10 @@ lock = SenderLock(Path(sys.argv[1]), "identity")
 assert lock.acquire()
 child = {"none": lambda: 1, "fork": os.fork, "ctypes": ctypes.CDLL(None).fork}[sys.argv[2]]()
 if child == 0:
-    time.sleep(60)
+    time.sleep(60)  # until it is killed
     os._exit(0)
 print(child, flush=True)
-time.sleep(60)
+time.sleep(60)  # until it is killed
 """
 
 

@@ -32,13 +32,13 @@ def leave():
     if way == "error": raise RuntimeError("of the program")
     if way == "handler": signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); os.kill(os.getpid(), signal.SIGTERM)
     if way == "interrupt": os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(5)
+    time.sleep(5)  # a signal ends it earlier
 
 async def anode(state):
     leave()
 
 def late():
-    time.sleep(0.3)
+    time.sleep(0.3)  # the main thread has ended by then
     run()
 
 match phase:

@@ -131,7 +131,7 @@ for number in range(rounds):
             if index % 3 == 0:
                 os.write(into, telemetry.force_flush(0).stored.to_bytes(4, "big"))
     os.close(into)
-    time.sleep(chance.uniform(0.02, 0.25))
+    time.sleep(chance.uniform(0.02, 0.25))  # it is killed at a random moment
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     output = b""
@@ -302,7 +302,7 @@ print(os.getpid(), flush=True)
 for index in range(100):
     with tracer.start_as_current_span(f"{os.getpid()} {index}"):
         pass
-    time.sleep(0.01)
+    time.sleep(0.01)  # it can be killed between two spans
 telemetry.force_flush(0)
 print("stored", flush=True)
 sys.stdin.readline()

@@ -108,9 +108,9 @@ FORK = """
 pid = os.fork()
 if pid == 0:
     child = trace.get_tracer("test").start_span("of the child")
-    time.sleep(600)
+    time.sleep(600)  # until it is killed
 print(pid, flush=True)
-time.sleep(600)
+time.sleep(600)  # until it is killed
 """
 
 

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry import trace
 
 from nodespan.store import MEMORY, store_path
+from nodespan.store.secret import secret_path
 from nodespan.telemetry import configure
 from otlp_receiver import OtlpReceiver
 
@@ -45,6 +46,19 @@ def test_an_unusable_store_has_one_warning_and_its_spans_are_sent(kind, monkeypa
     no_key = ["store.no_key"] if kind == "a long name" else []
     assert codes == [*no_key, "store.foreign_file" if kind == "a text" else "store.unavailable"]
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_damaged_key_is_logged_once_and_a_temporary_one_is_used(caplog):
+    place = secret_path(store_path())
+    place.parent.mkdir()
+    place.write_bytes(b"short")
+    with OtlpReceiver() as receiver, configure(endpoint=receiver.endpoint) as telemetry:
+        trace.get_tracer("x").start_span("work").end()
+        assert telemetry.force_flush(PATIENCE_S).exported == 1
+    [record] = [record for record in caplog.records if record.name == "nodespan"]
+    assert record.__dict__["nodespan.code"] == "store.no_key"
+    assert "delete the file" in record.getMessage()
+    assert place.read_bytes() == b"short"
 
 
 def test_a_store_that_is_locked_for_long_is_logged_once(caplog):

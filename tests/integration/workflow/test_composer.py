@@ -194,7 +194,7 @@ async def test_closing_early_ends_the_workflow_span_once_as_cancelled(composer, 
     async def slow(_state: WorkflowState) -> None:
         started.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # until it is cancelled
         finally:
             stopped.set()
 

@@ -82,7 +82,7 @@ def test_good_span_left_open_on_purpose(leaks):
 async def test_good_context_that_goes_with_its_cancelled_task():
     async def work():
         attach(opened)
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # until it is cancelled
 
     opened = span()
     task = asyncio.create_task(work())

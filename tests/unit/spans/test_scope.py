@@ -102,7 +102,7 @@ def test_a_task_whose_loop_was_closed_leaves_no_context_attached_and_logs_no_err
 
     async def body() -> None:
         with scope.attached():
-            await asyncio.sleep(3600)
+            await asyncio.sleep(3600)  # until its loop is closed
 
     loop = asyncio.new_event_loop()
     task = loop.create_task(body())
